@@ -1,9 +1,10 @@
-"""How much memory it takes to choose a dataset's rows: `python benchmarks/choosing.py [--rows N] [--json]`.
+"""Measures the memory that the selection of questions needs: `python benchmarks/choosing.py [--rows N] [--json]`.
 
-Images with four or five questions each (release_data.py) go to what chooses among them, as `compact assemble --balance`
-and a `Selection` do it: near-duplicates are dropped, two or three questions of each image are taken so that all are
-even, and a question for every other image is selected. For each part the peak of memory over that of a process that has
-chosen among a hundred, divided by the number of images. A million take some 15 minutes on a quiet core; Linux only.
+The input is images with four or five questions each (release_data.py). The steps are those of `compact assemble
+--balance` and of a `Selection`: drop near-duplicates, take two or three questions per image so that capabilities are
+balanced, and select half as many questions as there are images. The result of each step is its peak memory, minus that
+of a process that has processed 100 images, divided by the number of images. A million images take about 15 minutes on
+one idle core. Linux only.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ WARM_UP_ROWS = 100
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="images with their questions (%(default)s)")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="number of images (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args()
     result = measure(args.rows)
@@ -38,8 +39,8 @@ def main() -> None:
 
 
 def measure(rows: int) -> dict[str, Any]:
-    """Return the number of rows, and what each part takes, in bytes a row."""
-    for _ in choose(WARM_UP_ROWS):  # what is imported once is not counted
+    """Return the number of rows, and the memory of each step in bytes per row."""
+    for _ in choose(WARM_UP_ROWS):  # so that imports are not counted
         pass
     reset_peak()
     bytes_before, parts = read_peak_bytes(), {}
@@ -50,10 +51,10 @@ def measure(rows: int) -> dict[str, Any]:
 
 
 def choose(rows: int) -> Iterator[str]:
-    """Choose, and yield the name of each part when it is done."""
+    """Run the steps, and yield the name of each one when it is done."""
     near_duplicates = NearDuplicates()
     catalog = QuestionCatalog()
-    turn_positions = array("H")  # as rows.py keeps them
+    turn_positions = array("H")  # as in rows.py
     for number in range(rows):
         turns = make_turns(number)
         repeats = near_duplicates.add_new(turns, min_turns=MIN_TURNS)
@@ -70,19 +71,19 @@ def choose(rows: int) -> Iterator[str]:
 
 
 def reset_peak() -> None:
-    """Let the peak of memory be what is held now (Linux)."""
+    """Reset the peak memory of this process to its current memory (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def read_peak_bytes() -> int:
-    """Return the peak of this process's memory since it was reset."""
+    """Return the peak memory of this process since the last reset."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """Return the figures as Markdown."""
-    lines = [f"| of {result['rows']:,} rows | bytes a row |", "|---|---|"]
+    """Return the results as a Markdown table."""
+    lines = [f"| {result['rows']:,} rows | bytes per row |", "|---|---|"]
     lines += [f"| {part} | {count:.0f} |" for part, count in result["bytes a row"].items()]
     return "\n".join(lines)
 

@@ -1,23 +1,25 @@
-"""Whether this tree is slower than an earlier commit: `python benchmarks/compare.py REV [--rounds N] [--only NAMES]`.
+"""Compares the speed of this tree with a commit: `python benchmarks/compare.py REV [--rounds N] [--only NAMES]`.
 
-Runs benchmarks in pairs, this tree (with what is not committed) and REV, which is checked out into a temporary
-worktree. Both use the same interpreter, environment, inputs and Gemini server; the order changes from pair to pair.
-About ten minutes on two quiet cores; `--rounds 3 --only help,generation` takes under three.
+The benchmarks are run in pairs: this tree, including uncommitted changes, and REV, which is checked out into a
+temporary worktree. Both use the same interpreter, environment, inputs and Gemini server. The order alternates from pair
+to pair. All benchmarks take about ten minutes on two idle cores; `--rounds 3 --only help,generation` under three.
 
     help        `compact --help`, the fastest of five starts
-    generation  `compact generate` of 400 photographs against the local Gemini server, the whole process
-    scenes      `compact generate` of 200 scenes by the teacher `scenes`, offline
-    writing     `compact assemble` of 2,000 rows
+    generation  `compact generate` with 400 photographs and the local Gemini server, the whole process
+    scenes      `compact generate` with 200 scenes and the teacher `scenes`, offline
+    writing     `compact assemble` with 2,000 rows
     judging     `evaluate` of the tiny student on 60 reserved scenes, after a first call that is not timed
-    tune        `compact tune tiny-cpu` of one step, the whole process
+    tune        `compact tune tiny-cpu` with one step, the whole process
 
-The table has seconds on the wall and CPU seconds of all processes. A ratio is this tree / REV: the median of the pairs,
-with the least and the most. `noise` is the standard deviation of REV's own runs. A line is slower (or faster) only if
-the pairs agree, in at least three rounds, that the ratio is beyond 1 by more than 2% and more than twice the noise by
-the square root of the rounds. Up to eight rounds every pair has to agree, of nine rounds one may disagree, of sixteen
-three. `unclear` is a median beyond that limit with more pairs that disagree: run more rounds, or on a quieter machine.
-Other work on the machine makes wall times noisy first: then CPU seconds are the better guide.
-Exit status: 0 measured (slower or not), 1 a benchmark failed, 2 wrong usage.
+The table has wall time and CPU time of all processes in seconds. A ratio is this tree / REV: the median of the pairs,
+with minimum and maximum. `noise` is the standard deviation of the runs of REV.
+
+The verdict is "slower" (or "faster") if, in at least three rounds, the pairs agree that the ratio differs from 1 by
+more than 2% and by more than 2 * noise / sqrt(rounds). With up to eight rounds all pairs have to agree; with nine
+rounds one may disagree, with sixteen three. The verdict is "unclear" if the median is outside this limit but more pairs
+disagree: run more rounds, or use an idle machine. Other work on the machine affects wall time more than CPU time.
+
+Exit status: 0 if all benchmarks were measured (slower or not), 1 if one failed, 2 for wrong usage.
 """
 
 from __future__ import annotations
@@ -52,25 +54,31 @@ if __package__:
 else:
     from compared import BENCHMARKS, ROOT, BenchmarkError, Inputs, ProcessRunner, Seconds, Tree, checkout_worktree, git
 
-MARGIN: Final = 0.02
+MARGIN: Final = 0.02  # differences of up to 2% are ignored
 MIN_PAIRS: Final = 3
 SIGNIFICANCE_LEVEL: Final = 1 / 32
-"""How likely pairs may agree by chance, if nothing differs, and still count: as all of five pairs on one side."""
+"""Probability with which pairs may agree by chance if nothing differs: that of five pairs all on the same side.
+
+It is one-sided: of five pairs without a difference, all are slower with a probability of 1 / 2**5.
+"""
 
 Pair = tuple[float, float]
-"""Seconds of this tree and of REV in one round."""
+"""Seconds of this tree and of REV in the same round."""
 
 
 @dataclass(frozen=True)
 class BenchmarkComparison:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        ratio, least, most (`float`): this tree / REV, the median of the pairs and their range.
-        this_s, rev_s (`float`): the median seconds of either side.
-        noise (`float`): the standard deviation of REV's runs, as a part of their median.
-        verdict (`str`)
-        pairs (`tuple[Pair, ...]`): what was measured, by round.
+        ratio (`float`): this tree / REV, the median of the pairs.
+        least (`float`): smallest ratio of a pair.
+        most (`float`): largest ratio of a pair.
+        this_s (`float`): median seconds of this tree.
+        rev_s (`float`): median seconds of REV.
+        noise (`float`): standard deviation of the runs of REV, relative to their median.
+        verdict (`str`): result of `verdict`.
+        pairs (`tuple[Pair, ...]`): the measured seconds of each round.
     """
 
     ratio: float
@@ -84,10 +92,10 @@ class BenchmarkComparison:
 
 
 def compare_pairs(pairs: Sequence[Pair]) -> BenchmarkComparison:
-    """Return what the pairs of one benchmark show."""
+    """Return the statistics and the verdict for the pairs of one benchmark."""
     ratios = [this / rev for this, rev in pairs]
     this_s, rev_s = (statistics.median(side) for side in zip(*pairs, strict=True))
-    # Of few runs some lie close together by luck: the median distance would call them quiet, the deviation does not.
+    # With few runs, some are close together by chance. The median distance would be small then; the deviation is not.
     noise = statistics.stdev(rev for _, rev in pairs) / rev_s if len(pairs) > 1 else 0.0
     return BenchmarkComparison(
         ratio=statistics.median(ratios),
@@ -102,7 +110,7 @@ def compare_pairs(pairs: Sequence[Pair]) -> BenchmarkComparison:
 
 
 def verdict(ratios: Sequence[float], noise: float) -> str:
-    """Return what the ratios of the pairs allow to say."""
+    """Return `slower`, `faster`, or why neither can be said."""
     count = len(ratios)
     if count < MIN_PAIRS:
         return "too few rounds"
@@ -116,7 +124,7 @@ def verdict(ratios: Sequence[float], noise: float) -> str:
 
 
 def count_allowed_outliers(count: int) -> int:
-    """Return how many of the pairs may disagree."""
+    """Return how many of `count` pairs may disagree so that the verdict keeps its significance level (a sign test)."""
     allowed = 0
     while sum(math.comb(count, disagreeing) for disagreeing in range(allowed + 2)) <= SIGNIFICANCE_LEVEL * 2**count:
         allowed += 1
@@ -126,10 +134,10 @@ def count_allowed_outliers(count: int) -> int:
 def run_benchmark(
     name: str, this_tree: Tree, rev_tree: Tree, *, rounds: int, processes: ProcessRunner, inputs: Inputs
 ) -> dict[str, Any]:
-    """Return the comparisons of one benchmark, of seconds on the wall and of CPU seconds; raises `BenchmarkError`."""
+    """Return the comparisons of wall time and CPU time for one benchmark; raises `BenchmarkError`."""
     benchmark = BENCHMARKS[name]
     timings: dict[Tree, list[Seconds]] = {this_tree: [], rev_tree: []}
-    log_progress(f"{name}: inputs, and a first run that does not count")
+    log_progress(f"{name}: preparing inputs, then a warm-up run")
     processes.measure(rev_tree, lambda out: benchmark(inputs, out))
     for number in range(rounds):
         for tree in (this_tree, rev_tree) if number % 2 == 0 else (rev_tree, this_tree):
@@ -146,7 +154,7 @@ def run_benchmark(
 
 
 def run_benchmarks(names: Sequence[str], revision: str, commit: str, rounds: int) -> dict[str, Any]:
-    """Return all comparisons, and by benchmark what failed."""
+    """Return the comparisons of all benchmarks, and the error messages of those that failed."""
     loads = [os.getloadavg()[0]]
     comparisons: dict[str, Any] = {}
     failures: dict[str, str] = {}
@@ -179,7 +187,7 @@ def run_benchmarks(names: Sequence[str], revision: str, commit: str, rounds: int
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """Return the comparisons as Markdown."""
+    """Return the comparisons as a Markdown table."""
     this, rev, machine = result["this"], result["rev"], result["machine"]
     lines = ["| benchmark | seconds | this / REV | range | this s | REV s | noise | verdict |", "|---" * 8 + "|"]
     for name, clocks in result["benchmarks"].items():
@@ -198,7 +206,7 @@ def format_table(result: dict[str, Any]) -> str:
 
 
 def log_progress(message: str) -> None:
-    """Print a line of progress."""
+    """Print a line of progress to stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -207,21 +215,23 @@ def resolve_commit(revision: str) -> str:
     try:
         return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
-        message = f"{revision!r} is no commit here (git rev-parse): give a commit, branch or tag of this checkout"
+        message = f"{revision!r} is not a commit (git rev-parse): give a commit, branch or tag of this repository"
         raise ValueError(message) from error
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options; ends with status 2 if they are wrong."""
+    """Return the options; exit with status 2 if they are invalid."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("revision", metavar="REV", help="the commit to compare with: a branch, a tag, HEAD~3")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="pairs of each benchmark (%(default)s)")
-    parser.add_argument("--only", metavar="NAMES", help=f"some of {','.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("revision", metavar="REV", help="commit to compare with, such as a branch, a tag or HEAD~3")
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="number of pairs per benchmark (default: %(default)s)"
+    )
+    parser.add_argument("--only", metavar="NAMES", help=f"benchmarks to run, of {','.join(BENCHMARKS)} (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(arguments)
     args.names = args.only.split(",") if args.only else list(BENCHMARKS)
     if unknown := [name for name in args.names if name not in BENCHMARKS]:
-        exit_with(f"--only {unknown[0]!r} is no benchmark: give some of {','.join(BENCHMARKS)}")
+        exit_with(f"--only {unknown[0]!r} is not a benchmark: give some of {','.join(BENCHMARKS)}")
     if args.rounds < 1:
         exit_with(f"--rounds {args.rounds} is too few: give 1 or more")
     try:
@@ -232,17 +242,17 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def exit_with(message: str) -> None:
-    """Print an error of usage in one line, and exit."""
+    """Print a usage error in one line and exit with status 2."""
     print(f"compare.py: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and return the exit status."""
+    """Measure, print the results, and return the exit status."""
     args = parse_args(arguments)
-    # Ended by a signal, Python would leave the worktree behind.
+    # By default SIGTERM would end Python without removing the worktree.
     previous_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    sys.path.insert(0, str(ROOT))  # the server is this tree's, whatever is installed
+    sys.path.insert(0, str(ROOT))  # use the server of this tree, not of an installed package
     try:
         result = run_benchmarks(list(dict.fromkeys(args.names)), args.revision, args.commit, args.rounds)
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
-"""What benchmarks/compare.py runs: two trees, the inputs that both read, and one measured process of either tree.
+"""Defines the benchmarks of benchmarks/compare.py, their inputs, and how a process of either tree is run and measured.
 
-The two trees may name their modules differently. A measured process therefore uses only what both have: the command
-that `[project.scripts]` of the tree's own pyproject.toml names, the public functions of `compact_hf`, and files.
+The modules of the two trees may have different names. A measured process therefore only uses the command in
+`[project.scripts]` of the tree's own pyproject.toml, the public functions of `compact_hf`, and files.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TIMEOUT_S: Final = 600.0
 PHOTO_COUNT, LATENCY_S, IN_FLIGHT = 400, 0.3, 64
 SCENE_COUNT, EVALUATED_SCENES, TUNING_SCENES = 200, 60, 100
 ROW_COUNT: Final = 2000
-NOISE_EDGE: Final = 48  # small images, so that decoding them does not hide what writing takes
+NOISE_EDGE: Final = 48  # pixels; small images, so that most of the time is spent on writing, not on decoding
 
-# The first call imports and compiles what the timed call uses, so that answering is what is timed.
+# The first call imports and compiles what the timed call uses, so that only the evaluation itself is timed.
 EVALUATE_CODE: Final = """
 import json, sys, time
 from compact_hf import evaluate
@@ -43,15 +43,15 @@ print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time()
 
 
 class BenchmarkError(Exception):
-    """A process of one of the trees failed; the message is one line that names the tree."""
+    """Raised if a process of one of the trees fails; the message is one line that names the tree."""
 
 
 class Seconds(NamedTuple):
-    """What a process took.
+    """The duration of a process in seconds.
 
     Attributes:
-        wall (`float`): from its start to its end.
-        cpu (`float`): of the process and all its descendants.
+        wall (`float`): wall time from its start to its end.
+        cpu (`float`): CPU time of the process and all its descendants.
     """
 
     wall: float
@@ -60,11 +60,11 @@ class Seconds(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """One side of the comparison.
+    """One of the two source trees that are compared.
 
     Attributes:
-        name (`str`): for messages.
-        root (`Path`): the directory that holds pyproject.toml and compact_hf.
+        name (`str`): name for messages.
+        root (`Path`): directory that contains pyproject.toml and compact_hf.
     """
 
     name: str
@@ -79,12 +79,14 @@ class Tree:
 
 @dataclass(frozen=True)
 class Command:
-    """What a benchmark runs.
+    """The command that a benchmark runs.
 
     Attributes:
-        arguments (`tuple[str, ...]`): of the command line.
-        code (`str`, *optional*): Python code to run instead of the `compact` command; it prints its own seconds.
-        repetitions (`int`): how often it runs for one measurement, the least of them: other work only adds.
+        arguments (`tuple[str, ...]`): arguments of the command line.
+        code (`str`, *optional*, defaults to ""): Python code to run instead of the `compact` command; it prints its own
+            seconds as JSON.
+        repetitions (`int`, *optional*, defaults to 1): number of runs per measurement. The minimum is used, because
+            other work on the machine only adds time.
     """
 
     arguments: tuple[str, ...]
@@ -93,10 +95,11 @@ class Command:
 
 
 class ProcessRunner:
-    """Runs processes of either tree in an environment that is the same for both.
+    """Runs processes of either tree in the same environment.
 
     Args:
-        scratch (`Path`): for outputs and caches; bytecode too, so that neither tree starts with more of it.
+        scratch (`Path`): directory for outputs and caches. Bytecode is written there too, so that neither tree starts
+            with compiled files.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -104,7 +107,7 @@ class ProcessRunner:
         self._count = 0
 
     def compile(self, tree: Tree) -> None:
-        """Compile a tree's package, and make sure that processes import it from there; raises `BenchmarkError`."""
+        """Compile the package of a tree and check that processes import it from there; raises `BenchmarkError`."""
         package = tree.root / "compact_hf"
         code = (
             "import compileall, sys, pathlib, compact_hf\n"
@@ -115,7 +118,13 @@ class ProcessRunner:
         self.run(tree, code, str(package))
 
     def measure(self, tree: Tree, make_command: Callable[[Path], Command]) -> Seconds:
-        """Run a command, which gets a new directory for its output, and return its least seconds."""
+        """Run a command and return the minimum of its repetitions.
+
+        Args:
+            tree (`Tree`): the tree to run.
+            make_command (`Callable[[Path], Command]`): returns the command for a new output directory; called once per
+                repetition.
+        """
         timings = []
         repetitions = 1
         while len(timings) < repetitions:
@@ -130,13 +139,13 @@ class ProcessRunner:
         return Seconds(*map(min, zip(*timings, strict=True)))
 
     def run(self, tree: Tree, code: str, *arguments: str, cwd: Path | None = None) -> Seconds:
-        """Run Python code that imports this tree, and return what it took; raises `BenchmarkError`."""
+        """Run Python code in a process that imports the tree and return its duration; raises `BenchmarkError`."""
         cwd = cwd or self._new_directory()
         cpu_before, start = _children_cpu_seconds(), time.perf_counter()
         with (cwd / "stdout").open("w") as stdout, (cwd / "stderr").open("w") as stderr:
             process = None
             try:
-                with _defer_signals():  # otherwise a process could start that nothing below knows of
+                with _defer_signals():  # otherwise a signal could arrive after the start but before the assignment
                     process = subprocess.Popen(
                         [sys.executable, "-c", code, *arguments],
                         cwd=cwd,
@@ -144,7 +153,7 @@ class ProcessRunner:
                         stdin=subprocess.DEVNULL,
                         stdout=stdout,
                         stderr=stderr,
-                        start_new_session=True,  # so that it can be ended with all its descendants
+                        start_new_session=True,  # so that all of its descendants can be killed
                     )
                 status = process.wait(TIMEOUT_S)
             except BaseException as error:
@@ -159,7 +168,9 @@ class ProcessRunner:
                 raise
         if status:
             lines = (cwd / "stderr").read_text(errors="replace").strip().splitlines() or ["no message"]
-            raise BenchmarkError(f"{tree.name} ended with {status}: {_format_arguments(arguments)}: {lines[-1][:300]}")
+            raise BenchmarkError(
+                f"{tree.name} exited with status {status}: {_format_arguments(arguments)}: {lines[-1][:300]}"
+            )
         return Seconds(time.perf_counter() - start, _children_cpu_seconds() - cpu_before)
 
     def _new_directory(self) -> Path:
@@ -169,13 +180,16 @@ class ProcessRunner:
         return out
 
     def _environment(self, tree: Tree, cwd: Path) -> dict[str, str]:
+        """Return the environment of a measured process."""
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return environment | {
             "PYTHONPATH": str(tree.root),
             "PYTHONPYCACHEPREFIX": str(self._scratch / "bytecode"),
             "GEMINI_API_KEY": KEY,
             "NO_PROXY": "127.0.0.1,localhost",
-            "HF_HOME": str(cwd / "home"),  # new each time: what `datasets` caches would speed up the second side
+            "HF_HOME": str(
+                cwd / "home"
+            ),  # new for each process: a shared cache of `datasets` would make the second one faster
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
@@ -184,7 +198,7 @@ class ProcessRunner:
 
 @contextmanager
 def _defer_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM take effect only at the end of the block."""
+    """Delay SIGINT and SIGTERM until the end of the block."""
     received: list[int] = []
     previous = {
         number: signal.signal(number, lambda number, _: received.append(number))
@@ -209,15 +223,16 @@ def _format_arguments(arguments: tuple[str, ...]) -> str:
 
 
 class Inputs:
-    """What both sides read, each made when it is first needed.
+    """The inputs of the benchmarks, which both trees read; each is made when it is first used.
 
-    Runs and datasets are made by the older tree: a newer version reads what an older one wrote, not the reverse.
+    Runs and datasets are made by the older tree, because a newer version can read the files of an older one but not
+    the other way round.
 
     Args:
-        scratch (`Path`): a directory for them.
+        scratch (`Path`): directory for the inputs.
         processes (`ProcessRunner`): runs the older tree.
         rev_tree (`Tree`): the older tree.
-        exit_stack (`ExitStack`): ends the servers.
+        exit_stack (`ExitStack`): stops the servers at the end.
     """
 
     def __init__(self, scratch: Path, processes: ProcessRunner, rev_tree: Tree, exit_stack: ExitStack) -> None:
@@ -236,14 +251,14 @@ class Inputs:
 
     @cached_property
     def photos(self) -> str:
-        """The directory of photographs that generation asks about."""
+        """The directory of the photographs for generation."""
         from served import write_photos
 
         return str(write_photos(self._scratch / "photos", PHOTO_COUNT))
 
     @cached_property
     def server(self) -> str:
-        """The address of the Gemini server, one for both sides."""
+        """The URL of the Gemini server, which both trees use."""
         return self._start_server(LATENCY_S, 0.8)
 
     @cached_property
@@ -261,7 +276,7 @@ class Inputs:
 
     @cached_property
     def dataset(self) -> str:
-        """The directory of a small dataset of scenes, to tune with."""
+        """The directory of a small dataset of scenes for tuning."""
         run, dataset = str(self._scratch / "scenes-run"), str(self._scratch / "scenes")
         self._run_compact("generate", f"scenes:{TUNING_SCENES}", "--out", run)
         self._run_compact("assemble", run, "--out", dataset, "--version", "1.0.0", "--keep-similar")
@@ -269,7 +284,7 @@ class Inputs:
 
     @cached_property
     def student(self) -> Path:
-        """The directory of the tiny student: `aligned`, the base, and `tuned`, the adapter."""
+        """The directory of the tiny student: `aligned` is the base model, `tuned` the adapter."""
         student = self._scratch / "student"
         code = "import sys; from compact_hf import copy_student; copy_student(sys.argv[1])"
         self._processes.run(self._rev_tree, code, str(student))
@@ -277,35 +292,35 @@ class Inputs:
 
 
 def generation(inputs: Inputs, out: Path) -> Command:
-    """Ask the Gemini server about photographs."""
+    """Generate from photographs with the Gemini server."""
     options = ("--teacher", "gemini", "--teacher-url", inputs.server, "--preset", "efficient")
     output_options = ("--out", str(out / "run"), "--concurrency", str(IN_FLIGHT))
     return Command(("generate", inputs.photos, *output_options, *options))
 
 
 def scenes(_inputs: Inputs, out: Path) -> Command:
-    """Ask the scenes teacher, offline."""
+    """Generate from scenes with the teacher `scenes`, offline."""
     return Command(("generate", f"scenes:{SCENE_COUNT}", "--out", str(out / "run")))
 
 
 def assembly(inputs: Inputs, out: Path) -> Command:
-    """Assemble a dataset; from a copy of the run, since assembly keeps beside the journal what it has computed."""
+    """Assemble a dataset from a copy of the run, because assembly caches its results next to the journal."""
     run = shutil.copytree(inputs.run, out / "run")
     return Command(("assemble", str(run), "--out", str(out / "dataset"), "--version", "1.0.0", "--keep-similar"))
 
 
 def evaluation(inputs: Inputs, out: Path) -> Command:
-    """Evaluate the tiny student on reserved scenes, by `compact_hf.evaluate`, in a process that is warm."""
+    """Evaluate the tiny student on reserved scenes with `compact_hf.evaluate`, after a warm-up in the same process."""
     return Command((str(inputs.student / "tuned"), f"scenes:{EVALUATED_SCENES}", str(out)), code=EVALUATE_CODE)
 
 
 def show_help(_inputs: Inputs, _out: Path) -> Command:
-    """Start, and print the help."""
+    """Print the help text."""
     return Command(("--help",), repetitions=5)
 
 
 def tune_start(inputs: Inputs, out: Path) -> Command:
-    """Tune the tiny base for one step."""
+    """Tune the tiny base model for one step."""
     data_options = ("--model_name_or_path", str(inputs.student / "aligned"), "--dataset_name", inputs.dataset)
     return Command(("tune", "tiny-cpu", *data_options, "--output_dir", str(out / "tuned"), "--max_steps", "1"))
 
@@ -321,19 +336,19 @@ BENCHMARKS: Final[dict[str, Callable[[Inputs, Path], Command]]] = {
 
 
 def git(*arguments: str) -> str:
-    """Return what a git command prints; raises `subprocess.CalledProcessError`."""
+    """Return the output of a git command; raises `subprocess.CalledProcessError`."""
     command = ["git", "-C", ROOT, *arguments]
-    # In a session of its own, so that Ctrl-C does not stop git while it removes the worktree.
+    # In a new session, so that Ctrl-C does not stop git while it removes the worktree.
     result = subprocess.run(command, check=True, capture_output=True, text=True, start_new_session=True)
     return result.stdout.strip()
 
 
 @contextmanager
 def checkout_worktree(commit: str, directory: Path) -> Iterator[Path]:
-    """Check a commit out into a temporary worktree; leaving the block removes it, whatever happened in it."""
+    """Check a commit out into a temporary worktree, which is removed at the end of the block in any case."""
     try:
         git("worktree", "add", "--quiet", "--detach", str(directory), commit)
         yield directory
     finally:
-        with _defer_signals():  # an impatient second Ctrl-C
+        with _defer_signals():  # a second Ctrl-C must not interrupt the removal
             git("worktree", "remove", "--force", "--force", str(directory))

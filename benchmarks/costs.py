@@ -1,9 +1,9 @@
-"""What the paper's data set takes to make: requests, price and time of 32,000 conversations, by preset and teacher.
+"""Estimates requests, price and time to generate 32,000 conversations, as in the paper, by preset and teacher.
 
     python benchmarks/costs.py [--json]
 
-Nothing is asked: these are the forecasts of `compact generate --dry-run`, at today's prices and its assumptions, for as
-many pictures as so many conversations will take.
+No requests are sent. The numbers are the forecasts of `compact generate --dry-run`, with its assumptions and at today's
+prices, for the number of images that 32,000 conversations need.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ _SAMPLE_SIZE: Final = 100_000
 
 
 def forecasts() -> list[dict[str, Any]]:
-    """Return what each way of making the data set takes, with `strict` and without."""
+    """Return the forecast of each preset and teacher, without and with `strict`."""
     return [_forecast_setup(preset, teacher, strict) for preset, teacher in SETUPS for strict in (False, True)]
 
 
 def _forecast_setup(preset: str, teacher: str, strict: bool) -> dict[str, Any]:
+    """Return the forecast for the number of images of which `CONVERSATIONS` are kept."""
     info = describe_teacher(teacher)
     model = info.name
     preset_settings = get_preset(preset, strict=strict, is_batch=info.is_batch)
@@ -62,7 +63,7 @@ def _forecast_setup(preset: str, teacher: str, strict: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Work out and print."""
+    """Compute and print the forecasts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args()
@@ -71,7 +72,7 @@ def main() -> None:
         print(json.dumps(result, indent=1))
         return
     for setup in result["ways"]:
-        hours = "within a day a round" if setup["seconds"] is None else f"{setup['seconds'] / 3600:.1f} h"
+        hours = "within a day per round" if setup["seconds"] is None else f"{setup['seconds'] / 3600:.1f} h"
         strict = ", strict" if setup["strict"] else ""
         print(
             f"{setup['preset']}{strict}, {setup['teacher']}: {setup['requests']:,} requests, "

@@ -1,10 +1,10 @@
-"""How fast a model is judged: `python benchmarks/evaluation.py [--json]`.
+"""Measures the speed of evaluation in questions per second: `python benchmarks/evaluation.py [--json]`.
 
-Questions answered a second, all in one run, by the same model and with the same answers, which is checked: a plain loop
-over `generate`, one question at a time, as transformers' documentation has it; then ours, at batches of 1, 4, 16 and
-64. The tiny student that ships with the package is asked about reserved scenes, five questions a picture on average.
-Each figure is the median of some rounds, in which all take their turns, with the least and the most: in seconds of the
-process's own time, on one core, because what else a machine does would count for the one and not for the other.
+It compares a plain loop over `generate`, one question at a time as in the documentation of transformers, with ours in
+batches of 1, 4, 16 and 64. The model is the tiny student that ships with the package, asked about reserved scenes with
+five questions per image on average. The script checks that all methods give the same answers. Results are the median,
+minimum and maximum of several rounds, in each of which all methods run once. Time is the CPU time of the process on one
+core, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROUNDS = 3
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
@@ -53,13 +53,13 @@ def main() -> None:
 
 
 def load_images(questions: Sequence[Question]) -> list[Question]:
-    """Return the questions with their pictures in memory: drawing scenes is not what is measured."""
+    """Return the questions with their images in memory, so that the drawing of scenes is not measured."""
     images: dict[str, bytes] = {question.image_id: question.read_image() for question in questions}
     return [replace(question, read_image=partial(images.__getitem__, question.image_id)) for question in questions]
 
 
 def measure(student: Student, questions: Sequence[Question]) -> dict[str, Any]:
-    """Return questions a second of the loop and of our batches, by rounds in which each takes its turn."""
+    """Return questions per second of the loop and of our batches, measured in rounds in which each runs once."""
     import torch
 
     torch.set_num_threads(1)
@@ -77,7 +77,7 @@ def measure(student: Student, questions: Sequence[Question]) -> dict[str, Any]:
                 differing = sum(
                     answer != expected_answer for answer, expected_answer in zip(answers, expected, strict=True)
                 )
-                sys.exit(f"{name} gives {differing} of {len(expected)} answers other than the loop")
+                sys.exit(f"{name} differs from the loop in {differing} of {len(expected)} answers")
             rates[name].append(len(questions) / seconds)
     return {
         "questions": len(questions),
@@ -91,7 +91,7 @@ def measure(student: Student, questions: Sequence[Question]) -> dict[str, Any]:
 
 
 def answer_in_loop(student: Student, questions: Sequence[Question]) -> tuple[list[str], float]:
-    """Answer one question after the other, as a user of transformers would, and return the answers and the seconds."""
+    """Answer one question at a time with plain transformers, and return the answers and the CPU seconds."""
     import torch
     from PIL import Image
 
@@ -118,7 +118,7 @@ def answer_in_loop(student: Student, questions: Sequence[Question]) -> tuple[lis
 
 
 def answer_in_batches(student: Student, questions: Sequence[Question], size: int) -> tuple[list[str], float]:
-    """Answer the questions as `compact evaluate` does, sorting, judging and journal included."""
+    """Answer the questions as `compact evaluate` does, including sorting, scoring and the journal."""
     with tempfile.TemporaryDirectory() as directory:
         start = time.process_time()
         predictions = predict(
@@ -134,15 +134,15 @@ def answer_in_batches(student: Student, questions: Sequence[Question], size: int
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """Return the figures as Markdown."""
+    """Return the results as a Markdown table."""
     lines, machine = result["lines"], result["machine"]
-    rows = ["| | questions a second | times the loop |", "|---|---|---|"]
+    rows = ["| | questions per second | relative to the loop |", "|---|---|---|"]
     rows += [
         f"| {name} | {rate['median']:.1f} ({rate['least']:.1f} to {rate['most']:.1f}) | "
         f"{rate['median'] / lines['loop']['median']:.2f} |"
         for name, rate in lines.items()
     ]
-    rows.append(f"\n{result['questions']} questions about {result['pictures']} pictures, the same answers by all")
+    rows.append(f"\n{result['questions']} questions about {result['pictures']} images, same answers by all methods")
     rows.append(f"one core of {machine['cpu']}, torch {machine['torch']}, load {machine['load']:.1f}")
     return "\n".join(rows)
 

@@ -1,10 +1,10 @@
-"""What a newcomer waits for: the help text, the Space after a sleep, and README's two commands on a bare machine.
+"""Measures how long first steps take: the help text, the start of the Space, and `make` in a fresh clone.
 
     python benchmarks/first_steps.py [--json] [--from-nothing] [--repetitions R]
 
-Prints the seconds of `compact --help` and of the Space, from its start to its page and to its first answer (medians of
-the repetitions, with their range). With --from-nothing it also clones this checkout into a temporary folder and times
-`make demo` and `make test` there, downloads and set-up included, each in a clone of its own.
+Prints the seconds of `compact --help`, and of the Space from its start to its page and to its first answer (median and
+range of the repetitions). With --from-nothing it also times `make demo` and `make test`, each in a new clone of this
+checkout in a temporary directory, including downloads and set-up.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ ROOT = Path(__file__).parents[1]
 HELP_COMMAND = (sys.executable, "-c", "from compact_hf.cli.main import main; main(['--help'])")
 
 TARGETS = {"demo": 12 * 60.0, "test": 10 * 60.0}
-"""Make target -> the seconds that it may take on two cores."""
+"""Make target -> maximum number of seconds on two cores."""
 
 
 def time_command(*command: str | Path, cwd: Path) -> float:
-    """Run a command to its end and return its wall time; it must not fail."""
+    """Run a command and return its wall time in seconds; exit if the command fails."""
     start = time.perf_counter()
     result = subprocess.run(
         command,
@@ -44,7 +44,7 @@ def time_command(*command: str | Path, cwd: Path) -> float:
         check=False,
     )
     if result.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))} ended with {result.returncode}:\n{result.stdout[-5000:]}")
+        sys.exit(f"{' '.join(map(str, command))} exited with status {result.returncode}:\n{result.stdout[-5000:]}")
     return time.perf_counter() - start
 
 
@@ -57,7 +57,7 @@ def time_fresh_clone(target: str) -> float:
 
 
 def time_space() -> tuple[float, float]:
-    """Start the Space as it stands, and return the seconds to its page and to its first answer."""
+    """Start the Space of this checkout, and return the seconds to its page and to its first answer."""
     source = reserved_scenes(1)
     with tempfile.TemporaryDirectory() as directory:
         image_path = Path(directory) / "scene.png"
@@ -75,16 +75,18 @@ def time_space() -> tuple[float, float]:
 
 
 def build_row(name: str, runs: Sequence[float], limit: float) -> tuple[str, float, str, float]:
-    """Return a row of the table: what, its median, the range, the seconds that it may take."""
+    """Return a row of the table: name, median, range and maximum, in seconds."""
     return name, statistics.median(runs), f"{min(runs):.2f} to {max(runs):.2f}", limit
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--from-nothing", action="store_true", help="time make demo and make test in fresh clones too")
-    parser.add_argument("--repetitions", type=int, default=5, help="of what takes seconds (5)")
+    parser.add_argument("--from-nothing", action="store_true", help="also time make demo and make test in fresh clones")
+    parser.add_argument(
+        "--repetitions", type=int, default=5, help="number of runs of the help text and the Space (default: 5)"
+    )
     args = parser.parse_args()
     page_times, answer_times = zip(*(time_space() for _ in range(args.repetitions)), strict=True)
     rows = [

@@ -1,11 +1,12 @@
-"""How fast, dear and steady generation is, against testing/'s server: `python benchmarks/generation.py [--json]`.
+"""Measures speed, cost and robustness of generation with the local server: `python benchmarks/generation.py [--json]`.
 
-One table, all in one run, about ten minutes on two quiet cores. Pictures are photographs, one in ten of 3000 x 2000
-pixels where nothing else is said; the server runs in a process of its own and accepts four drafts in five. Rates are
-read at the server, between the 10th and the 90th per cent of the requests, the whole run beside; a fraction is that of
-the ideal rate, in flight / latency. CPU time and memory are those of our whole process, start and imports included.
-Beside it stand what aiohttp reaches alone, posting bodies that were made before, which is what machine and server
-allow, and google-genai, asked the same in a plain loop.
+It prints one table and takes about ten minutes on two idle cores. The images are photographs; unless stated otherwise,
+one in ten has 3000 x 2000 pixels. The server runs in another process and accepts four of five drafts.
+
+Request rates are measured at the server between the 10th and the 90th percentile of the requests, and over the whole
+run. They are given as a fraction of the ideal rate, requests in flight / latency. CPU time and memory are those of the
+whole generating process, including start and imports. Two baselines are measured too: plain aiohttp with prepared
+requests, which shows what the machine and the server allow, and google-genai in a plain loop.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ from served import GeminiProcess, ReceivedRequest, write_photos
 
 from compact_hf.testing.scripted_model import KEY
 
-HEARTBEAT_S = 0.005
-STORM_S, STATED_DELAY_S = 60.0, 5.0
+HEARTBEAT_S = 0.005  # interval at which the delay of the event loop is measured
+STORM_S, STATED_DELAY_S = 60.0, 5.0  # duration of the 429 responses, and the retry delay that they state
 FINISHED_COUNT = 100_000
-LOADS = ((64, 0.3), (256, 1.0))
+LOADS = ((64, 0.3), (256, 1.0))  # requests in flight, latency in seconds
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--pictures", type=int, default=3000, help="of the runs at full speed (3000)")
+    parser.add_argument(
+        "--pictures", type=int, default=3000, help="number of images per run at full speed (default: 3000)"
+    )
     parser.add_argument("--client", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ["GEMINI_API_KEY"] = KEY
@@ -52,7 +55,7 @@ def main() -> None:
 
 
 def measure(directory: Path, image_count: int) -> dict[str, Any]:
-    """Return every figure; `image_count` pictures at full speed, and the issue's own numbers elsewhere."""
+    """Return all results. Runs at full speed use `image_count` images; the other runs have fixed sizes."""
     photos = write_photos(directory / "photos", 10_000)
     few_photos = write_photos(directory / "few", image_count)
     small_photos = write_photos(directory / "small", 600)
@@ -74,7 +77,7 @@ def measure(directory: Path, image_count: int) -> dict[str, Any]:
 
 
 def measure_run(photos: Path, in_flight: int, latency: float, **settings: Any) -> dict[str, Any]:
-    """Return the figures of one run in a process of its own."""
+    """Return the results of one run, which has its own process."""
     with tempfile.TemporaryDirectory() as out, GeminiProcess(latency_s=latency) as service:
         client_args = {
             "source": str(photos),
@@ -100,6 +103,7 @@ def measure_run(photos: Path, in_flight: int, latency: float, **settings: Any) -
 
 
 def _rate(requests: list[ReceivedRequest], first: float, last: float) -> float:
+    """Return requests per second between two quantiles of the requests by time."""
     times = sorted(request.received_at for request in requests)
     low, high = int(len(times) * first), int(len(times) * last)
     return (high - low) / (times[high] - times[low])
@@ -111,7 +115,7 @@ def _start_client(client_args: dict[str, Any]) -> subprocess.Popen[str]:
 
 
 def run_client(client_args: dict[str, Any]) -> dict[str, Any]:
-    """Be the process that is measured."""
+    """Run one client in this process and return its duration, CPU time, peak memory and event loop delays."""
     start = time.time()
     delays: list[float] = []
     clients = {"http": _post_alone, "sdk": _generate_with_sdk}
@@ -129,15 +133,17 @@ def run_client(client_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_peak_mb() -> int:
-    """This program's own peak: what getrusage tells begins with its parent's."""
+    """Return the peak memory of this process; that of getrusage includes the parent process before exec."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) // 1024
 
 
 def _generate(client_args: dict[str, Any], delays: list[float]) -> dict[str, Any]:
+    """Run `generate`, and record the delays of its event loop in `delays`."""
     from compact_hf import generate
     from compact_hf.runs.journal import FILE_NAME
 
+    # Replace asyncio.run, so that a heartbeat task runs in the event loop of `generate`.
     run_coroutine = asyncio.run
 
     async def with_heartbeat(work: Coroutine[Any, Any, Any]) -> Any:
@@ -166,6 +172,7 @@ def _generate(client_args: dict[str, Any], delays: list[float]) -> dict[str, Any
 
 
 async def _record_delays(delays: list[float]) -> None:
+    """Append how many seconds too late each heartbeat is."""
     clock = asyncio.get_running_loop().time
     while True:
         due = clock() + HEARTBEAT_S
@@ -174,7 +181,7 @@ async def _record_delays(delays: list[float]) -> None:
 
 
 def _post_alone(client_args: dict[str, Any]) -> dict[str, Any]:
-    """Post the bodies of requests that were made before the clock starts, and read the answers; nothing else."""
+    """Post prepared request bodies and read the responses. The bodies are made before the time is measured."""
     from compact_hf.images.source import MAX_EDGE
     from compact_hf.methods.compact.prompts import DraftReply, teacher_prompt
     from compact_hf.runs.process import make_request
@@ -207,7 +214,7 @@ def _post_alone(client_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _generate_with_sdk(client_args: dict[str, Any]) -> dict[str, Any]:
-    """Ask the paper's two requests a question with the SDK itself, as its documentation shows it."""
+    """Send the two requests of the paper's method per image with google-genai, as its documentation shows."""
     from google.genai import Client
     from google.genai.types import GenerateContentConfig, HttpOptions, Part
 
@@ -239,7 +246,7 @@ def _generate_with_sdk(client_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_storm(photos: Path, directory: Path) -> dict[str, Any]:
-    """Return what a minute of 429s costs 120 pictures."""
+    """Return the lost images and wasted requests if the server answers 429 for a minute, with 120 images."""
     with GeminiProcess(latency_s=0.3, storm_s=STORM_S, delay_s=STATED_DELAY_S) as service:
         client_args = {"source": str(photos), "out": str(directory / "storm"), "url": service.url, "in_flight": 64}
         client_result = json.loads(_start_client(client_args).communicate()[0])
@@ -255,7 +262,7 @@ def measure_storm(photos: Path, directory: Path) -> dict[str, Any]:
 
 
 def measure_kill(photos: Path, directory: Path) -> dict[str, Any]:
-    """Return how many requests are sent again after a kill -9 in the middle."""
+    """Return how many requests are sent again when a run is resumed after `kill -9`."""
     with GeminiProcess(latency_s=0.3) as service:
         client_args = {"source": str(photos), "out": str(directory / "killed"), "url": service.url, "in_flight": 64}
         process = _start_client(client_args)
@@ -269,7 +276,7 @@ def measure_kill(photos: Path, directory: Path) -> dict[str, Any]:
 
 
 def measure_resume(directory: Path) -> dict[str, Any]:
-    """Return the seconds from the start of the command to the first request where 100,000 pictures are finished."""
+    """Return the seconds from the start of the process to its first request, for a run with 100,000 finished images."""
     from compact_hf.images.folder import ImageFolder
     from compact_hf.images.inspection import compute_image_id
     from compact_hf.records import ImageInfo
@@ -285,6 +292,7 @@ def measure_resume(directory: Path) -> dict[str, Any]:
         (photos / "new.jpg").write_bytes(data)
         client_result = json.loads(_start_client(client_args).communicate()[0])
         body = json.loads(next(iter(_read_outcomes(out))).body)
+        # Extend the journal of a run with one image: finished images with copies of its outcome.
         with Journal.open(out, Journal.read(out).identity) as journal:
             journal._db.execute("BEGIN")
             for number in range(FINISHED_COUNT):
@@ -315,7 +323,7 @@ def _read_outcomes(run_directory: Path) -> Any:
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """Return the figures as Markdown."""
+    """Return the results as a Markdown table."""
     head = ("of ideal", "of ideal, whole run", "accepted per second", "cpu s per 100 accepted", "requests per accepted")
     head += ("uploads per accepted", "peak_mb", "journal_kb", "loop late ms")
     lines = [f"| run | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]

@@ -1,9 +1,9 @@
-"""The tables of figures in README and docs/speed.md, from the files that the other scripts wrote.
+"""Prints the tables of measurements in README and docs/speed.md from the results of the other scripts.
 
     make figures                     # runs the scripts and writes docs/figures/*.json, about an hour
     python benchmarks/readme.py      # prints the tables
 
-Some of the files say on which machine they were read; docs/speed.md says it of all.
+docs/speed.md says on which machines the results were measured; some of the files contain it too.
 """
 
 from __future__ import annotations
@@ -16,32 +16,34 @@ RESULTS_DIRECTORY = Path(__file__).parents[1] / "docs" / "figures"
 README_ROWS = (
     "`compact --help`",
     "the Space",
-    "`make demo` from nothing",
+    "`make demo` in a fresh clone",
     "share of the ideal",
-    "the same without pictures",
-    "accepted questions a second",
+    "same without images of",
+    "accepted questions per second",
     "requests per accepted question",
     "resuming with 100,000",
     "peak memory, write",
-    "bytes that a stream of k3",
-    "judging in batches",
+    "bytes read by a stream of k3",
+    "evaluation in batches",
 )
-"""How the rows begin that README has; docs/speed.md has all."""
+"""Prefixes of the rows that README has; docs/speed.md has all rows."""
 
 
 def read_result(name: str) -> Any:
-    """Return what a script printed with --json."""
+    """Return the results that a script printed with --json."""
     return json.loads((RESULTS_DIRECTORY / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def format_table(prefixes: tuple[str, ...] = ("",)) -> str:
-    """Return the rows that begin with one of these words, as a table in Markdown."""
+    """Return the rows that begin with one of the prefixes as a Markdown table."""
     rows = [row for row in _collect_rows() if row[0].startswith(prefixes)]
-    return "\n".join(["| what | measured | wanted |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+    return "\n".join(
+        ["| measurement | result | target |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    )
 
 
 def format_costs(result: dict[str, Any]) -> str:
-    """Return what the paper's data set takes to make, as Markdown."""
+    """Return the costs of generating a dataset as large as the paper's as a Markdown table."""
     lines = [f"| {result['conversations']:,} conversations | requests | price | hours |", "|---|---|---|---|"]
     for setup in result["ways"]:
         backend = setup["teacher"].partition(":")[0]
@@ -52,19 +54,20 @@ def format_costs(result: dict[str, Any]) -> str:
 
 
 def _collect_rows() -> list[tuple[str, str, str]]:
+    """Return all rows of the table (measurement, result, target)."""
     first_steps, scenes = read_result("first_steps"), read_result("scenes")
     rate = scenes["pictures_per_second"]
     rows = [
         ("`compact --help`", f"{first_steps['compact --help']['seconds']:.2f} s", "0.5 s"),
         (
-            "the Space, from its start to its page / to its first answer",
+            "the Space: time from its start to its page / to its first answer",
             " / ".join(f"{first_steps[f'the Space: {part}']['seconds']:.0f}" for part in ("page", "answer")) + " s",
             "20 s",
         ),
-        ("`make demo` from nothing, set-up included", _format_minutes(first_steps["make demo"]), "12 min"),
-        ("`make test` from nothing, set-up included", _format_minutes(first_steps["make test"]), "10 min"),
+        ("`make demo` in a fresh clone, including set-up", _format_minutes(first_steps["make demo"]), "12 min"),
+        ("`make test` in a fresh clone, including set-up", _format_minutes(first_steps["make test"]), "10 min"),
         (
-            "scenes drawn and asked 3 questions each, a second and core",
+            "scenes with 3 questions each, drawn per second and core",
             f"{rate['median']:.0f} ({rate['least']:.0f} to {rate['most']:.0f})",
             "100",
         ),
@@ -78,7 +81,7 @@ def _collect_rows() -> list[tuple[str, str, str]]:
 
 
 def generation_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the rows about generating against the local server."""
+    """Return the rows about generation with the local server."""
     loads = ("64 in flight, 0.3 s", "256 in flight, 1 s")
     low_load, high_load = (result[f"efficient, {load}"] for load in loads)
     paper_run, large_run = result["paper, 64 in flight, 0.3 s"], result["10,000 pictures, 256 in flight, 0.3 s"]
@@ -93,16 +96,16 @@ def generation_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     max_delay = max(run["loop late ms"] for run in (low_load, high_load))
     return [
         (
-            "share of the ideal request rate, 64 in flight x 0.3 s / 256 x 1 s (whole runs)",
+            "share of the ideal request rate, 64 in flight at 0.3 s / 256 in flight at 1 s (whole runs)",
             f"{format_both('of ideal', '.2f')} ({format_both('of ideal, whole run', '.2f')})",
             ".95 / .90",
         ),
-        ("the same without pictures of 3000 x 2000 pixels", format_shares("efficient, no large picture"), ".95 / .90"),
-        ("the same by HTTP alone, requests made before", format_shares("aiohttp alone"), ""),
-        ("the same with google-genai in a plain loop", format_shares("google-genai alone"), ""),
-        ("accepted questions a second, the same loads", format_both("accepted per second", ".0f"), "203 / 240"),
+        ("same without images of 3000 x 2000 pixels", format_shares("efficient, no large picture"), ".95 / .90"),
+        ("same with plain aiohttp and prepared requests", format_shares("aiohttp alone"), ""),
+        ("same with google-genai in a plain loop", format_shares("google-genai alone"), ""),
+        ("accepted questions per second, same loads", format_both("accepted per second", ".0f"), "203 / 240"),
         (
-            "CPU seconds per 100 accepted questions, the same loads",
+            "CPU seconds per 100 accepted questions, same loads",
             format_both("cpu s per 100 accepted", ".2f"),
             "0.40",
         ),
@@ -111,16 +114,16 @@ def generation_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{low_load['requests per accepted']:.2f} / {paper_run['requests per accepted']:.2f}",
             "0.80",
         ),
-        ("peak memory over 10,000 pictures, 256 in flight", f"{large_run['peak_mb']} MB", "300 MB"),
-        ("journal, per picture", f"{large_run['journal_kb']:.1f} KB", "5 KB"),
-        ("longest wait of the event loop", f"{max_delay:.0f} ms", "50 ms"),
+        ("peak memory with 10,000 images, 256 in flight", f"{large_run['peak_mb']} MB", "300 MB"),
+        ("size of the journal per image", f"{large_run['journal_kb']:.1f} KB", "5 KB"),
+        ("longest delay of the event loop", f"{max_delay:.0f} ms", "50 ms"),
         (
-            "resuming with 100,000 pictures finished, to the first request",
+            "resuming with 100,000 finished images, time to the first request",
             f"{resume['seconds to the first request']:.1f} s",
             "5 s",
         ),
         (
-            "a minute of 429s over 120 pictures: pictures lost, requests wasted",
+            "one minute of 429 responses with 120 images: images lost, requests wasted",
             f"{storm['lost']}, {storm['wasted']}",
             f"0, {storm['allowed']}",
         ),
@@ -129,7 +132,7 @@ def generation_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def release_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the rows about writing, publishing and reading a release."""
+    """Return the rows about writing, publishing and reading a dataset."""
     rows, writing, stream = f"{result['rows']:,}", result["written"], result["stream"]
     ours, theirs, inspection = result["publish"], result["push_to_hub"], result["looked"]
     cores = (item["cpu_s"] / item["seconds"] for item in writing["write"])
@@ -137,19 +140,19 @@ def release_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     memory_ratio = ours["peak_mb"] / theirs["peak_mb"]
     lines = [
         (
-            f"writing {rows} rows of 100 KB pictures, by what pyarrow alone takes",
+            f"time to write {rows} rows with images of 100 KB, relative to plain pyarrow",
             f"{writing['ratio']:.2f} ({min(writing['ratios']):.2f} to {max(writing['ratios']):.2f})",
             "1.5",
         ),
-        ("cores that it uses, of two", f"{max(cores):.1f}", "2"),
+        ("cores used for this, of two", f"{max(cores):.1f}", "2"),
         (
-            "writing and publishing them, by `push_to_hub` of `datasets`: time / peak memory",
+            "writing and publishing these rows, relative to `push_to_hub` of `datasets`: time / peak memory",
             f"{time_ratio:.2f} / {memory_ratio:.2f}",
             "1 / 1",
         ),
-        ("checks before that, every picture decoded", f"{ours['checks_s']:.0f} s", ""),
+        ("checks before publishing, which decode every image", f"{ours['checks_s']:.0f} s", ""),
         (
-            "first look at a picture / again, from the journal",
+            "inspecting an image the first time / again, from the journal",
             " / ".join(f"{1000 * inspection[time_key] / inspection['rows']:.2f}" for time_key in ("first_s", "again_s"))
             + " ms",
             "",
@@ -158,7 +161,7 @@ def release_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     for step in ("write", "validate", "choose"):
         runs = [run for run in result["peaks"] if run["step"] == step]
         counts = " / ".join(f"{run['rows']:,}" for run in runs)
-        target = {"write": "flat, 1,500 MB", "validate": "flat"}.get(step, "")
+        target = {"write": "constant, 1,500 MB", "validate": "constant"}.get(step, "")
         lines.append(
             (f"peak memory, {step} {counts} rows", " / ".join(str(run["peak_mb"]) for run in runs) + " MB", target)
         )
@@ -166,12 +169,12 @@ def release_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         *lines,
         (
-            f"peak memory, a LLaVA file of {result['llava']['bytes'] / 1e9:.1f} GB: drawn from / annotated",
+            f"peak memory, LLaVA file of {result['llava']['bytes'] / 1e9:.1f} GB: sampling / annotating",
             f"{llava_peaks} MB",
             "300 MB",
         ),
         (
-            "bytes that a stream of k3 takes, by the size of k3's file / of other files",
+            "bytes read by a stream of k3, relative to the size of its files / bytes of other files",
             f"{stream['k3 bytes'] / stream['size']:.2f} / {stream['other bytes']}",
             "1 / 0",
         ),
@@ -179,46 +182,51 @@ def release_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 TRAINING_COLUMNS = {
-    "questions_per_second": "questions a second",
-    "rows_per_second": "rows a second",
-    "tokens_per_question": "tokens a question",
-    "of_peak": "of peak",
-    "peak_mb": "peak MB",
+    "questions_per_second": "questions per second",
+    "rows_per_second": "rows per second",
+    "tokens_per_question": "tokens per question",
+    "of_peak": "share of peak",
+    "peak_mb": "peak memory (MB)",
     "waiting_for_rows": "waiting for rows",
-    "workers_needed": "workers",
+    "workers_needed": "workers needed",
 }
 
 
 def format_training(result: dict[str, Any]) -> str:
-    """Return the table about tuning as Markdown, with what each part gains and the machine that it was read on."""
+    """Return the table about tuning as Markdown, with the gains of format and trainer, and the machine."""
     rows = [
         f"| {result['size']} | {' | '.join(TRAINING_COLUMNS.values())} |",
         "|---" * (len(TRAINING_COLUMNS) + 1) + "|",
     ]
     for name, metrics in result["lines"].items():
-        cells = ["no figure"] if "failed" in metrics else [_format_cell(metrics, key) for key in TRAINING_COLUMNS]
+        cells = ["failed"] if "failed" in metrics else [_format_cell(metrics, key) for key in TRAINING_COLUMNS]
         rows.append(f"| {name} | {' | '.join(cells)} |")
-    gains_text = ", ".join(f"the {name} gains {factor:.2f} times" for name, factor in result["gains"].items())
+    gains_text = ", ".join(f"gain of the {name}: {factor:.2f} times" for name, factor in result["gains"].items())
     machine = result["machine"]
     min_load, max_load = machine["load"]
-    threads = f", {machine['threads']} of them training" if machine["threads"] else ""
+    threads = f", {machine['threads']} of them used for training" if machine["threads"] else ""
     machine_text = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores{threads}, torch {machine['torch']}"
     return "\n".join([*rows, "", f"{gains_text}; on {machine_text}, load {min_load:.1f} to {max_load:.1f}"])
 
 
 def evaluation_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the rows about judging."""
+    """Return the rows about evaluation."""
     lines = result["lines"]
     loop, ours = lines["loop"], lines["batch 16"]
     speedup = ours["median"] / loop["median"]
     rates = " / ".join(f"{rate['median']:.0f}" for rate in lines.values())
     return [
-        (f"questions judged a second and core: plain loop / {' / '.join(list(lines)[1:])}", rates, ""),
-        ("judging in batches of 16, by a plain loop over `generate` with the same answers", f"{speedup:.1f}", "3"),
+        (f"questions evaluated per second and core: plain loop / {' / '.join(list(lines)[1:])}", rates, ""),
+        (
+            "evaluation in batches of 16, speed relative to a plain loop over `generate`, same answers",
+            f"{speedup:.1f}",
+            "3",
+        ),
     ]
 
 
 def _format_cell(metrics: dict[str, Any], key: str) -> str:
+    """Return a cell of the table about tuning."""
     if key == "questions_per_second":
         lowest, highest = metrics["least_and_most"]
         return f"{metrics[key]:.3g} ({lowest:.3g} to {highest:.3g})"

@@ -1,10 +1,10 @@
-"""How fast and how large in memory a release is written, published and read: `python benchmarks/release.py [--json]`.
+"""Measures time and memory to write, publish and read a dataset: `python benchmarks/release.py [--json]`.
 
-One table, all in one run, about ten minutes on two quiet cores with 15 GB of disk and 16 GB of memory. Each step runs
-in a fresh process, because a peak of memory never goes down (released.py has the steps). Writing is timed in turns with
-pyarrow alone, which writes the same records with the same settings; publishing is compared with
-`Dataset.from_generator(...).push_to_hub(...)` of the same rows. Both go to the Hub's double, in a process of its own,
-which counts the bytes that it hands out.
+It prints one table and takes about ten minutes on two idle cores, with 15 GB of disk and 16 GB of memory. Each step
+(released.py) runs in a new process, because the peak memory of a process never decreases. Writing is compared with
+plain pyarrow, which writes the same records with the same settings; the two run alternately. Publishing is compared
+with `Dataset.from_generator(...).push_to_hub(...)` of the same rows. Both publish to a local test server for the Hub,
+which runs in another process and counts the bytes that it sends.
 """
 
 from __future__ import annotations
@@ -31,17 +31,23 @@ from served import GeminiProcess
 from tests.doubles.hub.server import HubServer
 
 OUR_REPOSITORY, THEIR_REPOSITORY = "org/ours", "org/theirs"
-SMALL_RELEASE_DIVISOR = 20  # one row in so many is enough where a small release is compared with a large one
+SMALL_RELEASE_DIVISOR = 20  # the small dataset, to compare peak memory with, has 1/20 of the rows
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--rows", type=int, default=20_000, help="of the releases that are timed (%(default)s)")
-    parser.add_argument("--many", type=int, default=100_000, help="rows of the largest (%(default)s)")
-    parser.add_argument("--llava-mb", type=float, default=1000, help="of the file in LLaVA's format (%(default)s)")
-    parser.add_argument("--repetitions", type=int, default=3, help="of what is timed in turns (%(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=20_000, help="rows of the datasets that are timed (default: %(default)s)"
+    )
+    parser.add_argument("--many", type=int, default=100_000, help="rows of the largest dataset (default: %(default)s)")
+    parser.add_argument(
+        "--llava-mb", type=float, default=1000, help="size of the LLaVA file in MB (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=3, help="runs of writing and of pyarrow (default: %(default)s)"
+    )
     parser.add_argument("--step", nargs=2, metavar=("STEP", "ASKED"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step:
@@ -54,7 +60,7 @@ def main() -> None:
 
 
 def measure(directory: Path, rows: int, max_rows: int, llava_mb: float, repetitions: int) -> dict[str, Any]:
-    """Return every figure."""
+    """Return all results."""
     min_rows = max(1, rows // SMALL_RELEASE_DIVISOR)
     return {
         "rows": rows,
@@ -67,14 +73,14 @@ def measure(directory: Path, rows: int, max_rows: int, llava_mb: float, repetiti
 
 
 def run(step: str, *, environment: Mapping[str, str] = os.environ, **step_args: Any) -> dict[str, Any]:
-    """Carry out one step in a fresh process."""
+    """Run one step in a new process and return its results."""
     command = [sys.executable, __file__, "--step", step, json.dumps(step_args, default=str)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     return dict(json.loads(output))
 
 
 def measure_writing(directory: Path, rows: int, repetitions: int) -> dict[str, Any]:
-    """Return what ours and pyarrow alone take for the same rows, in turns, and the ratios of each turn."""
+    """Return the results of ours and of plain pyarrow for the same rows, and the ratio of their times in each turn."""
     step_runs: dict[str, list[dict[str, Any]]] = {"write": [], "pyarrow": []}
     for _ in range(repetitions):
         for step, runs in step_runs.items():
@@ -86,7 +92,7 @@ def measure_writing(directory: Path, rows: int, repetitions: int) -> dict[str, A
 
 
 def measure_peaks(directory: Path, min_rows: int, rows: int, max_rows: int) -> list[dict[str, Any]]:
-    """Return what memory steps take for releases of different sizes."""
+    """Return the peak memory of the steps for datasets of different sizes."""
     results = []
     for count in sorted({min_rows, rows, max_rows}):
         out = directory / f"{count} rows"
@@ -101,7 +107,7 @@ def measure_peaks(directory: Path, min_rows: int, rows: int, max_rows: int) -> l
 
 
 def measure_hub(directory: Path, rows: int) -> dict[str, Any]:
-    """Return what publishing takes, ours and that of `datasets`, and what the Hub hands out for a stream of k3."""
+    """Return the results of publishing, ours and that of `datasets`, and the bytes that a stream of k3 downloads."""
     out = directory / "published"
     with HubProcess() as server:
         environment = {**os.environ, **server.environment, "HF_HOME": str(directory / "home")}
@@ -115,6 +121,7 @@ def measure_hub(directory: Path, rows: int) -> dict[str, Any]:
         bytes_after = server.read_served()
     sizes = {f"/data/k3/{path.name}": path.stat().st_size for path in (out / "data" / "k3").glob("train-*")}
     shutil.rmtree(out)
+    # Path of a request -> bytes that were sent for it during the stream.
     bytes_read = {
         path.partition("@")[2] or path: count - bytes_before.get(path, 0) for path, count in bytes_after.items()
     }
@@ -135,7 +142,7 @@ def measure_hub(directory: Path, rows: int) -> dict[str, Any]:
 
 
 def measure_llava(directory: Path, megabytes: float) -> dict[str, Any]:
-    """Return what reading a large file in LLaVA's format takes, to draw a sample of it and to annotate it."""
+    """Return the results of sampling and of annotating a large file in LLaVA's format."""
     path = write_llava_file(directory, megabytes)
     with GeminiProcess(latency_s=0.0) as service:
         result = {
@@ -148,10 +155,10 @@ def measure_llava(directory: Path, megabytes: float) -> dict[str, Any]:
 
 
 class HubProcess:
-    """The Hub's double in another process; leaving the block ends it.
+    """The local test server for the Hub in another process, which is stopped at the end of the `with` block.
 
     Attributes:
-        environment (`dict[str, str]`): what a client needs to talk to it, without progress bars.
+        environment (`dict[str, str]`): environment variables with which clients use this server, without progress bars.
     """
 
     def __enter__(self) -> Self:
@@ -169,13 +176,14 @@ class HubProcess:
         self._process.join()
 
     def read_served(self) -> dict[str, int]:
-        """Return path -> bytes that were handed out so far."""
+        """Return path -> number of bytes sent so far."""
         self._pipe.send("served")
         served_bytes: dict[str, int] = self._pipe.recv()
         return served_bytes
 
 
 def _serve(pipe: Connection) -> None:
+    """Run the server, send its environment, and answer each message with the bytes sent so far."""
     with HubServer() as server:
         pipe.send(server.environment)
         while pipe.recv():
@@ -183,14 +191,14 @@ def _serve(pipe: Connection) -> None:
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """Return the figures as Markdown."""
+    """Return the results as a Markdown table."""
     steps: list[tuple[str, int | str, dict[str, Any]]] = [
         (step, result["rows"], item) for step in ("write", "pyarrow") for item in result["written"][step]
     ]
     steps += [(f"{item['step']}, memory", item["rows"], item) for item in result["peaks"]]
     steps += [(step, result["rows"], result[step]) for step in ("publish", "push_to_hub")]
     steps += [("stream k3", result["stream"]["rows"], result["stream"])]
-    steps += [("look, twice", result["looked"]["rows"], result["looked"])]
+    steps += [("inspect, twice", result["looked"]["rows"], result["looked"])]
     steps += [(f"LLaVA file, {step}", "", result["llava"][step]) for step in ("sample", "annotate")]
     lines = ["| step | rows | seconds | CPU seconds | peak MB |", "|---|---|---|---|---|"]
     lines += [
@@ -200,12 +208,12 @@ def format_table(result: dict[str, Any]) -> str:
     stream, inspection = result["stream"], result["looked"]
     lines += [
         "",
-        f"write / pyarrow alone: {result['written']['ratio']:.2f} ("
+        f"write / plain pyarrow: {result['written']['ratio']:.2f} ("
         + ", ".join(f"{item:.2f}" for item in result["written"]["ratios"])
         + ")",
-        f"of publish, checks: {result['publish']['checks_s']:.2f} s",
-        f"stream of k3: {stream['k3 bytes']:,} bytes of k3's {stream['size']:,}, {stream['other bytes']:,} other",
-        f"first look {inspection['first_s']:.2f} s, again {inspection['again_s']:.2f} s",
+        f"checks within publish: {result['publish']['checks_s']:.2f} s",
+        f"stream of k3: {stream['k3 bytes']:,} bytes read of {stream['size']:,}, {stream['other bytes']:,} other bytes",
+        f"first inspection {inspection['first_s']:.2f} s, again {inspection['again_s']:.2f} s",
     ]
     return "\n".join(lines)
 

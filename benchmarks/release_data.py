@@ -1,7 +1,7 @@
-"""What benchmarks/released.py works on: pictures, rows about them, a journal, a file in LLaVA's format.
+"""Makes the inputs of benchmarks/released.py: images, rows about them, a journal and a file in LLaVA's format.
 
-Pictures are JPEGs of noise, about 100 KB, so that nothing compresses away; a number in the header makes each another.
-What they are asked is the same in every step, ours or not.
+The images are JPEG files of noise of about 100 KB, so that Parquet cannot compress them. A number in the header makes
+each file unique. All steps, ours and the baselines, use the same rows.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from compact_hf.records import Conversation, ImageInfo, Message, Row, Turn, dige
 from compact_hf.runs.journal import FinishedImage, Journal
 
 EDGE = 342  # pixels; noise of this size takes about 100 KB as a JPEG
-UNIQUE_IMAGES = 50  # pictures that are drawn; the others differ in four bytes of the header
+UNIQUE_IMAGES = 50  # images with different pixels; the others are copies that differ in four bytes of the header
 CAPABILITIES = ("color", "shape", "counting")
-VOCABULARY_SIZE = 5000  # as many different words as some 100,000 people's questions about pictures have
+VOCABULARY_SIZE = 5000  # about the number of distinct words in 100,000 questions that people wrote about images
 
 
 @cache
 def _render_noise(number: int, edge: int) -> tuple[bytes, bytes]:
-    """A JPEG file, without the four bytes of its density (JFIF), which stand between the two parts."""
+    """Return a JPEG file in two parts, without the four bytes of its JFIF density between them."""
     import numpy as np
     from PIL import Image
 
@@ -42,13 +42,13 @@ def _render_noise(number: int, edge: int) -> tuple[bytes, bytes]:
 
 
 def make_image(number: int, edge: int = EDGE) -> bytes:
-    """A JPEG file of about 100 KB, another one for each number."""
+    """Return a JPEG file of about 100 KB that is unique for each number."""
     head, tail = _render_noise(number % UNIQUE_IMAGES, edge)
     return b"".join((head, number.to_bytes(4, "big"), tail))
 
 
 def iter_rows(ids: list[str]) -> Iterator[Row]:
-    """Rows with three turns each about the pictures with these ids, k = 1, 2, 3 in turn."""
+    """Yield a row with three turns for each image id, with k = 1, 2, 3 in turn."""
     for number, image_id in enumerate(ids):
         combination = CAPABILITIES[: number % 3 + 1]
         turns = tuple(
@@ -75,7 +75,7 @@ def iter_rows(ids: list[str]) -> Iterator[Row]:
 
 
 def iter_records(ids: list[str]) -> Iterator[dict[str, Any]]:
-    """The same rows as records, for those who write them without us: nothing is hashed or looked at."""
+    """Return the same rows as records, for the baselines that write them without compact_hf."""
     from compact_hf.dataset.schema import features, to_record
 
     columns = features(("compact",))
@@ -83,18 +83,18 @@ def iter_records(ids: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def compute_image_ids(count: int) -> list[str]:
-    """What a run's journal knows of the pictures."""
+    """Return the ids of the first `count` images, as a run's journal has them."""
     return [compute_image_id(make_image(number)) for number in range(count)]
 
 
 def make_turns(number: int) -> tuple[Turn, ...]:
-    """An image's four or five accepted questions of one k, of 6 to 14 words each; few of them repeat others."""
+    """Return four or five questions about an image, of one k, with 6 to 14 words each and few near-duplicates."""
     rng = random.Random(number)
     k = rng.randint(1, 3)
     turns = []
     for _ in range(rng.randint(4, 5)):
         combination = tuple(sorted(rng.sample(list(ATOMS), k)))
-        # Some words are far more frequent than others, as in any language.
+        # The exponent makes some words far more frequent than others, as in natural language.
         words = (f"word{int(VOCABULARY_SIZE ** rng.random())}" for _ in range(rng.randint(6, 14)))
         turns.append(
             Turn(" ".join(words), f"answer {int(VOCABULARY_SIZE ** rng.random())}", combination, combination, 90)
@@ -119,7 +119,10 @@ def write_journal(count: int, run: Path) -> None:
 
 
 def write_llava_file(directory: Path, megabytes: float) -> Path:
-    """Write a file in LLaVA's format of about 1,500 bytes an item, as LLaVA-665K, and a picture for every two items."""
+    """Write a file in LLaVA's format, and an image for every two items.
+
+    Items have about 1,500 bytes, as in LLaVA-665K.
+    """
     (directory / "coco").mkdir(parents=True)
     answer = json.dumps("What is to be seen there is said in so many words. " * 4)
     path, number = directory / "llava.json", 0

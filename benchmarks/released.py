@@ -1,6 +1,7 @@
-"""What the processes of benchmarks/release.py do, each step in one of its own: writing, checking, publishing, reading.
+"""Implements the steps of benchmarks/release.py, each of which runs in its own process.
 
-In: what is asked, as JSON. Out: seconds, CPU seconds and the peak of memory, and what else the step tells.
+A step takes its arguments as a dict, from JSON on the command line. It returns seconds, CPU seconds and peak memory,
+and for some steps further numbers.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from release_data import compute_image_ids, iter_records, iter_rows, make_image,
 from compact_hf.runs.journal import Journal
 from compact_hf.testing.scripted_model import KEY
 
-ROW_GROUP_SIZE = 100  # rows that plain pyarrow takes at once, as many as ours
+ROW_GROUP_SIZE = 100  # rows per row group of plain pyarrow, the same as ours
 
 
 def _warm_up() -> None:
-    """Write three rows, so that what is imported once is not timed."""
+    """Write three rows, so that imports are not timed."""
     from compact_hf.dataset.writer import write_dataset as write_release
 
     with tempfile.TemporaryDirectory() as directory:
@@ -30,7 +31,7 @@ def _warm_up() -> None:
 
 
 def write(step_args: dict[str, Any]) -> dict[str, Any]:
-    """Write a release."""
+    """Write a dataset."""
     from compact_hf.dataset.writer import write_dataset as write_release
 
     ids = compute_image_ids(step_args["rows"])
@@ -41,7 +42,7 @@ def write(step_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def pyarrow(step_args: dict[str, Any]) -> dict[str, Any]:
-    """Write the same records with the same settings by pyarrow alone, into one file."""
+    """Write the same records with the same settings to one file with plain pyarrow."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets.arrow_writer import get_parquet_column_options
@@ -69,18 +70,18 @@ def pyarrow(step_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def validate(step_args: dict[str, Any]) -> dict[str, Any]:
-    """Check a release: every row, every picture decoded."""
+    """Validate a dataset: all rows are checked and all images decoded."""
     from compact_hf.dataset.validate import validate as checked
 
     with Timer() as timer:
         report = checked(step_args["out"])
     if not report.is_valid:
-        raise SystemExit(f"the release in {step_args['out']} is not valid")
+        raise SystemExit(f"the dataset in {step_args['out']} is not valid")
     return timer.result
 
 
 def choose(step_args: dict[str, Any]) -> dict[str, Any]:
-    """Choose among the questions of a run: near-duplicates are dropped, the rest is balanced."""
+    """Select questions of a run: drop near-duplicates and balance the rest."""
     from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 
     write_journal(step_args["rows"], Path(step_args["run"]))
@@ -90,7 +91,7 @@ def choose(step_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def publish(step_args: dict[str, Any]) -> dict[str, Any]:
-    """Write a release and publish it. Its checks, which come before the first step that is told, are timed apart."""
+    """Write and publish a dataset; the checks, which end with the first progress message, are also timed separately."""
     from compact_hf.dataset.publish import publish as publish_release
     from compact_hf.dataset.writer import write_dataset as write_release
 
@@ -104,7 +105,7 @@ def publish(step_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def push_to_hub(step_args: dict[str, Any]) -> dict[str, Any]:
-    """Do what `datasets` offers for the same rows."""
+    """Publish the same rows with `push_to_hub` of `datasets`."""
     from datasets import Dataset
 
     from compact_hf.dataset.schema import features
@@ -123,7 +124,7 @@ def push_to_hub(step_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def stream(step_args: dict[str, Any]) -> dict[str, Any]:
-    """Read one config as a stream, to its end."""
+    """Read all rows of the config k3 as a stream."""
     from datasets import load_dataset
 
     streamed_rows = load_dataset(step_args["repository"], "k3", split="train", streaming=True).decode(False)
@@ -133,7 +134,7 @@ def stream(step_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def look(step_args: dict[str, Any]) -> dict[str, Any]:
-    """Look at the pictures of a folder for the first time, hashes and decoding, and once more by the journal."""
+    """Inspect the images of a directory, which hashes and decodes them, and again, which reads the journal instead."""
     from compact_hf.images.folder import ImageFolder
     from compact_hf.runs.image_index import iter_inspected
 
@@ -156,7 +157,7 @@ def look(step_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def instruction(step_args: dict[str, Any]) -> dict[str, Any]:
-    """Draw 5% of a LLaVA file, the share that the paper takes, and look at its pictures."""
+    """Sample 5% of a LLaVA file, as the paper does, and inspect the images of the sample."""
     from compact_hf.dataset.instruction import sample_instruction_rows
     from compact_hf.records import Reject
 
@@ -170,7 +171,7 @@ def instruction(step_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def annotate(step_args: dict[str, Any]) -> dict[str, Any]:
-    """Annotate ten pictures of a LLaVA file, which is read to its end to find what is asked about them."""
+    """Annotate ten images of a LLaVA file, all of which is read to find the questions about them."""
     from compact_hf.methods.annotate.annotate import annotate as annotate_dataset
 
     os.environ["GEMINI_API_KEY"] = KEY
@@ -186,7 +187,11 @@ STEPS = {
 
 
 class Timer:
-    """Times a block, and says so after it: seconds, CPU seconds, and this program's own peak of memory, imports too."""
+    """Measures seconds and CPU seconds of a `with` block, and the peak memory of the process.
+
+    Attributes:
+        result (`dict[str, Any]`): the measurements, set at the end of the block.
+    """
 
     def __enter__(self) -> Timer:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
@@ -201,6 +206,6 @@ class Timer:
 
 
 def read_peak_mb() -> int:
-    """What getrusage tells begins with the parent's peak."""
+    """Return the peak memory of this process; that of getrusage includes the parent process before exec."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) // 1000

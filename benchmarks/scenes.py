@@ -1,9 +1,9 @@
-"""How fast scenes are drawn and asked: a picture, its file and three questions, on one core.
+"""Measures the speed of drawing scenes and writing three questions about each, on one core.
 
     python benchmarks/scenes.py [--json] [--pictures N] [--repetitions R]
 
-Prints milliseconds for each step and pictures per second, the median of the repetitions with their range; each
-repetition draws scenes that were not drawn before. CPU time, so that other work on the machine does not count.
+Prints milliseconds per step and images per second (median and range of the repetitions). Each repetition uses new
+scenes. Times are CPU time, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TARGET_RATE = 100
 
 
 def measure(seeds: range) -> dict[str, float]:
-    """Return the mean milliseconds of each step over the scenes of `seeds`."""
+    """Return the mean milliseconds per scene of each step."""
     milliseconds: dict[str, float] = {}
     rng = random.Random(seeds.start)
 
@@ -50,13 +50,13 @@ def measure(seeds: range) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--pictures", type=int, default=200, help="in each repetition (200)")
-    parser.add_argument("--repetitions", type=int, default=5, help="(5)")
+    parser.add_argument("--pictures", type=int, default=200, help="number of images per repetition (default: 200)")
+    parser.add_argument("--repetitions", type=int, default=5, help="number of repetitions (default: 5)")
     args = parser.parse_args()
-    # The first scenes of a process draw every sheet anew; a run of a thousand hardly notices.
+    # The first scenes of a process are slower, because no sprites are cached yet. They are measured separately.
     cold = measure(range(2_000_000, 2_000_000 + args.pictures))
     starts = [3_000_000 + i * args.pictures for i in range(args.repetitions)]
     runs = [measure(range(start, start + args.pictures)) for start in starts]
@@ -73,13 +73,13 @@ def main() -> None:
     if args.json:
         print(json.dumps(result))
         return
-    print("| step | ms per picture |\n|---|---|")
+    print("| step | ms per image |\n|---|---|")
     for step in runs[0]:
         print(f"| {step} | {result['milliseconds'][step]:.2f} |")
     print(
-        f"\n{statistics.median(rates):.0f} pictures with {QUESTIONS_PER_IMAGE} questions each per second and core "
-        f"({min(rates):.0f} to {max(rates):.0f}; first {args.pictures} of a process "
-        f"{result['pictures_per_second_cold']:.0f}; wanted {TARGET_RATE})"
+        f"\n{statistics.median(rates):.0f} images with {QUESTIONS_PER_IMAGE} questions each per second and core "
+        f"({min(rates):.0f} to {max(rates):.0f}; the first {args.pictures} of a process: "
+        f"{result['pictures_per_second_cold']:.0f}; target: {TARGET_RATE})"
     )
 
 

@@ -1,5 +1,6 @@
-"""The two ends of benchmarks/generation.py: a server in a process of its own that writes down when each request came,
-and the pictures that are asked about.
+"""Provides the inputs of benchmarks/generation.py: a Gemini server in another process, and photographs.
+
+The server records the time of each request.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ from starlette.responses import Response
 from compact_hf.testing.gemini import GeminiServer, error_response
 from compact_hf.testing.scripted_model import ModelRequest
 
-LARGE_EVERY = 10  # one picture in ten is of 3000 x 2000 pixels, the others of 640 x 480
+LARGE_EVERY = 10  # one image in ten has 3000 x 2000 pixels, the others 640 x 480
 
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """One request at the server: when, whether it was answered, whether it carried a picture, and what it was."""
+    """One request that the server received.
+
+    Attributes:
+        received_at (`float`): time of arrival, in seconds since the epoch.
+        is_answered (`bool`): whether it was answered and not refused with a 429.
+        has_image (`bool`): whether it contained an image.
+        digest (`str`): hash of its contents, equal for repeated requests.
+    """
 
     received_at: float
     is_answered: bool
@@ -35,12 +43,16 @@ class ReceivedRequest:
 
 
 class GeminiProcess:
-    """GeminiServer in another process; leaving the block ends it.
+    """A `GeminiServer` in another process, which is stopped at the end of the `with` block.
 
     Args:
-        latency_s, accept_rate: as for GeminiServer.
-        storm_s (`float`): from the 100th request on, answer nothing but 429 for so many seconds.
-        delay_s (`float`): the delay that each 429 states.
+        latency_s (`float`): as for `GeminiServer`.
+        accept_rate (`float`, *optional*, defaults to 0.8): as for `GeminiServer`.
+        storm_s (`float`, *optional*, defaults to 0.0): seconds for which all requests from the 100th on get a 429.
+        delay_s (`float`, *optional*, defaults to 5.0): the retry delay in these responses, in seconds.
+
+    Attributes:
+        url (`str`): URL of the server.
     """
 
     def __init__(
@@ -63,13 +75,14 @@ class GeminiProcess:
         self._process.join()
 
     def read_requests(self) -> list[ReceivedRequest]:
-        """Return all requests so far."""
+        """Return all requests received so far."""
         self._pipe.send("came")
         requests: list[ReceivedRequest] = self._pipe.recv()
         return requests
 
 
 def _serve(pipe: Connection, latency_s: float, accept_rate: float, storm_s: float, delay_s: float) -> None:
+    """Run the server, send its URL, and answer each message with the list of requests."""
     requests: list[ReceivedRequest] = []
     storm_starts: list[float] = []
 
@@ -89,7 +102,7 @@ def _serve(pipe: Connection, latency_s: float, accept_rate: float, storm_s: floa
 
 
 def write_photos(directory: Path, count: int, *, large_every: int | None = LARGE_EVERY) -> Path:
-    """Write `count` different photographs, JPEG files, into a new folder; goes on where it stopped."""
+    """Write `count` different photographs as JPEG files into a directory, skipping those that exist."""
     directory.mkdir(parents=True, exist_ok=True)
     small, large = _load_photos((640, 480)), _load_photos((3000, 2000))
     for number in range(count):
@@ -108,7 +121,7 @@ def write_photos(directory: Path, count: int, *, large_every: int | None = LARGE
 
 
 def _load_photos(size: tuple[int, int]) -> list[Image.Image]:
-    """Eight photographs that scikit-image ships, at this size."""
+    """Return eight photographs that ship with scikit-image, scaled to a size."""
     import skimage
 
     files = sorted(

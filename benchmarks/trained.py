@@ -1,7 +1,7 @@
-"""What one process of benchmarks/training.py does: some steps of training under given switches, measured by itself.
+"""Runs and measures some training steps with given settings; each process of benchmarks/training.py runs this script.
 
-Takes a `TrainingSetup` as JSON on the command line, and prints one object of figures. On a GPU the wall clock counts;
-on a CPU one thread trains and its own time counts, so that other work on the machine does not.
+It takes a `TrainingSetup` as JSON on the command line and prints one JSON object with the results. On a GPU it measures
+wall time. On a CPU it trains with one thread and measures CPU time, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from trainers import WARM_UP, TrainingSetup, build_trainer
 
 
 def get_clock() -> Callable[[], float]:
-    """Return what tells the time: on the wall where a GPU works, this process's own elsewhere."""
+    """Return the clock to use: wall time on a GPU, CPU time of this process on a CPU."""
     import torch
 
     return time.monotonic if torch.cuda.is_available() else time.process_time
 
 
 def measure(setup: TrainingSetup) -> dict[str, Any]:
-    """Train and return rates, the share of the hardware's peak, of waiting for rows, and peak memory."""
+    """Train, and return rates, the share of the peak rate, the share of time waiting for rows, and peak memory."""
     import psutil
     import torch
 
@@ -68,7 +68,7 @@ def measure(setup: TrainingSetup) -> dict[str, Any]:
 
 
 def watch_steps(trainer: Any) -> tuple[list[float], list[float], list[float]]:
-    """Return lists that training fills for each step: its end, what it waited for rows, and its end on the wall."""
+    """Return three lists to which training appends at each step: its end, its wait for rows, its end by wall time."""
     import torch
     from transformers import TrainerCallback
 
@@ -97,12 +97,12 @@ def watch_steps(trainer: Any) -> tuple[list[float], list[float], list[float]]:
 
 @dataclass(frozen=True)
 class ComputeCost:
-    """What training has to compute, in operations, without recomputation and padding.
+    """The operations that training needs, without recomputation and padding.
 
     Attributes:
-        per_token (`float`): of the language model's weights.
-        per_pair (`float`): of its attention, for each pair of tokens of a row.
-        per_image (`float`): of the tower and the projector.
+        per_token (`float`): operations with the weights of the language model, per token.
+        per_pair (`float`): operations of its attention, per pair of tokens in the same row.
+        per_image (`float`): operations of the vision tower and the projector, per image.
     """
 
     per_token: float
@@ -110,16 +110,22 @@ class ComputeCost:
     per_image: float
 
     def count_operations(self, rows: int, tokens: float) -> float:
-        """Return the operations of rows with a picture each and so many tokens together."""
+        """Return the operations for rows with one image each.
+
+        Args:
+            rows (`int`): number of rows.
+            tokens (`float`): number of tokens of all rows together; rows are assumed to be of equal length.
+        """
         return tokens * self.per_token + tokens**2 / rows * self.per_pair + rows * self.per_image
 
 
 def estimate_cost(model: Any) -> ComputeCost:
-    """Return what a LLaVA under LoRA costs.
+    """Return the cost of training a LLaVA with LoRA.
 
-    Two operations for each weight forward, two for the gradient of its input, two more where the weight itself is
-    trained. The tower, over its patches and the class token, runs forward only and without its last layer; nobody asks
-    for the gradient of the projector's input. Of attention's products half count, as each token looks back only.
+    Each weight takes two operations per token for the forward pass, two for the gradient of its input, and two more if
+    the weight itself is trained. The vision tower processes the patches and the class token; it only runs forward, and
+    without its last layer. The gradient of the projector's input is not needed. Of the products of attention only half
+    count, because attention is causal.
     """
     text, vision = model.config.get_text_config(), model.config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
@@ -140,7 +146,7 @@ def estimate_cost(model: Any) -> ComputeCost:
 
 
 def measure_peak_rate() -> float:
-    """Return the operations a second of one large product of matrices here: the best of five."""
+    """Return the operations per second of a large matrix product on this hardware, the best of six runs."""
     import torch
 
     on_gpu, now = torch.cuda.is_available(), get_clock()
@@ -157,7 +163,7 @@ def measure_peak_rate() -> float:
 
 
 def measure_prepare_rate(trainer: Any) -> float:
-    """Return the rows a second that one worker decodes, scales and tokenizes: one thread, its own time."""
+    """Return the rows per second that one worker decodes, scales and tokenizes, by CPU time of one thread."""
     import torch
 
     rows, threads = trainer.train_dataset, torch.get_num_threads()

@@ -1,6 +1,6 @@
-"""What benchmarks/training.py measures: a LLaVA with random weights, rows, and their trainer under given switches.
+"""Builds what benchmarks/training.py measures: a LLaVA with random weights, rows, and a trainer with given settings.
 
-Random weights cost what trained ones cost.
+Random weights need the same time and memory as trained ones.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ from pathlib import Path
 from typing import Any, Final
 
 WARM_UP = 2
-"""Steps before the clock starts: allocators, kernels and workers are in place by then."""
+"""Steps before time is measured, during which allocators, kernels and workers are initialized."""
 LEARNING_RATE = 2e-4
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """One training.
+    """The settings of one training run.
 
     Attributes:
-        data (`str`): a release's folder.
-        size (`str`): one of `SHAPES`; `7b` needs a GPU.
-        steps (`int`): to measure.
-        trainer (`str`): `trl`, or `compact`.
-        rows (`str`): `conversations`, or `questions`: each question with its picture in a row of its own.
-        batch, accumulation (`int`): rows at a time, and how many times before the weights are changed.
-        recomputation, compiled (`bool`)
-        attention (`str`): as transformers names its implementations.
-        workers (`int`): processes that prepare rows.
+        data (`str`): directory of the dataset.
+        size (`str`): model size, one of `SHAPES`; `7b` needs a GPU.
+        steps (`int`): number of steps to measure.
+        trainer (`str`, *optional*, defaults to `compact`): `trl` for plain TRL, or `compact`.
+        rows (`str`, *optional*, defaults to `conversations`): `conversations`, or `questions` for a separate row with
+            the image for each question.
+        batch (`int`, *optional*, defaults to 16): rows per forward pass.
+        accumulation (`int`, *optional*, defaults to 1): forward passes per optimizer step.
+        recomputation (`bool`, *optional*, defaults to True): whether to use activation checkpointing.
+        attention (`str`, *optional*, defaults to `sdpa`): attention implementation of transformers.
+        compiled (`bool`, *optional*, defaults to False): whether to use `torch.compile`.
+        workers (`int`, *optional*, defaults to 1): number of processes that prepare rows.
     """
 
     data: str
@@ -45,7 +48,13 @@ class TrainingSetup:
 
 @dataclass(frozen=True)
 class Shape:
-    """A LLaVA: of `vision` and `text` width, width inside the feed-forward part, layers, heads; the LoRA's rank."""
+    """The size of a LLaVA.
+
+    Attributes:
+        vision (`tuple[int, int, int, int]`): hidden size, feed-forward size, layers and heads of the vision tower.
+        text (`tuple[int, int, int, int]`): the same for the language model.
+        rank (`int`): rank of the LoRA.
+    """
 
     vision: tuple[int, int, int, int]
     text: tuple[int, int, int, int]
@@ -54,13 +63,13 @@ class Shape:
 
 SHAPES: Final = {
     "7b": Shape(vision=(1024, 4096, 24, 16), text=(4096, 11008, 32, 32), rank=128),
-    # Widths are a sixteenth and layers an eighth; a picture has 576 tokens here too.
+    # 1/16 of the width and 1/8 of the layers of 7b; an image has 576 tokens here too.
     "tiny": Shape(vision=(64, 256, 3, 1), text=(256, 688, 4, 2), rank=8),
 }
 
 
 def build_config(shape: Shape, *, vocabulary: int, image_token: int) -> Any:
-    """Return the configuration of a LLaVA-1.5 of this shape."""
+    """Return the config of a LLaVA-1.5 of this size."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -77,7 +86,7 @@ def build_config(shape: Shape, *, vocabulary: int, image_token: int) -> Any:
 def build_model(setup: TrainingSetup, directory: Path) -> tuple[Any, Any]:
     """Return a LLaVA with random weights, and its processor.
 
-    The tokenizer is a tiny model's: it makes a few tokens more of a question than Llama's.
+    The tokenizer is that of the tiny model, which needs a few more tokens per question than that of Llama.
     """
     import torch
     from transformers import AutoProcessor
@@ -102,7 +111,7 @@ def build_model(setup: TrainingSetup, directory: Path) -> tuple[Any, Any]:
 
 
 def load_rows(setup: TrainingSetup) -> Any:
-    """Return the rows: as a release has them, or one for each question."""
+    """Return the rows of the dataset, or a separate row for each question."""
     from datasets import load_dataset
 
     rows = load_dataset(setup.data, "compositional", split="train").select_columns(["images", "messages"])
@@ -110,6 +119,7 @@ def load_rows(setup: TrainingSetup) -> Any:
 
 
 def _split_questions(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return a batch with a separate row for each question."""
     turns = [
         (images, messages[index : index + 2])
         for images, messages in zip(batch["images"], batch["messages"], strict=True)
@@ -119,7 +129,7 @@ def _split_questions(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def build_trainer(setup: TrainingSetup, directory: Path) -> Any:
-    """Return the trainer, LLaVA's LoRA upon the model."""
+    """Return the trainer, with the LoRA of the LLaVA recipe on the model."""
     import torch
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer

@@ -1,15 +1,20 @@
-"""How fast and in how much memory a LLaVA is tuned: `python benchmarks/training.py [--size tiny|7b] [--json]`.
+"""Measures the speed and memory of tuning a LLaVA: `python benchmarks/training.py [--size tiny|7b] [--json]`.
 
-One table, all in one run: LLaVA-1.5-7B with random weights where there is a GPU, elsewhere a LLaVA a sixteenth as wide
-and an eighth as deep whose pictures have 576 tokens too; LoRA as in the recipes. First plain TRL with a row for each
-question, then plain TRL on our rows, where a picture's questions are turns, then `compact tune` on them: what the
-format gains and what the trainer gains. Then each switch alone, from `compact tune` on.
+With a GPU the model is LLaVA-1.5-7B with random weights. Without one it is a LLaVA with 1/16 of the width and 1/8 of
+the layers, whose images have 576 tokens too. LoRA is set up as in the recipes. The first three rows of the table are
+plain TRL with a separate row per question, plain TRL with our rows, in which the questions about an image are turns,
+and `compact tune` with our rows. They show the gains of the format and of the trainer. The other rows each change one
+setting of `compact tune`.
 
-Each line is a process of its own, and its clock runs from the third step: the usual step counts, with the fastest and
-the slowest beside it. On a CPU one thread trains, one worker prepares rows, and the time is the training process's own.
-`of peak` counts what has to be computed, without recomputation and padding, against the rate of one large product of
-matrices in the same process. `waiting` is the share of the time on the wall in which training had no rows; `workers`
-how many processes keep up with it. `peak MB` is all of a GPU's, of a CPU what steps take beyond model and libraries.
+Each row of the table is measured in its own process from the third step on; it has the median step, with the slowest
+and the fastest. On a CPU, one thread trains, one worker prepares rows, and time is the CPU time of the training
+process.
+
+    share of peak     operations that training needs, without recomputation and padding, relative to the rate of a large
+                      matrix product in the same process
+    waiting for rows  share of the wall time in which training waited for rows
+    workers needed    number of worker processes that prepare rows as fast as training uses them
+    peak memory       on a GPU all of its memory; on a CPU what steps need in addition to the model and libraries
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ BATCHES = {"tiny": 4, "7b": 16}
 
 
 def build_setups(base_setup: TrainingSetup) -> dict[str, TrainingSetup]:
-    """Return what is measured, by what the table calls it."""
+    """Return the name of each row of the table -> its settings."""
     plain = replace(base_setup, trainer="trl")
     quarter = replace(base_setup, batch=base_setup.batch // 4, accumulation=base_setup.accumulation * 4)
     quarters = f"compact tune, {quarter.accumulation} x {quarter.batch} rows"
@@ -43,23 +48,23 @@ def build_setups(base_setup: TrainingSetup) -> dict[str, TrainingSetup]:
         "compact tune": base_setup,
         "compact tune, eager attention": replace(base_setup, attention="eager"),
         quarters: quarter,
-        # Of a quarter of the rows at a time, since what a whole batch of LLaVA-1.5-7B keeps does not fit into 80 GB.
+        # With a quarter of the rows per pass, because the activations of a whole batch of LLaVA-1.5-7B exceed 80 GB.
         f"{quarters}, no recomputation": replace(quarter, recomputation=False),
         "compact tune, compiled": replace(base_setup, compiled=True),
     }
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=tuple(SHAPES), help="default: what the machine can")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="to measure for each line; default: 4")
+    parser.add_argument("--size", choices=tuple(SHAPES), help="model size (default: 7b with a GPU, else tiny)")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="number of steps to measure (default: 4)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     machine = read_hardware()
     size = args.size or ("7b" if machine["gpu"] else "tiny")
     if size == "7b" and not machine["gpu"]:
-        parser.error("--size 7b needs a GPU of 80 GB; leave it out")
+        parser.error("--size 7b needs a GPU with 80 GB: use --size tiny")
     loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as directory:
         base_setup = TrainingSetup(build_release(Path(directory)), size, args.steps, batch=BATCHES[size])
@@ -76,7 +81,7 @@ def main() -> None:
 
 
 def read_hardware() -> dict[str, Any]:
-    """Return what this runs on; of torch, in a process that holds no GPU afterwards."""
+    """Return a description of the hardware; torch runs in another process, so that this one uses no GPU memory."""
     code = (
         "import torch; gpu = torch.cuda.is_available();"
         "print(torch.cuda.get_device_name() if gpu else '', torch.__version__, sep='\\n')"
@@ -98,7 +103,7 @@ def read_hardware() -> dict[str, Any]:
 
 
 def build_release(directory: Path, *, image_count: int = 100) -> str:
-    """Make a release of drawn scenes, two or three questions to each, and return its folder."""
+    """Make a dataset of drawn scenes with two or three questions each, and return its directory."""
     from compact_hf import assemble, generate
 
     generate(f"scenes:{image_count}", directory / "run")
@@ -107,9 +112,9 @@ def build_release(directory: Path, *, image_count: int = 100) -> str:
 
 
 def measure(setup: TrainingSetup) -> dict[str, Any]:
-    """Return one line's figures, or what it ended with where a switch does not hold."""
+    """Return the results for some settings, or the error message if training fails with them."""
     script = Path(__file__).with_name("trained.py")
-    # Read by torch when it starts; a GPU's training hardly needs the processor's threads.
+    # torch reads the variable at its start. Training on a GPU hardly uses the threads of the CPU.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, script, json.dumps(asdict(setup))],
@@ -124,7 +129,7 @@ def measure(setup: TrainingSetup) -> dict[str, Any]:
 
 
 def compute_gains(results: dict[str, Any]) -> dict[str, float]:
-    """Return how many times as many questions a second the format brings, and then the trainer."""
+    """Return by which factor the format, and then the trainer, increases questions per second."""
     per_question, plain, ours = (
         results[name].get("questions_per_second", 0.0)
         for name in ("trl, a row for each question", "trl, our rows", "compact tune")

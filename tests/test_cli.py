@@ -72,8 +72,8 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "k of 11": (["generate", SCENES, "--out", "NEW", "--k", "1,11"], 2, "a question needs 1 to 10"),
     "k without questions": (["generate", SCENES, "--out", "NEW", "--k", "6"], 2, "has questions for k = 1 to 5"),
     "k that is no number": (["generate", SCENES, "--out", "NEW", "--k", "one"], 2, "such as 1,2,3"),
-    "no such folder": (["generate", "NOWHERE", "--out", "NEW", "--teacher", "gemini"], 1, "no such folder"),
-    "no scenes": (["generate", "scenes:0", "--out", "NEW"], 2, "holds no scene"),
+    "no such folder": (["generate", "NOWHERE", "--out", "NEW", "--teacher", "gemini"], 1, "no such directory"),
+    "no scenes": (["generate", "scenes:0", "--out", "NEW"], 2, "contains no scenes"),
     "reserved scenes": (
         ["generate", f"scenes:{EVALUATION_SEEDS.start}-{EVALUATION_SEEDS.start + 5}", "--out", "NEW"],
         2,
@@ -89,7 +89,7 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "no edge": (["generate", SCENES, "--out", "NEW", "--max-edge", "0"], 2, "at least 1"),
     "ray without parts": (["generate", SCENES, "--out", "NEW", "--runner", "ray"], 2, "give --shards N"),
     "parts without ray": (["generate", SCENES, "--out", "NEW", "--shards", "2"], 2, "needs --runner ray"),
-    "a dry run of nothing": (["generate", "NOWHERE", "--out", "NEW", "--dry-run"], 1, "no such folder"),
+    "a dry run of nothing": (["generate", "NOWHERE", "--out", "NEW", "--dry-run"], 1, "no such directory"),
     "a dry run with a teacher that is none": (
         ["generate", SCENES, "--out", "NEW", "--dry-run", "--teacher", "gemimi"],
         2,
@@ -162,7 +162,7 @@ def test_an_empty_folder_and_one_without_pictures_are_told_apart(
     (text / "notes.txt").write_text("no picture")
     assert run_failing(capsys, "generate", str(empty), "--out", str(tmp_path / "run")) == (
         1,
-        f"compact: {empty} is empty; put JPEG, PNG or WebP files into it",
+        f"compact: {empty} is empty: put JPEG, PNG or WebP files into it",
     )
     status, line = run_failing(capsys, "generate", str(text), "--out", str(tmp_path / "run"))
     assert (status, "1 .txt" in line) == (1, True)

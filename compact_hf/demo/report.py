@@ -1,4 +1,7 @@
-"""What the demo tells: its figures in, the report's sections and a few plain sentences out. Nothing is measured."""
+"""Turns the results of the demo into the sections of its report and a summary for the terminal.
+
+The report is a web page that compares the tiny model before and after tuning, with scores by k and by capability.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +30,26 @@ _REASON_BY_FAULT: Final = {
     "low confidence": "low confidence",
     "wrong answer": "answer not confirmed",
 }
-"""Planted fault -> the reason that is there to find it. The last takes `--strict`: the paper compares no answers."""
+"""Planted fault -> the reject reason that should find it.
+
+Only runs with `--strict` find wrong answers, because the verification of the paper does not compare answers.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResults:
-    """Everything that the demo found out.
+    """All results of the demo.
 
     Attributes:
-        directory (`Path`): the demo's.
-        status (`RunStatus`): of generation.
-        stats (`DatasetStats`): of the release.
-        code, output (`str`): a first look at the release, and what it printed.
-        training (`TrainingResult`): of the tiny model.
-        before, after (`CompactResults`): its scores on reserved scenes.
-        swapped (`CompactResults`): after tuning, each question about another question's image.
+        directory (`Path`): output directory of the demo.
+        status (`RunStatus`): status of the generation run.
+        stats (`DatasetStats`): statistics of the dataset.
+        code (`str`): a code snippet that loads the dataset.
+        output (`str`): what the snippet printed.
+        training (`TrainingResult`): result of tuning the tiny model.
+        before (`CompactResults`): scores of the model on reserved scenes before tuning.
+        after (`CompactResults`): its scores on the same questions after tuning.
+        swapped (`CompactResults`): its scores after tuning, with each question asked about another question's image.
     """
 
     directory: Path
@@ -56,21 +64,25 @@ class DemoResults:
 
 
 def make_report(demo: DemoResults) -> DemoReport:
-    """Return the page that tells the story."""
+    """Return the contents of the report page.
+
+    Args:
+        demo (`DemoResults`): the results of the demo.
+    """
     status = demo.status
     rows = [row for row in iter_rows([demo.directory / "run"], AssemblyOptions(1)) if isinstance(row, QuestionRow)]
     request_count = status.requests.get("teacher", 0)
     return DemoReport(
         title="COMPACT from drawn scenes",
         summary=(
-            f"Made offline by compact demo: {status.pictures} drawn scenes were asked about by the embedded teacher, "
-            f"every question was verified, and a tiny model was tuned on what passed. Faults were planted in a part of "
-            "the drafts, to see what verification finds."
+            f"Made offline by compact demo. The embedded teacher wrote questions about {status.pictures} drawn scenes, "
+            "all questions were verified, and a tiny model was tuned on the accepted ones. Faults were planted in some "
+            "of the drafts, to measure how many of them verification finds."
         ),
         facts=(
-            Fact("pictures kept", f"{status.conversations} of {status.finished}", "2 to 3 accepted questions each"),
-            Fact("questions accepted", f"{status.questions}", f"of {request_count} that the teacher was asked for"),
-            Fact("rows in the release", f"{demo.stats.rows()}", "compositional and instruction part"),
+            Fact("images kept", f"{status.conversations} of {status.finished}", "2 to 3 accepted questions per image"),
+            Fact("questions accepted", f"{status.questions}", f"of {request_count} requests to the teacher"),
+            Fact("rows in the dataset", f"{demo.stats.rows()}", "compositional and instruction part"),
             Fact("accuracy after tuning", f"{demo.after.overall.accuracy:.2f}", _format_majority(demo.after.overall)),
         ),
         combination_counts=Counter(turn.capabilities for row in rows for turn in row.turns),
@@ -82,13 +94,13 @@ def make_report(demo: DemoResults) -> DemoReport:
         rejects=tuple(_iter_reject_counts(status)),
         release=ReleaseSection(
             facts=tuple(Fact(name, f"{demo.stats.rows(*leaves)} rows") for name, leaves in demo.stats.configs.items()),
-            example=Example("Load it, and look at its hardest row", demo.code, demo.output),
+            example=Example("Load the dataset and print a row with the largest k", demo.code, demo.output),
         ),
         training=TrainingSection(
             facts=(
                 Fact("steps", f"{demo.training.steps}"),
-                Fact("time", f"{demo.training.seconds:.0f} s", "start-up included"),
-                Fact("command", "compact tune tiny-cpu", "all parameters are trained"),
+                Fact("time", f"{demo.training.seconds:.0f} s", "including start-up"),
+                Fact("command", "compact tune tiny-cpu", "trains all parameters"),
             ),
             loss=demo.training.loss,
         ),
@@ -98,19 +110,24 @@ def make_report(demo: DemoResults) -> DemoReport:
 
 
 def make_summary(demo: DemoResults) -> str:
-    """Return what the command says at its end: what came out, what it shows, how to go on."""
+    """Return the text that the command prints at its end: results, what they mean, and next steps.
+
+    Args:
+        demo (`DemoResults`): the results of the demo.
+    """
     status = demo.status
     steps = "\n".join(f"  {step.purpose}:\n    {step.code}" for step in _next_steps(demo.directory))
     return (
-        f"{status.conversations} of {status.finished} pictures kept, {status.questions} questions, "
+        f"{status.conversations} of {status.finished} images kept, {status.questions} questions, "
         f"{demo.stats.rows()} rows in {demo.directory / 'release'}\n"
         f"{_make_caveat(demo)}\n"
-        f"look at it: {demo.directory / 'report.html'}\n"
+        f"report: {demo.directory / 'report.html'}\n"
         f"what to do next:\n{steps}"
     )
 
 
 def _iter_reject_counts(status: RunStatus) -> Iterator[RejectCount]:
+    """Yield each reject reason with its count and, if it should find a planted fault, how often it did."""
     faults_by_reason = {_REASON_BY_FAULT[entry.fault]: entry for entry in status.planted}
     counts = {entry.reason: entry.count for entry in status.rejects}
     for reason in [*counts, *(reason for reason in faults_by_reason if reason not in counts)]:
@@ -120,6 +137,7 @@ def _iter_reject_counts(status: RunStatus) -> Iterator[RejectCount]:
 
 
 def _make_accuracy_section(demo: DemoResults) -> AccuracySection:
+    """Return the section that compares the scores before tuning, after tuning, and with swapped images."""
     evaluations = (demo.before, demo.swapped, demo.after)
     after = demo.after
     return AccuracySection(
@@ -133,50 +151,54 @@ def _make_accuracy_section(demo: DemoResults) -> AccuracySection:
             for name in after.by_capability
         ),
         questions=(
-            f"{after.overall.n} questions about scenes whose seeds are reserved: no training data may use them. "
-            "Swapped: after tuning, with each question put to another question's picture."
+            f"{after.overall.n} questions about scenes with reserved seeds, which training data must not use. "
+            "Swapped: after tuning, with each question asked about another question's image."
         ),
         caveat=_make_caveat(demo),
     )
 
 
 def _format_majority(score: ModelScore) -> str:
-    return f"the most frequent answers give {score.majority.accuracy:.2f}"
+    return f"always giving the most frequent answer scores {score.majority.accuracy:.2f}"
 
 
 def _make_caveat(demo: DemoResults) -> str:
+    """Return a paragraph on what the scores show and what they do not show."""
     after, swapped = demo.after.overall, demo.swapped.overall
     clear_ks = [f"{k}" for k, score in demo.after.by_k.items() if score.low > score.majority.accuracy]
     claim = (
-        f"At k = {', '.join(clear_ks)} that is above always giving the most frequent answer"
+        f"At k = {', '.join(clear_ks)} this is above the score of always giving the most frequent answer"
         if clear_ks
-        else "At no k is that clearly above always giving the most frequent answer"
+        else "At no k is this clearly above the score of always giving the most frequent answer"
     )
     meaning = (
-        "so it looks at the picture"
+        "so it uses the image"
         if after.low > swapped.high
-        else "so what it has learnt is how questions are worded and what their answers are like, not yet to look"
+        else "so it has learnt the wording of questions and the form of answers, but does not use the image yet"
     )
     return (
         f"Accuracy went from {demo.before.overall.accuracy:.2f} to {after.accuracy:.2f} on {after.n} questions "
-        f"({_format_majority(after)}). {claim}. With each question put to another question's picture the tuned model "
-        f"scores {swapped.accuracy:.2f}, {meaning}. The figures show that data made here are read by the real trainer "
-        "and teach a model something. They do not show that compositional data are better than other data: the "
-        f"model is tiny; it had learnt to describe drawn scenes before, and saw {demo.status.conversations} pictures "
-        f"with questions for {demo.training.steps} steps."
+        f"({_format_majority(after)}). {claim}. When each question is asked about another question's image, the tuned "
+        f"model scores {swapped.accuracy:.2f}, {meaning}. The results show that the real trainer reads data made here "
+        "and that a model learns from them. They do not show that compositional data are better than other data: the "
+        "model is tiny, it could describe drawn scenes before, and it was tuned on questions about "
+        f"{demo.status.conversations} images for {demo.training.steps} steps."
     )
 
 
 def _next_steps(directory: Path) -> tuple[Example, ...]:
+    """Return commands to try after the demo, each with its purpose."""
     return (
-        Example("what passed here, what was dropped, and why", f"compact status {directory / 'run'}"),
+        Example("show what was accepted and what was dropped, and why", f"compact status {directory / 'run'}"),
         Example(
-            "your own pictures, with a Gemini key",
-            "export GEMINI_API_KEY=...; compact generate PICTURES --out run --limit 20",
+            "generate from your own images with a Gemini key",
+            "export GEMINI_API_KEY=...; compact generate IMAGES --out run --limit 20",
         ),
-        Example("a release of them", "compact assemble run --out release --version 1.0.0; compact validate release"),
         Example(
-            "LLaVA-1.5-7B tuned with it, on a GPU",
+            "make a dataset of them", "compact assemble run --out release --version 1.0.0; compact validate release"
+        ),
+        Example(
+            "tune LLaVA-1.5-7B on the dataset with a GPU",
             "compact base assemble --out llava-base; compact tune llava15-7b-lora-1gpu "
             "--model_name_or_path llava-base --dataset_name release --output_dir adapter",
         ),

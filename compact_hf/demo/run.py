@@ -1,15 +1,15 @@
-"""`compact demo`: the whole way, offline, in minutes: drawn scenes in, a report out.
+"""Runs all steps of the package in a few minutes on drawn scenes: generation, dataset, tuning, evaluation, report.
 
     compact demo --out demo-out
 
-    demo-out/run/              the journal of generation, with planted faults
+    demo-out/run/              journal of the generation run, with planted faults
     demo-out/instruction/      a small file in LLaVA's format, with its images
-    demo-out/release/          the dataset, read by `load_dataset`
+    demo-out/release/          the dataset, for `load_dataset`
     demo-out/base/, student/   the tiny model before and after `compact tune`; training.log
-    demo-out/before/, after/   its answers to questions about reserved scenes; swapped/: about other images
-    demo-out/report.html       all of it, to look at; contact_sheet.png, a few of the images
+    demo-out/before/, after/   its answers about reserved scenes; swapped/: with the images exchanged
+    demo-out/report.html       the report; contact_sheet.png shows a few of the images
 
-The same command goes on where it stopped. No network, no key, no GPU.
+It needs no network, API key or GPU. If it was stopped, the same command resumes it.
 """
 
 from __future__ import annotations
@@ -51,17 +51,18 @@ from compact_hf.training.recipes import read_recipe, recipe_path
 from compact_hf.training.train import TrainingResult, tune
 
 FILE_NAME: Final = "instruction.json"
-# Far from the seeds 0 to N-1 that the demo generates from, so that no image is in both parts.
+# Generation uses the seeds 0 to N-1. The instruction part begins far above, so that no image is in both parts.
 _FIRST_SEED: Final = 500_000
-_TURNS: Final = 3
+_TURNS: Final = 3  # questions per image of the instruction part
 
 
 def write_instruction_file(directory: Path, *, num_image_rows: int, num_text_rows: int) -> Path:
     """Write `instruction.json` and its images into `directory`, and return the file's path.
 
     Args:
-        directory (`Path`): is made; what stands there is written over.
-        num_image_rows, num_text_rows (`int`): rows of each kind; one row more names an image that is not there.
+        directory (`Path`): output directory; created if needed, existing files are overwritten.
+        num_image_rows (`int`): number of rows with an image. One more row is added whose image does not exist.
+        num_text_rows (`int`): number of text-only rows.
     """
     image_directory = directory / "scenes"
     image_directory.mkdir(parents=True, exist_ok=True)
@@ -74,6 +75,7 @@ def write_instruction_file(directory: Path, *, num_image_rows: int, num_text_row
 
 
 def _make_scene_row(image_directory: Path, seed: int) -> dict[str, Any]:
+    """Write the image of a scene, and return a row with up to `_TURNS` questions of k = 1 about it."""
     scene = build_scene(seed)
     name = f"scene-{seed}.png"
     (image_directory / name).write_bytes(render_png(scene))
@@ -89,6 +91,7 @@ def _make_scene_row(image_directory: Path, seed: int) -> dict[str, Any]:
 
 
 def _make_sum_row(index: int) -> dict[str, Any]:
+    """Return a text-only row with a question about a sum."""
     rng = random.Random(index)
     a, b = rng.randint(2, 9), rng.randint(2, 9)
     return {
@@ -102,7 +105,7 @@ def _make_turn(question: str, answer: str) -> list[dict[str, str]]:
 
 
 SCENES: Final = 400
-FAULT_RATE: Final = 0.3
+FAULT_RATE: Final = 0.3  # share of drafts with a planted fault
 RECIPE: Final = "tiny-cpu"
 _MIN_SCENES: Final = 40
 _VERSION: Final = "1.0.0"
@@ -126,7 +129,12 @@ ProgressCallback = Callable[[str, int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class DemoOutput:
-    """What the demo left: the report's path, and a few plain sentences on what came out and how to go on."""
+    """The output of the demo.
+
+    Attributes:
+        report (`Path`): path of the report.
+        summary (`str`): the results, what they mean, and next steps, as text.
+    """
 
     report: Path
     summary: str
@@ -139,25 +147,28 @@ def run_demo(
     steps: int | None = None,
     on_progress: ProgressCallback = lambda stage, done, total, note: None,
 ) -> DemoOutput:
-    """Go the whole way from images to a tuned model's score by k, or go on with it.
+    """Run all steps from images to the scores of a tuned model by k, or resume an earlier call.
 
     Args:
-        out (`str | Path`): a folder that is new, empty, or an earlier demo's.
-        scenes (`int`, *optional*, defaults to 400): images to generate from, at least 40, to learn from. Half as
-            many others, at most 200, are for judging.
-        steps (`int`, *optional*, defaults to the recipe's): training steps.
-        on_progress (`ProgressCallback`, *optional*): called with (stage, done, total, note) as work proceeds.
+        out (`str | Path`): output directory; it must be new, empty, or of an earlier demo.
+        scenes (`int`, *optional*, defaults to 400): number of scenes for the training data, at least 40. Half as many
+            reserved scenes, at most 200, are used for evaluation.
+        steps (`int`, *optional*, defaults to the number in the recipe): number of training steps.
+        on_progress (`ProgressCallback`, *optional*): called with (stage, done, total, note) during the work.
+
+    Returns:
+        The path of the report and a summary.
 
     Raises:
-        UsageError: `out` holds something else or a demo with other settings, or `scenes` is too small.
-        CompactError: whatever a stage raises; the same call goes on there.
+        UsageError: `out` has other contents or a demo with other settings, or `scenes` is too small.
+        CompactError: a step failed; the same call resumes at this step.
     """
     if scenes < _MIN_SCENES:
-        raise UsageError(f"got {scenes} scenes; the demo needs at least {_MIN_SCENES} to learn from")
+        raise UsageError(f"{scenes} scenes are too few to train on: give at least {_MIN_SCENES}")
     directory = Path(out)
     output_directory = OutputDirectory(directory, "a demo", ".compact-demo")
     output_directory.claim()
-    # What was trained and judged belongs to the settings of the first call.
+    # The steps that are finished were run with the settings of the first call, so later calls must have the same.
     output_directory.bind({"scenes": scenes, "steps": steps})
     _generate(directory / "run", scenes, on_progress)
     stats = _assemble(directory, on_progress)
@@ -170,9 +181,14 @@ def run_demo(
     training = _train(directory, settings, on_progress)
     after = _evaluate(training.output_dir, dataset, directory / "after", "questions after tuning", on_progress)
     swapped = _evaluate(
-        training.output_dir, dataset, directory / "swapped", "pictures swapped", on_progress, swap_images=True
+        training.output_dir,
+        dataset,
+        directory / "swapped",
+        "questions with swapped images",
+        on_progress,
+        swap_images=True,
     )
-    # Last, over the card that TRL leaves: only now are the scores known.
+    # Replaces the model card that TRL wrote, now that the scores are known.
     scores = read_card_results(training.output_dir, directory / "after")
     write_card(training.output_dir, settings={**read_recipe(recipe_path(RECIPE)), **settings}, results=scores)
     demo = DemoResults(directory, status(directory / "run"), stats, code, output, training, before, after, swapped)
@@ -184,13 +200,16 @@ def run_demo(
 
 
 def _generate(run: Path, scenes: int, on_progress: ProgressCallback) -> None:
+    """Generate conversations about scenes, with planted faults."""
+
     def show(progress: RunProgress) -> None:
-        on_progress("pictures", progress.finished, progress.images, f"{progress.accepted} questions")
+        on_progress("images", progress.finished, progress.images, f"{progress.accepted} questions")
 
     generate(f"scenes:{scenes}", run, noise=FAULT_RATE, strict=True, on_progress=show)
 
 
 def _assemble(directory: Path, on_progress: ProgressCallback) -> DatasetStats:
+    """Assemble the dataset from the run and the instruction file, and validate it."""
     instruction_file = write_instruction_file(
         directory / "instruction", num_image_rows=_IMAGE_ROWS, num_text_rows=_TEXT_ROWS
     )
@@ -199,18 +218,19 @@ def _assemble(directory: Path, on_progress: ProgressCallback) -> DatasetStats:
         [directory / "run"],
         release,
         version=_VERSION,
-        max_similarity=1,  # drawn scenes repeat their wording by design: the tiny student has to learn from it
+        max_similarity=1,  # near-duplicates stay: questions about scenes share few wordings, all of which matter
         instruction=instruction_file,
         instruction_rows=_INSTRUCTION_ROWS,
     )
     report = validate(release)
     if not report.is_valid:
-        raise ReleaseError(f"{release} is not valid: {report.counts}; this is a defect of compact_hf, please report it")
+        raise ReleaseError(f"{release} is not valid ({report.counts}): this is a bug in compact_hf, please report it")
     on_progress("release", stats.rows(), stats.rows(), "rows written and checked")
     return stats
 
 
 def _make_base_model(directory: Path, on_progress: ProgressCallback) -> Path:
+    """Copy the tiny model that ships with the package, unless it has been copied before."""
     base = directory / "base"
     if not base.exists():
         copy_aligned(base)
@@ -219,7 +239,7 @@ def _make_base_model(directory: Path, on_progress: ProgressCallback) -> Path:
 
 
 def _settings(directory: Path, steps: int | None) -> dict[str, str]:
-    """Return what replaces the recipe's settings, as `trl sft` takes it."""
+    """Return the settings of `trl sft` that replace those of the recipe."""
     return {
         "model_name_or_path": str(directory / "base"),
         "dataset_name": str(directory / "release"),
@@ -229,6 +249,8 @@ def _settings(directory: Path, steps: int | None) -> dict[str, str]:
 
 
 def _train(directory: Path, settings: dict[str, str], on_progress: ProgressCallback) -> TrainingResult:
+    """Tune the tiny model with the recipe."""
+
     def show(line: str) -> None:
         if steps := parse_progress(line):
             on_progress("training steps", *steps, "")
@@ -239,6 +261,7 @@ def _train(directory: Path, settings: dict[str, str], on_progress: ProgressCallb
 def _evaluate(
     model: Path, dataset: str, out: Path, stage: str, on_progress: ProgressCallback, *, swap_images: bool = False
 ) -> CompactResults:
+    """Evaluate a model on the questions of a dataset, with the images exchanged if `swap_images`."""
     (results,) = evaluate(
         str(model),
         dataset,
@@ -251,7 +274,7 @@ def _evaluate(
 
 
 def _run_snippet(code: str) -> str:
-    """Run a snippet as its reader would, and return what it prints."""
+    """Run a code snippet and return what it prints to stdout."""
     output = io.StringIO()
     scope: dict[str, Any] = {}
     with without_progress_bars(), contextlib.redirect_stdout(output):

@@ -1,4 +1,7 @@
-"""Where a dataset lies, in one line of text: on the Hub at a revision, or in a folder; and which of its rows."""
+"""Parses and writes dataset addresses: a repository of the Hub at a revision or a local directory, and a row selection.
+
+The text forms are `hf://datasets/org/name@revision[/config][?split=NAME]` and `dataset:/path[?config=...]`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from compact_hf.errors import UsageError
 
 HUB_PREFIX: Final = "hf://datasets/"
 LOCAL_PREFIX: Final = "dataset:"
-# As the Hub names pull requests and the Parquet files that it makes of other formats, slashes and all.
+# Names that the Hub gives to pull requests and to its automatic Parquet conversions; they contain slashes.
 _HUB_REF: Final = r"refs/(?:convert|pr)/[^/?]+"
 _HUB_PATTERN: Final = re.compile(
     rf"(?P<path>[\w.-]+/[\w.-]+)(?:@(?P<revision>{_HUB_REF}|[^/?]+))?(?:/(?P<config>[^/?*]+))?"
@@ -22,14 +25,16 @@ _ADDRESS_SYNTAX: Final = "hf://datasets/org/name@revision[/config][?split=NAME]"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Which rows of which dataset.
+    """The location of a dataset and a selection of its rows.
 
     Attributes:
-        path (`str`): `org/name`, or the absolute path of a folder.
-        on_hub (`bool`): which of the two.
-        revision (`str`): a branch, a tag or a commit of a repository; empty for its main branch.
-        config, split (`str`): empty for the default config, and for all its splits.
-        files (`str`): a glob over a repository's or a folder's files; empty for those that belong to the config.
+        path (`str`): repository id `org/name`, or the absolute path of a local directory.
+        on_hub (`bool`): True for a repository of the Hub, False for a local directory.
+        revision (`str`, *optional*, defaults to ""): branch, tag or commit of a repository; empty for the main branch.
+        config (`str`, *optional*, defaults to ""): name of a config; empty for the default config.
+        split (`str`, *optional*, defaults to ""): name of a split; empty for all splits of the config.
+        files (`str`, *optional*, defaults to ""): glob over the files of the repository or directory; empty for the
+            files of the config.
     """
 
     path: str
@@ -41,28 +46,31 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the address in `hf://datasets/...` or in what `str` makes of an address.
+        """Parse the text form of an address.
+
+        Args:
+            text (`str`): `hf://datasets/...` or `dataset:/path...`; the latter is what `str` returns for a directory.
 
         Raises:
-            UsageError: it is no such text.
+            UsageError: `text` has neither form, has an unknown option after the `?`, or names two configs.
         """
         location, _, query = text.partition("?")
         options = dict(parse_qsl(query, keep_blank_values=True))
         if unknown := options.keys() - set(_OPTIONS):
-            raise UsageError(f"{text!r} has {sorted(unknown)[0]!r}; after the ? may stand {', '.join(_OPTIONS)}")
+            raise UsageError(f"{text!r} has the unknown option {sorted(unknown)[0]!r}: use {', '.join(_OPTIONS)}")
         if location.startswith(LOCAL_PREFIX):
             return cls(unquote(location.removeprefix(LOCAL_PREFIX)), on_hub=False, **options)
         match = _HUB_PATTERN.fullmatch(location.removeprefix(HUB_PREFIX))
         if match is None or not location.startswith(HUB_PREFIX):
-            raise UsageError(f"{text!r} is not the address of a data set; write {_ADDRESS_SYNTAX}")
+            raise UsageError(f"{text!r} is not the address of a dataset: write {_ADDRESS_SYNTAX}")
         if match["config"] and "config" in options:
-            raise UsageError(f"{text!r} names two configs; leave one out")
+            raise UsageError(f"{text!r} names two configs: remove one of them")
         parts = {"revision": unquote(match["revision"] or ""), "config": match["config"] or ""}
         return cls(match["path"], on_hub=True, **parts | options)
 
     @property
     def display_name(self) -> str:
-        """As people would say it."""
+        """The address as messages show it: `hf://datasets/...`, or the plain path of a local directory."""
         return str(self) if self.on_hub else self.path
 
     def __str__(self) -> str:

@@ -1,7 +1,8 @@
-"""Decode, scale and strip images: the one codec that screening, training, evaluation and teachers share.
+"""Decodes, scales and cleans images; screening, training, evaluation and teachers all use this codec.
 
-Only the four decoders that are needed are ever tried, on files without their metadata (containers.py), and whatever
-Pillow raises on bad input becomes one error with a short fixed reason. Orientation is always applied.
+It reads JPEG, PNG, WebP and GIF. The decoders only see files whose metadata has been removed (containers.py). All
+exceptions that Pillow raises on bad input become an `ImageError` with a short fixed reason. EXIF orientation is always
+applied.
 """
 
 from __future__ import annotations
@@ -19,24 +20,30 @@ from compact_hf.images.reasons import ImageReason
 from compact_hf.images.source import MAX_EDGE
 
 MAX_PIXELS: Final = 100_000_000
-"""Largest image that is decoded; it takes 300 MB. More is a decompression bomb or no use to a 1024-pixel teacher."""
+"""Maximum number of pixels of an image that is decoded; as RGB it takes 300 MB.
 
-# Called directly: Image.open would try forty formats, and warn of large images instead of leaving that to us.
+Larger files are decompression bombs, or have far more detail than a teacher sees at 1024 pixels.
+"""
+
+# The decoders are called directly, because Image.open tries forty formats and applies its own limit on large images.
 _DECODERS: Final[dict[ImageFormat, type[ImageFile.ImageFile]]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
 }
-# What Pillow raises on bad files: OSError where a stream is cut or broken, SyntaxError for a bad header or chunk,
-# ValueError for impossible values, EOFError where a frame is missing, struct.error and IndexError where a chunk behind
-# the pixels is shorter than its kind.
+# What Pillow raises on bad files: OSError for a truncated or corrupt stream, SyntaxError for a bad header or chunk,
+# ValueError for impossible values, EOFError for a missing frame, struct.error and IndexError for a chunk after the
+# pixels that is too short for its type.
 _DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError)
-# A GIF's frame may be larger than the GIF; Pillow checks that itself. The warning is raised only where warnings are.
+# Pillow itself checks GIF frames that are larger than the GIF's canvas. The second is a warning, which is only raised
+# when the warning filter is "error".
 _BOMB_ERRORS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-# What the pixels mean, and nothing else: Pillow writes comments that it has read into whatever it saves.
+# The entries of `info` that are needed to interpret the pixels. All others are dropped, because Pillow writes comments
+# that it has read into the files that it saves.
 _PIXEL_INFO_KEYS: Final = ("icc_profile", "transparency")
 
+# EXIF orientation -> the operation that turns the image upright; 1 is upright already (EXIF 2.3, tag 0x0112).
 _TRANSPOSES: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,11 +56,11 @@ _TRANSPOSES: Final = {
 
 
 class ImageError(SourceError):
-    """These bytes cannot be shown as an image.
+    """Raised for bytes that cannot be decoded as an image.
 
     Attributes:
-        reason (`str`): an `ImageReason`.
-        detail (`str`): what was found, for people.
+        reason (`str`): one of `ImageReason`.
+        detail (`str`): description of what was found, for messages.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -63,24 +70,32 @@ class ImageError(SourceError):
 
 
 def strip_metadata(data: bytes) -> StrippedImage:
-    """Return the image file without its metadata.
+    """Return the image file without its metadata, not decoded.
+
+    Args:
+        data (`bytes`): a JPEG, PNG, WebP or GIF file.
 
     Raises:
-        ImageError: `empty file` or `not a picture`.
+        ImageError: `data` is empty, or is in none of these formats.
     """
     if not data:
         raise ImageError(ImageReason.EMPTY, "0 bytes")
     file = strip(data)
     if file is None:
-        raise ImageError(ImageReason.NO_IMAGE, f"{len(data)} bytes that are no JPEG, PNG, WebP or GIF")
+        raise ImageError(ImageReason.NO_IMAGE, f"{len(data)} bytes, not a JPEG, PNG, WebP or GIF file")
     return file
 
 
 def open_header(file: StrippedImage) -> ImageFile.ImageFile:
-    """Return the image with its size known and its pixels not yet decoded, orientation not yet applied.
+    """Return the image after reading its header: the size is known, the pixels are not decoded yet.
+
+    The EXIF orientation is not applied.
+
+    Args:
+        file (`StrippedImage`): result of `strip_metadata`.
 
     Raises:
-        ImageError: `corrupt picture` or `too many pixels`.
+        ImageError: the header is corrupt, or the image has more than `MAX_PIXELS` pixels.
     """
     try:
         image = _DECODERS[file.format](BytesIO(file.data))
@@ -89,20 +104,21 @@ def open_header(file: StrippedImage) -> ImageFile.ImageFile:
     except _BOMB_ERRORS as error:
         raise ImageError(ImageReason.TOO_LARGE, str(error)) from error
     if image.width * image.height > MAX_PIXELS:
-        raise ImageError(ImageReason.TOO_LARGE, f"{image.width} x {image.height}, at most {MAX_PIXELS} in all")
+        raise ImageError(ImageReason.TOO_LARGE, f"{image.width} x {image.height}, limit {MAX_PIXELS} pixels")
     return image
 
 
 def decode(file: StrippedImage, *, target_edge: int | None = None) -> Image.Image:
-    """Return the first frame's pixels, the right way up, with colour profile and transparent colour alone as `info`.
+    """Decode the first frame and return it upright; `info` only keeps the colour profile and the transparent colour.
 
     Args:
-        file (`StrippedImage`): from `strip_metadata`.
-        target_edge (`int`, *optional*): the longer edge in pixels that is enough; a larger JPEG is decoded at a half,
-            a quarter or an eighth of its size where that still leaves so many, which is several times faster.
+        file (`StrippedImage`): result of `strip_metadata`.
+        target_edge (`int`, *optional*): length in pixels that the longer edge needs. A larger JPEG is decoded at 1/2,
+            1/4 or 1/8 of its size as long as its longer edge keeps this length, which is several times faster. All
+            other images are decoded at full size.
 
     Raises:
-        ImageError: `corrupt picture` or `too many pixels`.
+        ImageError: the file is corrupt, or the image has more than `MAX_PIXELS` pixels.
     """
     image = open_header(file)
     if target_edge is not None:
@@ -124,46 +140,50 @@ def _corrupt_error(file: StrippedImage, error: BaseException) -> ImageError:
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey as eight-bit grey: Pillow's own conversion clips it to white."""
+    """Scale 16-bit grey to 8-bit grey, because Pillow's own conversion clips the values to white."""
     if not image.mode.startswith("I"):
         return image
     return image.point(lambda value: value * (1 / 256) + 0).convert("L")
 
 
 _TEACHER_QUALITY: Final = 90
-# Bytes per pixel; more is a JPEG of a quality that a teacher does not see.
+# A JPEG with more bytes per pixel is encoded again, because teachers do not see the difference in quality.
 _MAX_BYTES_PER_PIXEL: Final = 0.5
 
 
 def check_max_edge(max_edge: int) -> int:
-    """Return a size for images that are sent, if it is one.
+    """Return `max_edge` if it is a valid limit for the longer edge of images that are sent to teachers.
+
+    Args:
+        max_edge (`int`): the limit in pixels.
 
     Raises:
-        UsageError: it is not at least one pixel.
+        UsageError: the limit is below one pixel.
     """
     if max_edge < 1:
-        raise UsageError(f"got a max-edge of {max_edge} pixels; it must be at least 1")
+        raise UsageError(f"max-edge is {max_edge} pixels: give at least 1")
     return max_edge
 
 
 def encode_for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
-    """Return the image as a JPEG without metadata, upright, transparency on white.
+    """Return the image as an upright RGB JPEG without metadata, with transparent areas in white.
 
-    A JPEG that is all that already, and light, stays as it is: nothing is lost, and nothing has to be decoded.
+    The pixels of a JPEG that meets all of this already, and has at most half a byte per pixel, are not decoded and stay
+    unchanged.
 
     Args:
         data (`bytes`): a JPEG, PNG, WebP or GIF file.
-        max_edge (`int`, *optional*, defaults to 1024): pixels that the longer edge has at most; smaller images
+        max_edge (`int`, *optional*, defaults to 1024): maximum length of the longer edge in pixels; smaller images
             keep their size.
 
     Raises:
-        ImageError: the bytes are no image, or cannot be decoded.
+        ImageError: `data` is not an image, or cannot be decoded.
     """
     file = strip_metadata(data)
     if _is_sendable(file, max_edge):
         return file.data
     image = flatten_on_white(decode(file, target_edge=max_edge))
-    # As sharp as bicubic where images get smaller, in less time: of a photograph this is half of the work.
+    # Hamming is as sharp as bicubic for downscaling, and faster. Scaling is half of the time for a photograph.
     image.thumbnail((max_edge, max_edge), Image.Resampling.HAMMING)
     out = BytesIO()
     image.save(out, format="JPEG", quality=_TEACHER_QUALITY)
@@ -171,6 +191,7 @@ def encode_for_teacher(data: bytes, max_edge: int = MAX_EDGE) -> bytes:
 
 
 def _is_sendable(file: StrippedImage, max_edge: int) -> bool:
+    """Return whether the file can be sent to a teacher without encoding it again."""
     if file.format != "JPEG" or not file.is_complete or file.orientation != 1:
         return False
     image = open_header(file)
@@ -179,7 +200,7 @@ def _is_sendable(file: StrippedImage, max_edge: int) -> bool:
 
 
 def flatten_on_white(image: Image.Image) -> Image.Image:
-    """Return the image as RGB, what is transparent in it as white."""
+    """Return the image as RGB, with transparent areas in white."""
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image.convert("RGBA")
@@ -189,23 +210,22 @@ def flatten_on_white(image: Image.Image) -> Image.Image:
 
 _REENCODE_QUALITY: Final = 95
 _LOSSLESS_WEBP_TAG: Final = b"VP8L"
-_MAX_WEBP_EDGE: Final = 16383
+_MAX_WEBP_EDGE: Final = 16383  # pixels; a still WebP stores its width and height in 14 bits each
 
 
 def clean_image(data: bytes) -> bytes:
-    """Return the same image without EXIF, XMP, IPTC, comments, thumbnails and whatever follows its end.
+    """Return the same image without EXIF, XMP, IPTC, comments, thumbnails and data after its end.
 
-    The compressed pixels stay untouched wherever they can. The image is decoded and written anew, in the same
-    format, only where it has to be: turned the right way up (EXIF orientation), the first frame of an animation,
-    sixteen-bit grey (as eight-bit grey), a file without a proper end; and a GIF becomes a PNG, as does the rare
-    animation that is larger than a still WebP can be. The same bytes in give the same bytes out, and cleaning twice
-    changes nothing.
+    The compressed pixels are copied unchanged if possible. The image is decoded and encoded again only if it has to be
+    rotated (EXIF orientation), is animated (the first frame is kept), is 16-bit grey (it becomes 8-bit grey), is a GIF
+    or has no proper end. The format stays the same, except that GIFs, and animations larger than a still WebP can be,
+    become PNGs. The function is deterministic, and cleaning an image twice gives the same bytes as cleaning it once.
 
     Args:
-        data (`bytes`): a JPEG, PNG, WebP or GIF file; `inspect_image` has found that it decodes.
+        data (`bytes`): a JPEG, PNG, WebP or GIF file that `inspect_image` has accepted.
 
     Raises:
-        ImageError: the bytes are no image, or it has to be decoded and cannot be.
+        ImageError: `data` is not an image, or it has to be decoded and cannot be.
     """
     file = strip_metadata(data)
     if file.is_complete and file.orientation == 1:
@@ -214,6 +234,7 @@ def clean_image(data: bytes) -> bytes:
 
 
 def _reencode(file: StrippedImage) -> bytes:
+    """Decode the first frame and encode it in the same format; in PNG if that format cannot hold it."""
     image = decode(file)
     options: dict[str, Any] = {"format": "PNG"}
     if file.format == "JPEG":

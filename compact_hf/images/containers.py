@@ -1,8 +1,9 @@
-"""Image files as bytes: in goes a JPEG, PNG, WebP or GIF file, out comes the same image without metadata.
+"""Removes the metadata of JPEG, PNG, WebP and GIF files without decoding their pixels.
 
-Nothing is decoded here. The file is walked segment by segment, what a decoder needs is copied byte for byte, and the
-rest (EXIF, XMP, IPTC, comments, thumbnails, further frames, whatever stands behind the end) is left out. Decoders
-only ever see the result, so that no broken or hostile metadata can stop them.
+The file is read segment by segment. The segments that a decoder needs are copied byte for byte; the others (EXIF, XMP,
+IPTC, comments, thumbnails, data after the end) are left out. Decoders only see the result, so broken or malicious
+metadata cannot make them fail. GIFs and animated WebPs are returned unchanged and marked as incomplete, so that the
+codec (codec.py) encodes their first frame again.
 """
 
 from __future__ import annotations
@@ -18,19 +19,21 @@ ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF"]
 _JPEG_START: Final = b"\xff\xd8\xff"
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
 
-# A marker is FF and a code; FF00 is a stuffed FF, FFD0 to FFD7 are restarts inside a scan, FFFF is padding.
+# A marker is FF and a code. In a scan, FF00 is an escaped FF byte, FFD0 to FFD7 are restart markers; FFFF is padding.
 _JPEG_MARKER: Final = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _TEM, _SOI, _EOI, _SOS, _APP0, _APP1, _APP2, _APP14, _APP15, _COM = (
     0x01, 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE,
 )  # fmt: skip
-# The density's unit, JFIF's version, the colour profile and the colour transform: without them colours change.
+# The application segments that are kept, by their first bytes: JFIF header, colour profile, Adobe's colour transform.
+# Without them decoders show other colours.
 _JPEG_SEGMENTS: Final = {_APP0: b"JFIF\0", _APP2: b"ICC_PROFILE\0", _APP14: b"Adobe"}
 
+# The chunks that are kept: pixels, palette, transparency and colour space.
 _PNG_CHUNKS: Final = frozenset(
     {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT"}
 )
 _WEBP_CHUNKS: Final = frozenset({b"VP8X", b"ICCP", b"ALPH", b"VP8 ", b"VP8L"})
-_WEBP_ANIMATED, _WEBP_METADATA = 0x02, 0x08 | 0x04
+_WEBP_ANIMATED, _WEBP_METADATA = 0x02, 0x08 | 0x04  # flags in the first byte of VP8X; metadata is EXIF and XMP
 _EXIF_PREFIX: Final = b"Exif\0\0"
 _ORIENTATION_TAG: Final = 0x0112
 
@@ -40,11 +43,11 @@ class StrippedImage:
     """An image file without its metadata.
 
     Attributes:
-        format (`str`): what it is by its first bytes, whatever its name says.
+        format (`str`): file format by the first bytes; the file name is not used.
         data (`bytes`): the file without metadata.
-        orientation (`int`): EXIF orientation the file asked for, 1 to 8; `data` does not say it any more.
-        is_complete (`bool`): `data` ends as it should and is one still image that every reader shows alike, so that
-            it may be published as it stands.
+        orientation (`int`): EXIF orientation of the original file, 1 to 8. `data` no longer contains it.
+        is_complete (`bool`): whether `data` has a proper end and is a single still image that all readers show in the
+            same way. If so, it can be published without encoding it again.
     """
 
     format: ImageFormat
@@ -54,7 +57,11 @@ class StrippedImage:
 
 
 def strip(data: bytes) -> StrippedImage | None:
-    """Return the image file without its metadata, or None where `data` starts like no image we know."""
+    """Return the image file without its metadata, or None if `data` does not start like a supported format.
+
+    Args:
+        data (`bytes`): contents of the file.
+    """
     if data.startswith(_JPEG_START):
         return _strip_jpeg(data)
     if data.startswith(_PNG_START):
@@ -67,6 +74,7 @@ def strip(data: bytes) -> StrippedImage | None:
 
 
 def _strip_jpeg(data: bytes) -> StrippedImage:
+    """Copy the needed segments and all scans up to the end-of-image marker."""
     segments, orientation, pos = [b"\xff\xd8"], None, 2
     while match := _JPEG_MARKER.search(data, pos):
         marker, pos = match[1][0], match.end()
@@ -75,6 +83,7 @@ def _strip_jpeg(data: bytes) -> StrippedImage:
             return StrippedImage("JPEG", b"".join(segments), orientation or 1, is_complete=True)
         if marker in (_SOI, _TEM):
             continue
+        # A segment's length is in its first two bytes and includes them.
         start, length = pos, int.from_bytes(data[pos : pos + 2])
         pos += max(length, 2)
         content = data[start + 2 : pos]
@@ -83,6 +92,7 @@ def _strip_jpeg(data: bytes) -> StrippedImage:
         if _is_needed_in_jpeg(marker, content):
             segments.append(bytes((0xFF, marker)) + data[start:pos])
         if marker == _SOS:
+            # Compressed pixels follow the header of a scan and have no length: they end at the next marker.
             next_marker = _JPEG_MARKER.search(data, pos)
             end = next_marker.start() if next_marker else len(data)
             segments.append(data[pos:end])
@@ -91,12 +101,14 @@ def _strip_jpeg(data: bytes) -> StrippedImage:
 
 
 def _is_needed_in_jpeg(marker: int, content: bytes) -> bool:
+    """Return whether a segment is kept: all but comments and application segments other than `_JPEG_SEGMENTS`."""
     if marker in _JPEG_SEGMENTS:
         return content.startswith(_JPEG_SEGMENTS[marker])
     return not (_APP0 <= marker <= _APP15 or marker == _COM)
 
 
 def _strip_png(data: bytes) -> StrippedImage:
+    """Copy the needed chunks up to IEND."""
     chunks, orientation, has_end = [_PNG_START], 1, False
     for kind, content, chunk in _iter_png_chunks(data):
         if kind == b"eXIf":
@@ -106,13 +118,13 @@ def _strip_png(data: bytes) -> StrippedImage:
         if kind == b"IEND":
             has_end = True
             break
-    # Sixteen-bit grey (bit depth 16, colour type 0) turns white wherever Pillow makes RGB of it.
+    # 16-bit grey (bit depth 16, colour type 0) turns white when a reader converts it to RGB with Pillow.
     is_gray16 = data[24:26] == b"\x10\x00"
     return StrippedImage("PNG", b"".join(chunks), orientation, is_complete=has_end and not is_gray16)
 
 
 def _iter_png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yield (kind, content, whole chunk); a last chunk that is cut is yielded as far as it goes."""
+    """Yield (type, content, whole chunk) for each chunk; of a truncated last chunk the bytes that exist."""
     pos = len(_PNG_START)
     while pos + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, pos)
@@ -121,6 +133,7 @@ def _iter_png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def _strip_webp(data: bytes) -> StrippedImage:
+    """Copy the needed RIFF chunks and clear the metadata flags; return an animated file unchanged."""
     body, orientation, num_frames, is_animated = bytearray(b"WEBP"), 1, 0, False
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     pos = 12
@@ -145,12 +158,13 @@ def _strip_webp(data: bytes) -> StrippedImage:
 
 
 def _read_orientation(tiff: bytes) -> int:
-    """Return the orientation of an EXIF block, 1 where it says nothing sensible.
+    """Return the orientation in an EXIF block, or 1 if it has no valid one.
 
-    Read here and not by Pillow, which warns and raises in many ways where a camera or an editor wrote nonsense.
+    Pillow is not used for this, because it warns and raises in many ways on invalid EXIF data.
     """
     byte_order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
     ifd_start = int.from_bytes(tiff[4:8], byte_order)
+    # A directory of the TIFF format is a number of entries, then 12 bytes per entry: tag, type, count, value.
     for entry in range(int.from_bytes(tiff[ifd_start : ifd_start + 2], byte_order)):
         field = tiff[ifd_start + 2 + 12 * entry : ifd_start + 14 + 12 * entry]
         if len(field) < 12:

@@ -1,7 +1,7 @@
-"""Read conversations in LLaVA's format: its JSON files, and the messages of one item.
+"""Reads conversations in LLaVA's format: its JSON files, and the messages of one item.
 
-A file in LLaVA's format, such as llava_v1_5_mix665k.json, is a JSON list of `{id, image, conversations}`, `image` left
-out if there is none. It is read as a stream, with the defect of each item that cannot be used.
+A file in LLaVA's format, such as llava_v1_5_mix665k.json, is a JSON list of `{id, image, conversations}`; text-only
+items have no `image`. The file is read as a stream. An item that cannot be used is returned as a `Defect`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ _IMAGE_TOKEN_PATTERN: Final = re.compile(r"<image>\n|\n?<image>")
 
 
 class Defect(NamedTuple):
-    """Why something cannot be used: a short fixed phrase under which such things are counted, and what was got."""
+    """The reason why something cannot be used.
+
+    Attributes:
+        reason (`str`): a short fixed phrase, by which defects are counted.
+        detail (`str`, *optional*, defaults to ""): what was found, such as the invalid value.
+    """
 
     reason: str
     detail: str = ""
@@ -31,8 +36,11 @@ class Defect(NamedTuple):
 def iter_json_items(file: Path) -> Iterator[Any]:
     """Yield the items of a JSON list, one in memory at a time.
 
+    Args:
+        file (`Path`): the JSON file.
+
     Raises:
-        UsageError: it is not valid JSON; what came before was yielded.
+        UsageError: the file is not valid JSON; the items before the error have been yielded.
     """
     import ijson
 
@@ -40,30 +48,39 @@ def iter_json_items(file: Path) -> Iterator[Any]:
         with file.open("rb") as stream:
             yield from ijson.items(stream, "item", use_float=True)
     except ijson.JSONError as error:
-        reason = str(error).strip().split("\n")[0].strip()  # the lines after it quote the file
-        raise UsageError(f"{file} is not valid JSON ({reason}); get or write it anew") from None
+        reason = str(error).strip().split("\n")[0].strip()  # the following lines quote the file
+        raise UsageError(f"{file} is not valid JSON ({reason}): download or write it again") from None
 
 
 def check_json_list(file: Path) -> None:
-    """Do nothing for a JSON list, as far as its first sign shows.
+    """Check that a file starts like a JSON list.
+
+    Args:
+        file (`Path`): the file; only its first 4,096 bytes are read.
 
     Raises:
-        UsageError: it is something else, or cannot be read.
+        UsageError: the first character is not `[`, or the file cannot be read.
     """
     try:
         with file.open("rb") as stream:
             start = stream.read(4096).lstrip()[:1]
     except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}); give LLaVA's JSON file") from None
+        raise UsageError(f"{file} cannot be read ({error.strerror}): give a JSON file in LLaVA's format") from None
     if start != b"[":
         raise UsageError(
-            f"{file} does not start as a JSON list; LLaVA's format is one list of objects "
-            "(`jq -s .` makes one of JSON lines)"
+            f"{file} is not a JSON list: LLaVA's format is a single list of objects "
+            "(`jq -s .` converts JSON lines to a list)"
         )
 
 
 def parse_nonempty_messages(item: Any) -> tuple[Message, ...] | Defect:
-    """Return an item's messages: user and assistant in turn, none empty, without `<image>`."""
+    """Return the messages of an item, or the defect if it cannot be used, which includes empty messages.
+
+    User and assistant alternate, beginning with the user. The texts contain no `<image>`.
+
+    Args:
+        item (`Any`): one item of the JSON list; `conversations` is a list of `{from: human | gpt, value}`.
+    """
     messages = parse_messages(item)
     if not isinstance(messages, Defect) and not all(message.content for message in messages):
         return Defect(RowReason.EMPTY_MESSAGE)
@@ -71,7 +88,11 @@ def parse_nonempty_messages(item: Any) -> tuple[Message, ...] | Defect:
 
 
 def parse_messages(item: Any) -> tuple[Message, ...] | Defect:
-    """Return an item's messages as `parse_nonempty_messages` does, empty ones too."""
+    """Return the messages of an item like `parse_nonempty_messages`, but accept empty messages.
+
+    Args:
+        item (`Any`): one item of the JSON list; `conversations` is a list of `{from: human | gpt, value}`.
+    """
     if not isinstance(item, dict):
         return Defect(RowReason.NOT_AN_OBJECT, type(item).__name__)
     turns = item.get("conversations")
@@ -86,13 +107,13 @@ def parse_messages(item: Any) -> tuple[Message, ...] | Defect:
             return Defect(RowReason.UNKNOWN_ROLE, repr(turn.get("from")))
         messages.append(Message(role, strip_image_tokens(turn["value"])))
     if messages[0].role == "assistant":
-        # LLaVA's own trainer skips a first message that is not the user's; a few of its rows have one.
+        # A few rows of LLaVA-665K begin with the assistant. LLaVA's own trainer skips that message too.
         del messages[0]
     return check_role_order(messages)
 
 
 def check_role_order(messages: Sequence[Message]) -> tuple[Message, ...] | Defect:
-    """Return the messages if user and assistant speak in turn, the user first."""
+    """Return the messages if user and assistant alternate and the user begins, else the defect."""
     is_alternating = all(message.role == _ROLE_ORDER[index % 2] for index, message in enumerate(messages))
     if not messages or len(messages) % 2 or not is_alternating:
         return Defect(RowReason.NOT_ALTERNATING, " ".join(message.role for message in messages))
@@ -100,7 +121,7 @@ def check_role_order(messages: Sequence[Message]) -> tuple[Message, ...] | Defec
 
 
 def strip_image_tokens(text: str) -> str:
-    """Return `text` without any `<image>` and the line break beside it, and without white space around it."""
-    while IMAGE_TOKEN in text:  # what is left after one pass may spell the mark again
+    """Return `text` without `<image>` tokens and their line breaks, and without white space at both ends."""
+    while IMAGE_TOKEN in text:  # removing a token may join the parts of another, as in "<ima<image>ge>"
         text = _IMAGE_TOKEN_PATTERN.sub("", text)
     return text.strip()

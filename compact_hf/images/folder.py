@@ -1,4 +1,7 @@
-"""A folder of images as a source: in goes its path, out come references relative to it, and files' bytes."""
+"""Reads images from a local directory and its subdirectories.
+
+A reference is the path of a file relative to the directory, with forward slashes.
+"""
 
 from __future__ import annotations
 
@@ -12,36 +15,38 @@ from typing import Final
 from compact_hf.errors import SourceError
 
 EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-"""Endings, in lower case, of the files that count as images; what they really are shows when they are looked at."""
+"""File extensions, in lower case, of the files that are listed; their format is checked when they are inspected."""
 
 MAX_BYTES: Final = 256 * 2**20
-"""Largest file that is read: an image of 100 megapixels is smaller, unless it is not one."""
+"""Size in bytes of the largest file that is read. Image files of up to 100 megapixels are smaller in practice."""
 
 
 class ImageFolder:
-    """Every JPEG, PNG and WebP file below a folder; hidden files and folders are left out, links are followed.
+    """An image source of all JPEG, PNG and WebP files in a directory and its subdirectories.
+
+    Hidden files and directories are skipped. Symbolic links are followed.
 
     Args:
-        path (`str | Path`): the folder.
+        path (`str | Path`): the directory.
 
     Raises:
-        SourceError: there is no such folder.
+        SourceError: the path does not exist or is a file.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._root = Path(path).resolve()
         if not self._root.exists():
-            raise SourceError(f"no such folder: {path}; give a folder that holds JPEG, PNG or WebP files")
+            raise SourceError(f"no such directory: {path}: give a directory with JPEG, PNG or WebP files")
         if not self._root.is_dir():
-            raise SourceError(f"{path} is a file, not a folder; give the folder that it lies in")
+            raise SourceError(f"{path} is a file, not a directory: give the directory that contains it")
         self.identity = str(self._root)
         self._name = self._root.name or "folder"
 
     def refs(self) -> Iterator[str]:
-        """Yield the images' paths relative to the folder, with forward slashes, sorted.
+        """Yield the paths of the images relative to the directory, with forward slashes, sorted.
 
         Raises:
-            SourceError: a folder cannot be listed, a name cannot be written down, or there are no images.
+            SourceError: a directory cannot be listed, the name of an image is not UTF-8, or there are no images.
         """
         image_refs: list[str] = []
         other_extensions: Counter[str] = Counter()
@@ -50,21 +55,21 @@ class ImageFolder:
             if extension in EXTENSIONS:
                 image_refs.append(_check_utf8(ref))
             else:
-                other_extensions[extension or "without ending"] += 1
+                other_extensions[extension or "without extension"] += 1
         if not image_refs:
             raise SourceError(self._describe_missing(other_extensions))
         yield from sorted(image_refs)
 
     def block(self, ref: str) -> str:
-        """Return `ref`: each file is read alone."""
+        """Return `ref`, because each file is read separately."""
         return ref
 
     def origin(self, ref: str) -> tuple[str, str]:  # noqa: ARG002 (the Source protocol names it)
-        """Return the folder's own name, and a licence that is unknown."""
+        """Return the name of the directory as the origin, and `unknown` as the licence."""
         return self._name, "unknown"
 
     def stamp(self, ref: str) -> str:
-        """Return the file's size and time of change, or an empty text where it is gone."""
+        """Return the file's size and modification time, or an empty string if the file does not exist."""
         try:
             stat = os.stat(f"{self.identity}/{ref}")
         except OSError:
@@ -75,18 +80,21 @@ class ImageFolder:
         """Return the file's bytes.
 
         Raises:
-            OSError: it cannot be read, has more than `MAX_BYTES`, or `ref` leads out of the folder.
+            OSError: the file cannot be read, has more than `MAX_BYTES`, or `ref` is a path outside the directory.
         """
         relative = PurePosixPath(ref)
         if relative.is_absolute() or ".." in relative.parts:
-            raise PermissionError(errno.EPERM, "leads out of the folder", ref)
+            raise PermissionError(errno.EPERM, "is outside the directory", ref)
         with (self._root / relative).open("rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), ref)
             return file.read()
 
     def _iter_files(self) -> Iterator[str]:
-        """Yield the files' paths relative to the folder. Without `Path`, which takes seconds for 100,000 of them."""
+        """Yield the paths of all files relative to the directory.
+
+        Paths are joined as strings, because `Path` takes seconds for 100,000 of them.
+        """
         seen = {self._root}
         pending = [""]
         while pending:
@@ -99,16 +107,17 @@ class ImageFolder:
                     yield ref
                 elif entry.is_dir():
                     target = Path(entry.path).resolve()
-                    # A link may lead back: to a folder that was listed already, or above the root.
+                    # A link may be a cycle: it may point to a directory listed before, or to a parent of the root.
                     if target not in seen and not self._root.is_relative_to(target):
                         seen.add(target)
                         pending.append(ref)
 
     def _describe_missing(self, other_extensions: Counter[str]) -> str:
+        """Return the error message for a directory without images."""
         if not other_extensions:
-            return f"{self._root} is empty; put JPEG, PNG or WebP files into it"
+            return f"{self._root} is empty: put JPEG, PNG or WebP files into it"
         summary = ", ".join(f"{count} {extension}" for extension, count in other_extensions.most_common(5))
-        return f"no JPEG, PNG or WebP file in {self._root} (files seen: {summary}); give a folder that holds some"
+        return f"no JPEG, PNG or WebP file in {self._root} (files found: {summary}): give a directory with images"
 
 
 def _scan_directory(directory: Path) -> list[os.DirEntry[str]]:
@@ -116,12 +125,12 @@ def _scan_directory(directory: Path) -> list[os.DirEntry[str]]:
         with os.scandir(directory) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise SourceError(f"cannot list {directory}: {error.strerror}; make it readable or move it away") from error
+        raise SourceError(f"cannot list {directory} ({error.strerror}): make it readable or move it away") from error
 
 
 def _check_utf8(ref: str) -> str:
     try:
         ref.encode()
     except UnicodeEncodeError:
-        raise SourceError(f"the name {ref!r} is not UTF-8; rename the file, because journals hold UTF-8") from None
+        raise SourceError(f"the file name {ref!r} is not UTF-8: rename the file (the journal needs UTF-8)") from None
     return ref

@@ -1,11 +1,13 @@
-"""A dataset of `datasets`, on the Hub or in a folder, as a source of images.
+"""Reads images from a dataset on the Hub or in a local directory that `load_dataset` accepts.
 
-In: `hf://datasets/org/name@revision[/config]`, or a folder that `load_dataset` takes. Out: references `SPLIT/ROW`
-(`SPLIT/ROW/PLACE` where a row has a list of images), and images' bytes as they lie there.
+    compact generate hf://datasets/org/name@revision/config --out run
 
-A repository is read at one commit. Of Parquet files, which most are, a row group is fetched when one of its images is
-asked for (parquet.py); anything else has no n-th row, and `datasets` loads all of it first. `?split=NAME` leaves the
-other splits where they are, `?files=data/train-0000*.parquet` takes some files only.
+An image's reference is `SPLIT/ROW`, or `SPLIT/ROW/POSITION` if a row has a list of images. The encoded bytes are
+returned as the dataset stores them.
+
+A repository is read at one commit. If its files are Parquet, as most are, a row group is downloaded when one of its
+images is read (hub_rows.py). Other formats have no random access to rows, so `datasets` loads all of the dataset first.
+`?split=NAME` skips the other splits, `?files=data/train-0000*.parquet` only takes some files.
 """
 
 from __future__ import annotations
@@ -38,21 +40,24 @@ _ORIGIN_COLUMNS: Final = ("image_source", "image_license")
 
 
 class DatasetSource:
-    """The images of a dataset.
+    """An image source of all images in a dataset.
 
     Args:
-        address (`Address`): which; a repository's revision is taken at the commit that it stands for now.
-        on_wait (`Callable[[str], None]`, *optional*): told in a line that all of a dataset is loaded first.
+        address (`Address`): the dataset; the revision of a repository is resolved to its current commit.
+        on_wait (`Callable[[str], None]`, *optional*): called with a one-line message if all of the dataset has to be
+            loaded first.
 
     Attributes:
-        splits (`Mapping[str, Rows]`): split -> its rows, in the order of their names.
-        features (`datasets.Features`): all columns.
-        columns (`tuple[str, ...]`): those of them that are read: images, their origin, questions.
-        image_column (`str`): the one that holds the images: `images`, `image`, or the first of that kind.
-        is_list_column (`bool`): it holds a list of images in each row.
+        address (`Address`): the dataset, at a commit if it is on the Hub.
+        identity (`str`): the address as text.
+        splits (`Mapping[str, Rows]`): split -> its rows, sorted by the name of the split.
+        features (`datasets.Features`): all columns of the dataset.
+        columns (`tuple[str, ...]`): the columns that are read: images, their origin, questions.
+        image_column (`str`): the column with the images: `images`, `image`, or else the first column of images.
+        is_list_column (`bool`): whether each row has a list of images.
 
     Raises:
-        SourceError: there is no such dataset, it cannot be read, or it has no column of images.
+        SourceError: the dataset does not exist, cannot be read, has no rows or no column of images.
     """
 
     def __init__(self, address: Address, *, on_wait: Callable[[str], None] = lambda line: None) -> None:
@@ -72,12 +77,12 @@ class DatasetSource:
         else:
             self.splits = open_hub_rows(address, listing, splits, self.columns)
         if not any(len(rows) for rows in self.splits.values()):
-            raise SourceError(f"{address.display_name} has no rows; give another data set")
+            raise SourceError(f"{address.display_name} has no rows: give another dataset")
         self._allowed_roots = tuple(_allowed_roots(address))
         self._stamp = address.revision if address.on_hub else _hash_files(Path(address.path))
 
     def refs(self) -> Iterator[str]:
-        """Yield a reference for every image, split by split, in the order of the rows."""
+        """Yield the reference of every image, split by split, in the order of the rows."""
         for split, rows in self.splits.items():
             if self.is_list_column:
                 for index, count in enumerate(rows.iter_lengths(self.image_column)):
@@ -86,13 +91,17 @@ class DatasetSource:
                 yield from (f"{split}/{index}" for index in range(len(rows)))
 
     def block(self, ref: str) -> str:
-        """Return the row group in which the image comes, or `ref` where it is here."""
+        """Return the row group that contains the image, or `ref` if the image is on this machine already."""
         location = self._parse_ref(ref)
         block = None if location is None else self.splits[location[0]].block(location[1])
         return ref if location is None or block is None else f"{location[0]} {block}"
 
     def origin(self, ref: str) -> tuple[str, str]:
-        """Return what the row says, as a release's does, else the dataset's name and the licence in its card."""
+        """Return the origin and licence of an image.
+
+        They are taken from the row if it has `image_source` and `image_license`, as the rows of our own datasets do.
+        Otherwise they are the name of the dataset and the licence in its card.
+        """
         location = self._parse_ref(ref)
         source, license = (
             str(self.splits[location[0]].cell(location[1], name) or "")
@@ -109,15 +118,15 @@ class DatasetSource:
         return read_license(self.address) if self.address.on_hub else "unknown"
 
     def stamp(self, ref: str) -> str:
-        """Return the commit, or for a folder a hash of its files' names, sizes and times."""
+        """Return the commit; for a directory a hash of the names, sizes and modification times of its files."""
         return self._stamp if self._parse_ref(ref) else ""
 
     def read(self, ref: str) -> bytes:
         """Return the image file's bytes.
 
         Raises:
-            OSError: there is no such row, or no image in it.
-            SourceError: it has to be fetched and cannot be.
+            OSError: the row does not exist or has no image, or its image file cannot be read or is outside the dataset.
+            SourceError: the row group has to be downloaded and cannot be.
         """
         location = self._parse_ref(ref)
         if location is None:
@@ -129,23 +138,29 @@ class DatasetSource:
         return self.read_bytes(value, ref)
 
     def read_bytes(self, image: dict[str, Any] | None, ref: str) -> bytes:
-        """Return the file of an image as Arrow holds it: its bytes, or the path of a file.
+        """Return the encoded bytes of an image from its Arrow value.
+
+        Args:
+            image (`dict[str, Any]`, *optional*): the value, `{bytes, path}`; one of the two is set.
+            ref (`str`): reference of the image, for error messages.
 
         Raises:
-            OSError: it holds neither, or the file cannot be read or is none of the dataset's.
+            OSError: neither is set, the file at `path` cannot be read, or it is outside the dataset's directories.
         """
         if image and image["bytes"]:
             data: bytes = image["bytes"]
             return data
         if not (image and image["path"]):
-            raise FileNotFoundError(errno.ENOENT, "no picture in this row", ref)
+            raise FileNotFoundError(errno.ENOENT, "no image in this row", ref)
         path = Path(image["path"]).resolve()
-        # Somebody else's table may name any file of this machine.
+        # A downloaded table is not trusted: its paths may point to any file of this machine. The text of the error is
+        # hashed into the identity of runs (VqaSource.content_hash), so it must not change.
         if not any(path.is_relative_to(root) for root in self._allowed_roots):
             raise PermissionError(errno.EPERM, "leads out of the data set", ref)
         return path.read_bytes()
 
     def _parse_ref(self, ref: str) -> tuple[str, int, int] | None:
+        """Return (split, row, position in the row's list), or None if the dataset has no such reference."""
         match = re.fullmatch(r"(.+?)/(\d{1,18})(?:/(\d{1,9}))?", ref)
         if match is None or match[1] not in self.splits or (match[3] is None) == self.is_list_column:
             return None
@@ -154,17 +169,19 @@ class DatasetSource:
 
 
 def _select_splits(splits: Mapping[str, Any], address: Address) -> list[str]:
+    """Return the split of the address, or all splits by name; SourceError if there is no such split."""
     if address.split and address.split not in splits:
         raise SourceError(
-            f"{address.display_name} has the splits {', '.join(sorted(splits))}; give one of them, or none for all"
+            f"{address.display_name} has the splits {', '.join(sorted(splits))}: give one of them, or none for all"
         )
     return [split for split in sorted(splits) if address.split in ("", split)]
 
 
 def _columns_to_read(image_column: str, features: Mapping[str, Any]) -> tuple[str, ...]:
-    """The columns that anything here reads: beside images the others are small, so that none has to be fetched later.
+    """Return the columns to download: the images, their origin, questions and ids.
 
-    Other images are not: masks and depths are as large again.
+    All text columns are downloaded together with the images, because they are small in comparison. Further image
+    columns, such as masks and depth maps, are as large as the images and are left out.
     """
     row_format = detect_row_format(features)
     text_columns = question_columns(row_format, features) if row_format is not None else []
@@ -179,12 +196,14 @@ def _columns_to_read(image_column: str, features: Mapping[str, Any]) -> tuple[st
 
 
 def _load_dataset_dict(address: Address, on_wait: Callable[[str], None]) -> dict[str, Any]:
+    """Load all of a dataset with `datasets` and return split -> `datasets.Dataset`."""
     from datasets import load_dataset
 
     options: dict[str, Any] = {}
     if address.on_hub:
-        on_wait(f"{address.display_name} is not in Parquet: all of it is loaded before anything is asked")
-        # Without the Hub `datasets` takes what it loaded last of a repository: so each address has a cache of its own.
+        on_wait(f"{address.display_name} is not in Parquet: loading all of it first")
+        # If the Hub is unreachable, `datasets` takes whatever version of a repository it loaded last. Each address
+        # therefore has its own cache directory.
         cache_key = digest(str(replace(address, split="")), length=16)
         options = {"revision": address.revision, "cache_dir": str(get_cache_directory(address) / cache_key)}
     if address.files:
@@ -194,6 +213,7 @@ def _load_dataset_dict(address: Address, on_wait: Callable[[str], None]) -> dict
 
 
 def _find_image_column(features: Any, address: Address) -> tuple[str, bool]:
+    """Return the name of the column of images, and whether each of its cells is a list."""
     from datasets import Image, List
 
     image_columns = {
@@ -205,13 +225,13 @@ def _find_image_column(features: Any, address: Address) -> tuple[str, bool]:
         if name in image_columns:
             return name, image_columns[name]
     raise SourceError(
-        f"{address.display_name} has no column of pictures (it has {', '.join(features)}); one of the type "
-        "Image is needed"
+        f"{address.display_name} has no column of images (it has {', '.join(features)}): give a dataset with a "
+        "column of the type Image"
     )
 
 
 def _allowed_roots(address: Address) -> Iterator[Path]:
-    """The folders in which a dataset's files lie."""
+    """Yield the directories that may contain the files of a dataset."""
     from datasets import config
     from huggingface_hub import constants
 
@@ -221,6 +241,7 @@ def _allowed_roots(address: Address) -> Iterator[Path]:
 
 
 def _hash_files(directory: Path) -> str:
+    """Return a hash of the paths, sizes and modification times of all files in a directory."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     entries = [(str(path.relative_to(directory)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
     return digest(entries, length=16)

@@ -1,6 +1,6 @@
-"""Look up a dataset repository on the Hub: its commit, licence and Parquet files, or why it cannot be read.
+"""Looks up a dataset repository on the Hub: its commit, licence and list of Parquet files.
 
-No data is fetched; each address is asked once for each commit.
+No rows are downloaded. The list of files is cached per address and commit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from compact_hf.storage import atomic_file
 
 
 def resolve_commit(address: Address) -> str:
-    """Return the commit that a revision stands for now.
+    """Return the commit that a revision currently points to.
+
+    Args:
+        address (`Address`): the repository and its revision.
 
     Raises:
         SourceError: the repository cannot be read.
@@ -33,7 +36,10 @@ def resolve_commit(address: Address) -> str:
 
 
 def read_license(address: Address) -> str:
-    """Return the licence in the card of a repository at a commit, `unknown` where it names none.
+    """Return the licence in the card of a repository at a commit, or `unknown` if it names none.
+
+    Args:
+        address (`Address`): the repository; its revision is a commit.
 
     Raises:
         SourceError: the repository cannot be read.
@@ -43,22 +49,22 @@ def read_license(address: Address) -> str:
 
     cached_path = try_to_load_from_cache(address.path, "README.md", repo_type="dataset", revision=address.revision)
     if cached_path is _CACHED_NO_EXIST:
-        return "unknown"  # seen before, so that it holds without the Hub too
-    # A Hub that is away for a moment must not change what stands in the rows.
+        return "unknown"  # the cache knows that there is no card, so this also works offline
+    # If the Hub cannot be reached, raise: returning "unknown" would change the licence in the rows.
     with translate_source_errors(address):
         try:
             card = hf_hub_download(address.path, "README.md", repo_type="dataset", revision=address.revision)
         except RemoteEntryNotFoundError:
-            return "unknown"  # it has no card
+            return "unknown"  # the repository has no card
     try:
         license = DatasetCard.load(card).data.get("license")
     except (OSError, ValueError):
-        return "unknown"  # its card is not one
+        return "unknown"  # the card cannot be parsed
     return license if isinstance(license, str) else "unknown"
 
 
 def get_cache_directory(address: Address) -> Path:
-    """Return the folder in the cache of `datasets` in which we keep what we took of a repository at a commit."""
+    """Return the directory below the cache of `datasets` for the downloads from a repository at a commit."""
     from datasets import config
 
     return Path(config.HF_DATASETS_CACHE) / "compact_hf" / address.path.replace("/", "___") / address.revision
@@ -66,10 +72,13 @@ def get_cache_directory(address: Address) -> Path:
 
 @contextlib.contextmanager
 def translate_source_errors(address: Address) -> Iterator[None]:
-    """Say in one line what cannot be read in here, whichever library says so.
+    """Turn the errors of `datasets`, `huggingface_hub` and `pyarrow` into a `SourceError` with a one-line message.
+
+    Args:
+        address (`Address`): the dataset that is read, for the message.
 
     Raises:
-        SourceError: it cannot.
+        SourceError: the code in the `with` block could not read the dataset.
     """
     import pyarrow as pa
     from datasets.exceptions import DatasetsError
@@ -80,25 +89,26 @@ def translate_source_errors(address: Address) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError, pa.ArrowException) as error:
         message = " ".join(str(error).split())
         raise SourceError(
-            f"{address.display_name} cannot be read ({message}); {_suggest_fix(address, error)}"
+            f"{address.display_name} cannot be read ({message}): {_suggest_fix(address, error)}"
         ) from error
 
 
 def _suggest_fix(address: Address, error: Exception) -> str:
+    """Return what to do about an error, for the end of its message."""
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "free some disk, or set HF_HOME to a folder on a larger one; the same command goes on"
+        return "free disk space or set HF_HOME to a directory on a larger disk, then run the same command to resume"
     if not address.on_hub:
-        return "give a folder that load_dataset takes"
+        return "give a directory that load_dataset accepts"
     if isinstance(error, HfHubHTTPError) and (error.response.status_code >= 500 or error.response.status_code == 429):
-        return "the same command goes on, once the Hub answers again"
+        return "run the same command to resume when the Hub is available again"
     return "check the name, the revision and HF_TOKEN"
 
 
 @contextlib.contextmanager
 def progress_bars_on_terminal() -> Iterator[None]:
-    """Let `datasets` show what it downloads where somebody can see it, and nowhere else."""
+    """Disable the progress bars of `datasets` and `huggingface_hub` unless stderr is a terminal."""
     import datasets
     from huggingface_hub import utils as hub
 
@@ -115,11 +125,11 @@ def progress_bars_on_terminal() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class ParquetListing:
-    """What a dataset of Parquet files consists of.
+    """The columns and files of a dataset in Parquet.
 
     Attributes:
-        features (`datasets.Features`): its columns.
-        files (`dict[str, tuple[str, ...]]`): split -> its files, `hf://datasets/...@COMMIT/...`, in order.
+        features (`datasets.Features`): the columns.
+        files (`dict[str, tuple[str, ...]]`): split -> URLs of its files in order, `hf://datasets/...@COMMIT/...`.
     """
 
     features: Any
@@ -127,7 +137,10 @@ class ParquetListing:
 
 
 def list_parquet_files(address: Address) -> ParquetListing | None:
-    """Return which files and columns belong to an address at a commit, None where not all of it is Parquet.
+    """Return the files and columns of an address at a commit, or None if some of its files are not Parquet.
+
+    Args:
+        address (`Address`): the dataset; its revision is a commit.
 
     Raises:
         SourceError: the repository cannot be read.
@@ -148,7 +161,7 @@ def list_parquet_files(address: Address) -> ParquetListing | None:
 
 
 def _build_listing(address: Address) -> ParquetListing | None:
-    """Ask `datasets`, which knows how cards and names say what belongs together."""
+    """List the files with `datasets`, which applies the rules for configs and splits in cards and file names."""
     import pyarrow.parquet as pq
     from datasets import Features
     from datasets.packaged_modules.parquet.parquet import Parquet
@@ -167,6 +180,7 @@ def _build_listing(address: Address) -> ParquetListing | None:
 
 
 def _load_builder(address: Address) -> Any:
+    """Return the `datasets` builder of an address; SourceError if it has several configs and the address names none."""
     from datasets import get_dataset_config_names, load_dataset_builder
 
     options = {"data_files": address.files} if address.files else {}
@@ -178,6 +192,6 @@ def _load_builder(address: Address) -> Any:
             raise
         suffix = f" and {len(configs) - 5} more" if len(configs) > 5 else ""
         raise SourceError(
-            f"{address.display_name} has the configs {', '.join(configs[:5])}{suffix}; "
-            f"give one of them: {replace(address, config=configs[0])}"
+            f"{address.display_name} has the configs {', '.join(configs[:5])}{suffix}: "
+            f"give one of them, such as {replace(address, config=configs[0])}"
         ) from error

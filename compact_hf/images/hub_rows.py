@@ -1,8 +1,8 @@
-"""Rows of Parquet files in a repository of the Hub, of which only the row groups that are read are downloaded, once.
+"""Reads rows of Parquet files on the Hub, downloading only the row groups that are used, each once.
 
-Footers say how many rows there are; a row group comes when the first of its rows is read, as a stream, and only with
-the columns that are wanted. All of it is kept in the cache of `datasets`, each piece put there when it is whole: a row
-is read from a memory-mapped file from then on, also after a kill, in another process, and without the Hub.
+The footers give the number of rows. A row group is downloaded as a stream when the first of its rows is read, and only
+the requested columns of it. Each row group is stored as an Arrow file below the cache of `datasets` once it is
+complete. From then on its rows are read from that memory-mapped file: in later runs, in other processes and offline.
 """
 
 from __future__ import annotations
@@ -30,36 +30,44 @@ from compact_hf.records import digest
 from compact_hf.storage import atomic_file
 
 BATCH_ROWS: Final = 64
-"""Rows that are handed out at a time."""
+"""Maximum number of rows per batch of `Rows.iter_batches`."""
 
 
 class Rows(Protocol):
-    """Rows by their number from 0, values as Arrow holds them: an image is `{bytes, path}`, never decoded."""
+    """Access to rows by their index from 0. Values are those of Arrow: an image is `{bytes, path}`, not decoded."""
 
     def __len__(self) -> int: ...
 
     def cell(self, index: int, column: str) -> Any:
-        """Return one value as a Python object; SourceError where the rows cannot be read any more."""
+        """Return one value as a Python object.
+
+        Args:
+            index (`int`): index of the row, from 0.
+            column (`str`): name of the column.
+
+        Raises:
+            SourceError: the row group has to be downloaded and cannot be.
+        """
         ...
 
     def iter_lengths(self, column: str) -> Iterator[int]:
-        """Yield how many values each row's list has, 0 for none, in the order of the rows."""
+        """Yield the length of the list in each row, 0 for null, in the order of the rows."""
         ...
 
     def iter_batches(self, columns: Sequence[str]) -> Iterator[Any]:
-        """Yield all rows in their order as `pyarrow.Table` of at most `BATCH_ROWS` rows."""
+        """Yield all rows in order, as `pyarrow.Table` objects of at most `BATCH_ROWS` rows."""
         ...
 
     def block(self, index: int) -> int | None:
-        """Return which of the pieces in which rows are fetched this one lies in; None where all of them are here."""
+        """Return the number of the row group that contains a row, or None if all rows are on this machine."""
         ...
 
 
 class LoadedRows:
-    """Rows in memory-mapped files.
+    """Rows of a dataset that `datasets` has loaded into memory-mapped files; see `Rows`.
 
     Args:
-        rows (`datasets.Dataset`): as loaded.
+        rows (`datasets.Dataset`): one split.
     """
 
     def __init__(self, rows: Any) -> None:
@@ -84,25 +92,25 @@ class LoadedRows:
         yield from self._rows.select_columns(list(columns)).iter(BATCH_ROWS)
 
     def block(self, index: int) -> None:  # noqa: ARG002 (the protocol names it)
-        """Return None: every row is here."""
+        """Return None, because all rows are on this machine."""
         return
 
 
-_HUB_THREADS: Final = 8  # requests for footers
-_REQUEST_BYTES: Final = 8 * 2**20
-_MAX_BATCH_BYTES: Final = 16 * 2**20  # at a time, so that a row group of a gigabyte takes no more memory
-_CACHED_GROUPS: Final = 16
-_PREFETCH_GROUPS: Final = 2  # where rows are read in their order
+_HUB_THREADS: Final = 8  # parallel requests for footers and list lengths
+_REQUEST_BYTES: Final = 8 * 2**20  # size of the range requests for the columns of a row group
+_MAX_BATCH_BYTES: Final = 16 * 2**20  # decompressed at a time, so that memory does not grow with the row group
+_CACHED_GROUPS: Final = 16  # memory-mapped tables that stay open
+_PREFETCH_GROUPS: Final = 2  # row groups that are downloaded ahead when rows are read in order
 
 
 class HubParquetFile:
-    """One file of a repository, and what is here of it.
+    """One Parquet file of a repository, with a local cache of its footer and row groups.
 
     Args:
-        url (`str`): `hf://datasets/org/name@COMMIT/path`.
-        address (`Address`): of the dataset, for errors and the place in the cache.
-        features (`datasets.Features`): the columns that are wanted.
-        fs (`huggingface_hub.HfFileSystem`): where to read.
+        url (`str`): URL of the file, `hf://datasets/org/name@COMMIT/path`.
+        address (`Address`): the dataset, for error messages and the path in the cache.
+        features (`datasets.Features`): the columns to read.
+        fs (`huggingface_hub.HfFileSystem`): the file system to read from.
     """
 
     def __init__(self, url: str, address: Address, features: Any, fs: Any) -> None:
@@ -112,7 +120,7 @@ class HubParquetFile:
 
     @cached_property
     def footer(self) -> Any:
-        """The `pyarrow.parquet.FileMetaData`; SourceError where it cannot be read."""
+        """The footer as `pyarrow.parquet.FileMetaData`; SourceError if it cannot be read."""
         import pyarrow.parquet as pq
 
         cache_file = self._cache_directory / "footer"
@@ -126,11 +134,15 @@ class HubParquetFile:
 
     @cached_property
     def group_sizes(self) -> list[int]:
-        """The rows of each row group."""
+        """The number of rows in each row group."""
         return [self.footer.row_group(group).num_rows for group in range(self.footer.num_row_groups)]
 
     def read_lengths(self, column: str) -> list[int]:
-        """Return how many values each row's list has; asks for as little as tells it."""
+        """Return the length of the list in each row, downloading as little as possible.
+
+        Args:
+            column (`str`): name of the list column.
+        """
         cache_file = self._cache_directory / f"{digest(column, length=16)}.json"
         with translate_source_errors(self._address):
             if not cache_file.exists():
@@ -145,17 +157,20 @@ class HubParquetFile:
         return lengths
 
     def read_group(self, group: int) -> Any:
-        """Return a row group's wanted columns as a `pyarrow.Table` in a memory-mapped file.
+        """Return the requested columns of a row group as a memory-mapped `pyarrow.Table`, downloading it if needed.
+
+        Args:
+            group (`int`): index of the row group, from 0.
 
         Raises:
-            SourceError: it is not here yet and cannot be fetched.
+            SourceError: the row group is not in the cache and cannot be downloaded.
         """
         import pyarrow as pa
 
         cache_file = self._cache_directory / f"{group:05d}.arrow"
         with translate_source_errors(self._address):
             if not cache_file.exists():
-                # Of several threads and processes one fetches, the others wait.
+                # If several threads or processes need the row group, one downloads it and the others wait.
                 with FileLock(cache_file.with_suffix(".lock")):
                     if not cache_file.exists():
                         self._fetch_once(group, cache_file)
@@ -163,11 +178,12 @@ class HubParquetFile:
                 return pa.ipc.open_file(file).read_all()
 
     def _fetch_once(self, group: int, cache_file: Path) -> None:
-        # The client has tried for half a minute; those who waited meanwhile need not do the same.
+        """Download a row group into the cache; raise the earlier error if a download of this file has failed."""
+        # The client has already retried for half a minute. Threads that waited for the lock do not try again.
         if self._error is not None:
             raise self._error
         try:
-            # This group's lock is held: nobody else writes the file.
+            # The caller holds the lock of this row group, so no other process writes the file.
             with translate_source_errors(self._address), atomic_file(cache_file) as temp_file:
                 self._fetch(group, temp_file)
         except SourceError as error:
@@ -175,6 +191,7 @@ class HubParquetFile:
             raise
 
     def _fetch(self, group: int, path: Path) -> None:
+        """Stream a row group from the Hub into an Arrow file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
         from datasets.table import table_cast
@@ -184,13 +201,17 @@ class HubParquetFile:
         schema = self._features.arrow_schema
         with self._open() as file, pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             parquet = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False, buffer_size=_REQUEST_BYTES)
-            # One column after the other, as they share the file.
+            # Without threads, because all columns are read from the same file object.
             for batch in parquet.iter_batches(rows, [group], columns=list(self._features), use_threads=False):
-                # As `datasets` does: files of one dataset may differ in how they write the same columns.
+                # As in `datasets`: the files of a dataset may store the same column in different Arrow types.
                 writer.write_table(table_cast(pa.Table.from_batches([batch]), schema))
 
     def _read_group_lengths(self, group: int, column: str) -> list[int]:
-        """A footer tells where there is one image in each row; elsewhere the shortest leaf does, never images."""
+        """Return the list lengths of a row group without downloading images.
+
+        If the footer shows one non-null value per row, nothing is downloaded. Otherwise the smallest leaf column is
+        downloaded, such as the paths of the images.
+        """
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
@@ -206,15 +227,15 @@ class HubParquetFile:
         return [length or 0 for length in pc.list_value_length(lists).to_pylist()]
 
     def _open(self) -> Any:
-        # No reading ahead: what follows a column is another one.
+        # No read-ahead: the bytes after a column belong to another column, which may not be needed.
         return self._fs.open(self._url, "rb", cache_type="none")
 
 
 class HubRows:
-    """The rows of some Parquet files one after the other; see `Rows`.
+    """The concatenated rows of several Parquet files; see `Rows`.
 
     Args:
-        files (`Sequence[HubParquetFile]`): in order.
+        files (`Sequence[HubParquetFile]`): the files in order.
     """
 
     def __init__(self, files: Sequence[HubParquetFile]) -> None:
@@ -240,6 +261,7 @@ class HubRows:
 
     def iter_batches(self, columns: Sequence[str]) -> Iterator[Any]:
         """See `Rows.iter_batches`."""
+        # The queue holds up to _PREFETCH_GROUPS downloads that are ahead of the row group that is yielded.
         pending: deque[Future[Any]] = deque()
         with ThreadPoolExecutor(_PREFETCH_GROUPS, thread_name_prefix="fetch") as pool:
             for block in range(len(self._groups) + _PREFETCH_GROUPS):
@@ -250,7 +272,7 @@ class HubRows:
                     yield from (table.slice(start, BATCH_ROWS) for start in range(0, len(table), BATCH_ROWS))
 
     def block(self, index: int) -> int:
-        """Return which row group, of all files', a row lies in."""
+        """Return the number of the row group that contains a row, counted over all files."""
         return bisect_right(self._starts, index) - 1
 
     def _read_table(self, block: int) -> Any:
@@ -261,10 +283,19 @@ class HubRows:
 def open_hub_rows(
     address: Address, listing: ParquetListing, splits: Sequence[str], columns: Sequence[str]
 ) -> dict[str, HubRows]:
-    """Return the rows of some splits; all that is fetched now are footers.
+    """Return the rows of some splits. Only the footers are downloaded now.
+
+    Args:
+        address (`Address`): the dataset, at a commit.
+        listing (`ParquetListing`): its files and columns.
+        splits (`Sequence[str]`): names of the splits to open.
+        columns (`Sequence[str]`): names of the columns to read.
+
+    Returns:
+        Split -> its rows.
 
     Raises:
-        SourceError: a file cannot be read, or is no Parquet.
+        SourceError: a file cannot be read or is not a Parquet file.
     """
     from datasets import Features
     from huggingface_hub import HfFileSystem

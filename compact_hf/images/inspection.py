@@ -1,4 +1,4 @@
-"""Looking at an image once: in goes a source and a reference, out comes a Image, or a Reject with its reason."""
+"""Inspects an image: reads and decodes it once, and returns its id, size and origin, or the reason to reject it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compact_hf.images.source import ImageSource
 from compact_hf.records import ImageInfo, Reject
 
 MIN_EDGE: Final = 16
-"""Pixels that the shorter edge must have: below are tracking pixels and spacers, with nothing to ask about."""
+"""Minimum length of the shorter edge in pixels. Smaller images are tracking pixels and spacers without content."""
 
 _ROTATED_ORIENTATIONS: Final = (5, 6, 7, 8)
 
@@ -22,27 +22,27 @@ def compute_image_id(data: bytes) -> str:
 
 
 def inspect_image(source: ImageSource, ref: str) -> ImageInfo | Reject:
-    """Read and decode an image, and say what it is.
+    """Read and decode an image, and return its description or the reason to reject it.
 
-    It is decoded to its last byte, so that a file that was cut shows here and not after it was paid for. Width and
-    height are as people see it, EXIF orientation applied; of an animation the first frame counts.
+    The image is decoded to its last byte, so that a truncated file is found here and not after teachers have been paid
+    for it. Width and height have the EXIF orientation applied. Of an animation, the first frame is used.
 
     Args:
-        source (`ImageSource`): where the image comes from.
+        source (`ImageSource`): the source of the image.
         ref (`str`): one of `source.refs()`.
 
     Returns:
-        The `ImageInfo`, or a `Reject` of stage `picture` whose reason is `unreadable file`, `empty file`,
-        `not a picture`, `corrupt picture`, `too many pixels`, `too small`, or what the source says of it.
+        The `ImageInfo`, or a `Reject` of the stage for images. Its reason is one of `ImageReason`, or the reason of the
+        `ImageError` that the source raised.
 
     Raises:
-        SourceError: the source as a whole cannot be read any more.
+        SourceError: the source as a whole can no longer be read.
     """
     try:
         data = source.read(ref)
         file = strip_metadata(data)
         width, height = open_header(file).size
-        # An eighth of a JPEG takes as many bytes to decode as the whole, and a fraction of the time.
+        # Decoding a JPEG at 1/8 of its size also reads all of its bytes, in a fraction of the time.
         decode(file, target_edge=1)
     except OSError as error:
         return Reject("picture", ImageReason.UNREADABLE, ref, error.strerror or type(error).__name__)
@@ -50,7 +50,7 @@ def inspect_image(source: ImageSource, ref: str) -> ImageInfo | Reject:
         return Reject("picture", error.reason, ref, error.detail)
     if min(width, height) < MIN_EDGE:
         return Reject(
-            "picture", ImageReason.TOO_SMALL, ref, f"{width} x {height}, at least {MIN_EDGE} on the shorter edge"
+            "picture", ImageReason.TOO_SMALL, ref, f"{width} x {height}, minimum {MIN_EDGE} on the shorter edge"
         )
     if file.orientation in _ROTATED_ORIENTATIONS:
         width, height = height, width

@@ -1,10 +1,11 @@
-"""Images that look alike: in goes an image file, out comes 64 bits that copies share but for a few; and groups.
+"""Computes perceptual hashes of images and groups images whose hashes are close.
 
-The hash is that of the low frequencies (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
-2010, section 3.2): 32 x 32 grey pixels, their discrete cosine transform, and whether each of the 64 lowest frequencies
-is above the median. In whole numbers throughout, so that no machine's rounding decides a bit. It finds what was
-compressed again, scaled or recoloured a little; not what was cropped, mirrored, turned or drawn over. Regular patterns
-such as chessboards have hardly any low frequencies, and their copies may be missed.
+The 64-bit hash is pHash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section
+3.2): the image is reduced to 32 x 32 grey pixels and transformed by a discrete cosine transform; each bit says whether
+one of the 64 lowest frequencies is above the median. All arithmetic is in integers, so that the hash is the same on all
+machines. It finds copies that were recompressed, scaled or slightly recoloured, but not copies that were cropped,
+mirrored, rotated or overlaid. Regular patterns such as chessboards have few low frequencies; copies of them may be
+missed.
 """
 
 from __future__ import annotations
@@ -22,57 +23,68 @@ from compact_hf.images.codec import decode, flatten_on_white, strip_metadata
 
 HASH_BITS: Final = 64
 MAX_DISTANCE: Final = 10
-"""Bits in which hashes may differ at most; beyond it images meet that have nothing in common."""
+"""Maximum number of bits in which the hashes of copies differ; larger limits also match unrelated images."""
 
 Hashes = npt.NDArray[np.uint64]
 
-_DCT_SIZE: Final = 32  # pixels that are transformed
-_NUM_FREQUENCIES: Final = 8  # frequencies of each direction
-_SCALE: Final = 1 << 14  # of the cosines, as whole numbers
-_MIN_CONTRAST: Final = 4  # grey levels (of 256) between which there is nothing to see
-_CHUNK_ROWS: Final = 256  # rows of a table of distances that are in memory at once
+_DCT_SIZE: Final = 32  # width and height of the transformed image in pixels
+_NUM_FREQUENCIES: Final = 8  # lowest frequencies that are kept, per direction
+_SCALE: Final = 1 << 14  # factor by which cosines are scaled to integers
+_MIN_CONTRAST: Final = 4  # grey levels (of 256); images with a smaller range count as uniform
+_CHUNK_ROWS: Final = 256  # rows of the distance matrix that are computed at once, to limit memory
 
 
 def perceptual_hash(data: bytes) -> int | None:
-    """Return 64 bits that say what an image looks like, None where it is all of one colour and looks like nothing.
+    """Return the 64-bit perceptual hash of an image, or None if the image is uniform.
 
     Args:
         data (`bytes`): a JPEG, PNG, WebP or GIF file.
 
     Raises:
-        ImageError: the bytes are no image, or cannot be decoded.
+        ImageError: `data` is not an image, or cannot be decoded.
     """
     gray = flatten_on_white(decode(strip_metadata(data), target_edge=4 * _DCT_SIZE)).convert("L")
     pixels = np.asarray(gray.resize((_DCT_SIZE, _DCT_SIZE), Image.Resampling.BOX), dtype=np.int64)
     if np.ptp(pixels) < _MIN_CONTRAST:
         return None
     matrix = _dct_matrix()
-    frequencies = (matrix @ pixels @ matrix.T).ravel()
-    # The first is the brightness of the whole, by far the largest.
+    frequencies = (matrix @ pixels @ matrix.T).ravel()  # (8, 32) @ (32, 32) @ (32, 8) -> (64,)
+    # The first frequency is the mean brightness. It is by far the largest and is left out of the median.
     bits = frequencies > np.median(frequencies[1:])
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def min_distance(hash: int, hashes: Hashes) -> int:
-    """Return in how many bits a hash differs from the nearest of `hashes` (shape [n]), or `HASH_BITS` without any."""
+    """Return the smallest number of bits in which a hash differs from one of `hashes`.
+
+    Args:
+        hash (`int`): the hash to compare.
+        hashes (`Hashes`): `(n,)`, the hashes to compare it with. If n is 0, the result is `HASH_BITS`.
+    """
     return int(np.bitwise_count(hashes ^ np.uint64(hash)).min(initial=HASH_BITS))
 
 
 def group_by_distance(hashes: Sequence[int], max_distance: int) -> npt.NDArray[np.int64]:
-    """Return for each hash the number of its group: two are in one if steps of at most `max_distance` bits lead across.
+    """Return the number of the group of each hash.
 
-    Numbers are equal within a group and say nothing else. Not each is compared with each: cut into `max_distance` + 1
-    bands, hashes within `max_distance` bits agree in one band at least, so only those that do are compared.
+    The groups are connected components: two hashes are in the same group if a chain of hashes leads from one to the
+    other in which neighbours differ by at most `max_distance` bits. The numbers identify groups and have no other
+    meaning. Not all pairs are compared: the 64 bits are split into `max_distance` + 1 bands; two hashes that differ in
+    at most `max_distance` bits are equal in at least one band, so only hashes with an equal band are compared.
 
     Args:
-        hashes (`Sequence[int]`): n of them, in any order, with repetitions.
-        max_distance (`int`): 0 to `MAX_DISTANCE`.
+        hashes (`Sequence[int]`): n hashes in any order; repetitions are allowed.
+        max_distance (`int`): maximum number of differing bits, 0 to `MAX_DISTANCE`.
+
+    Returns:
+        Array `(n,)` of group numbers.
     """
     unique, inverse = np.unique(np.asarray(hashes, dtype=np.uint64), return_inverse=True)
     labels = np.arange(len(unique))
     members: dict[int, list[int]] = {index: [index] for index in range(len(unique))}
     for first, second in _iter_close_pairs(unique, max_distance):
         differs = labels[first] != labels[second]
+        # Union by size: the members of the smaller group get the label of the larger one.
         for a, b in zip(first[differs].tolist(), second[differs].tolist(), strict=True):
             small, large = sorted((int(labels[a]), int(labels[b])), key=lambda group: len(members[group]))
             if small != large:
@@ -83,9 +95,10 @@ def group_by_distance(hashes: Sequence[int], max_distance: int) -> npt.NDArray[n
 
 
 def _iter_close_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Yield pairs of places of hashes that are near each other, all of which come at least once."""
+    """Yield arrays (i, j) of indices of close hashes. Each close pair is yielded at least once."""
     bounds = np.linspace(0, HASH_BITS, max_distance + 2).astype(np.uint64)
     for start, end in pairwise(bounds):
+        # Sort the hashes by this band, and compare only the hashes within a bucket of equal bands.
         width = end - start
         band = (hashes >> start) & np.uint64((1 << int(width)) - 1)
         order = np.argsort(band, kind="stable")
@@ -100,7 +113,7 @@ def _iter_close_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[npt.N
 
 @cache
 def _dct_matrix() -> npt.NDArray[np.int64]:
-    """The first `_NUM_FREQUENCIES` rows of the transform's matrix, of shape [_NUM_FREQUENCIES, _DCT_SIZE]."""
+    """Return the first rows of the DCT-II matrix, `(_NUM_FREQUENCIES, _DCT_SIZE)`, scaled to integers."""
     frequency, pixel = np.arange(_NUM_FREQUENCIES)[:, None], np.arange(_DCT_SIZE)[None, :]
     angles = np.pi * frequency * (2 * pixel + 1) / (2 * _DCT_SIZE)
     matrix: npt.NDArray[np.int64] = np.rint(np.cos(angles) * _SCALE).astype(np.int64)

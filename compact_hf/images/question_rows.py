@@ -1,12 +1,14 @@
-"""Read the questions in one row of a dataset, whichever of the usual shapes it has; every command reads rows by this.
+"""Reads the questions and answers of one dataset row, in any of five common formats.
 
-    turns          [{question, answer, capabilities}]           a dataset of ours
-    messages       [{role, content}]                            what TRL takes; content is a text or a list of parts
+All commands that read questions use this module. A format is recognized by its column:
+
+    turns          [{question, answer, capabilities}]           datasets made by compact_hf
+    messages       [{role, content}]                            TRL; content is a string or a list of parts
     conversations  [{from, value}]                              LLaVA
     texts          [{user, assistant}]                          FineVision
-    question       beside `answer` or `answers`, if any         VQA
+    question       with `answer` or `answers`, if any           VQA
 
-Beside any of them a row may have `k` and `capabilities`, which hold for all of its questions.
+In each format a row may also have `k` and `capabilities`, which apply to all of its questions.
 """
 
 from __future__ import annotations
@@ -24,19 +26,19 @@ from compact_hf.records import Message
 RowFormat = Literal["turns", "messages", "conversations", "texts", "question"]
 
 ROW_FORMATS: Final[tuple[RowFormat, ...]] = ("turns", "messages", "conversations", "texts", "question")
-"""The columns by which shapes are known; where a row has several, the first of these counts."""
+"""The columns by which formats are recognized; if a dataset has several of them, the first in this order is used."""
 ANSWER_COLUMNS: Final = ("answer", "answers")
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question of a dataset and its answers.
+    """A question of a dataset with its answers.
 
     Attributes:
-        question (`str`): may be empty.
-        answers (`tuple[str, ...]`): the different ones, those most people gave first; none is empty.
-        capabilities (`Any`): what the row says that the question needs, unchecked; None if it says nothing.
-        k (`Any`): how many the row says they are, unchecked; None if it says nothing.
+        question (`str`): the question; may be empty.
+        answers (`tuple[str, ...]`): the distinct non-empty answers, the most frequent first.
+        capabilities (`Any`, *optional*): the capabilities in the row, not validated; None if it has none.
+        k (`Any`, *optional*): the k in the row, not validated; None if it has none.
     """
 
     question: str
@@ -46,19 +48,23 @@ class Exchange:
 
     @property
     def answer(self) -> str:
-        """What most people answered, the first of them in a tie; empty if there is no answer."""
+        """The most frequent answer (the first one in a tie), or an empty string if there is no answer."""
         return self.answers[0] if self.answers else ""
 
 
 def detect_row_format(columns: Collection[str]) -> RowFormat | None:
-    """Return the shape that a dataset with these columns has, None where it has no questions."""
+    """Return the format of a dataset with these columns, or None if it has no questions."""
     return next((row_format for row_format in ROW_FORMATS if row_format in columns), None)
 
 
 def detect_labelled_format(columns: Collection[str]) -> RowFormat | None:
-    """Return the shape to judge by: as `detect_row_format`, but `question` with an answer comes before conversations.
+    """Return the format to use for evaluation, or None if a dataset with these columns has no questions.
 
-    Several right answers, `k` and `capabilities` are about that question.
+    Like `detect_row_format`, except that `question` with an answer is preferred to `messages`, `conversations` and
+    `texts`: if a row has both, its reference answers, `k` and `capabilities` belong to `question`.
+
+    Args:
+        columns (`Collection[str]`): names of the columns.
     """
     if "turns" not in columns and "question" in columns and any(name in columns for name in ANSWER_COLUMNS):
         return "question"
@@ -68,7 +74,13 @@ def detect_labelled_format(columns: Collection[str]) -> RowFormat | None:
 def question_columns(
     row_format: RowFormat, columns: Collection[str], mapping: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Return the columns of questions and answers that `read_exchanges` reads with this mapping."""
+    """Return the columns of questions and answers that `read_exchanges` reads.
+
+    Args:
+        row_format (`RowFormat`): the format of the rows.
+        columns (`Collection[str]`): names of all columns.
+        mapping (`Mapping[str, str]`, *optional*): names of columns, as for `read_exchanges`.
+    """
     mapping = mapping or {}
     if row_format != "question":
         return [row_format]
@@ -79,20 +91,21 @@ def question_columns(
 def read_exchanges(
     row: Mapping[str, Any], row_format: RowFormat, mapping: Mapping[str, str] | None = None
 ) -> tuple[Exchange, ...] | Defect:
-    """Return what a row asks and answers, in its order, or the defect for which it cannot be read.
+    """Return the questions of a row with their answers, in order, or the defect if the row cannot be read.
 
-    Questions are without `<image>` and without LLaVA's request for a short answer, which is about the answer's form.
+    `<image>` tokens and LLaVA's instruction to answer briefly are removed from questions; the latter is about the form
+    of the answer.
 
     Args:
         row (`Mapping[str, Any]`): column -> cell.
-        row_format (`RowFormat`): its shape.
-        mapping (`Mapping[str, str]`, *optional*): `question`, `answer`, `k` or `capabilities` -> the column that it is
-            in, where that has another name; the first two only in the shape `question`.
+        row_format (`RowFormat`): format of the row.
+        mapping (`Mapping[str, str]`, *optional*): `question`, `answer`, `k` or `capabilities` -> name of its column, if
+            it differs. `question` and `answer` only apply to the format `question`.
     """
     mapping = mapping or {}
     messages: tuple[Message, ...] | Defect
     if row_format == "conversations" and isinstance(messages := parse_messages(row), Defect):
-        return messages  # such as an item of a JSON file that is no object
+        return messages  # parsed first, because an item of a JSON file may not be an object that has `get`
     k, capabilities = (row.get(mapping.get(name, name)) for name in ("k", "capabilities"))
     if row_format == "question":
         question = _read_question(row[mapping.get("question", "question")])
@@ -123,6 +136,7 @@ def read_exchanges(
 
 
 def _read_messages(turns: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Defect:
+    """Return the messages of a TRL conversation without the system message, or the defect."""
     messages: list[Message] = []
     for message in turns:
         role = message.get("role")
@@ -139,7 +153,10 @@ def _read_question(value: Any) -> str:
 
 
 def _read_answers(row: Mapping[str, Any], mapping: Mapping[str, str]) -> tuple[str, ...]:
-    """A text, a number, or a list of them, or VQA's `[{"answer": ...}, ...]`."""
+    """Return the answers of a row in the format `question`.
+
+    The cell is a string, a number, a list of these, or a list of `{"answer": ...}` as in VQA.
+    """
     columns = [mapping["answer"]] if "answer" in mapping else ANSWER_COLUMNS
     value = next((row[name] for name in columns if row.get(name) is not None), None)
     values = value if isinstance(value, list) else [value]
@@ -147,12 +164,12 @@ def _read_answers(row: Mapping[str, Any], mapping: Mapping[str, str]) -> tuple[s
 
 
 def _drop_empty(answers: Sequence[str]) -> tuple[str, ...]:
-    """The different answers, the most frequent first."""
+    """Return the distinct non-empty answers, the most frequent first."""
     return tuple(text for text, _ in Counter(filter(None, answers)).most_common())
 
 
 def _to_text(value: Any) -> str:
-    """A text, a number, or the texts among a message's parts."""
+    """Return a string or number as text, or the joined texts of a message's parts, without `<image>` tokens."""
     if isinstance(value, list):
         value = "\n".join(part["text"] for part in value if isinstance(part, dict) and part.get("text"))
     return "" if value is None else strip_image_tokens(str(value))

@@ -1,9 +1,10 @@
-"""What a dataset asks about its images: images as a source, and each one's rows with their questions.
+"""Reads images together with the questions that a dataset has about them.
 
-In: a dataset of `datasets` (hub_dataset.py), or a file in LLaVA's format (conversations.py) with the source of its
-images. Out: every different image once, with all rows that ask about it, however they are scattered; and the rows
-that have no one image. question_rows.py reads each row, once, when the dataset is opened, into a temporary SQLite file,
-so that memory does not grow with them.
+The dataset is one that `datasets` loads (hub_dataset.py), or a file in LLaVA's format (conversations.py) with a source
+for its images. Each distinct image is listed once, with all rows about it, wherever they are in the dataset. Rows
+without an image or with several images are listed too, so that they are reported as rejects. When the dataset is
+opened, each row is parsed once (question_rows.py) and stored in a temporary SQLite file, so that memory does not grow
+with the number of rows.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from compact_hf.images.question_rows import (
 from compact_hf.images.reasons import ImageReason, RowReason
 from compact_hf.images.source import ImageSource
 
+# The tables are, in order: each distinct image by its key (Located.key), the rows about each image, and the rows that
+# have no image or several.
 _SCHEMA: Final = """
 CREATE TABLE pictures (key TEXT PRIMARY KEY, ref TEXT NOT NULL) WITHOUT ROWID;
 CREATE UNIQUE INDEX by_ref ON pictures (ref);
@@ -46,10 +49,11 @@ class QuestionRow:
     """One row of a dataset.
 
     Attributes:
-        location (`str`): where it stands: `SPLIT/ROW`, or the place in LLaVA's list, from 0.
-        id (`str`): what the dataset calls it, empty where it has no names.
-        exchanges (`tuple[Exchange, ...]`): empty where `defect` says why.
-        defect (`str`): why it cannot be read, or empty; a reason and what was got.
+        location (`str`): position in the dataset: `SPLIT/ROW`, or the index in LLaVA's list, from 0.
+        id (`str`): id in the dataset, empty if it has no ids.
+        exchanges (`tuple[Exchange, ...]`): the questions and answers; empty if the row has a defect.
+        defect (`tuple[str, str]`, *optional*, defaults to two empty strings): why the row cannot be read: a reason of
+            `RowReason` and a detail.
     """
 
     location: str
@@ -59,25 +63,35 @@ class QuestionRow:
 
 
 class Located(NamedTuple):
-    """A row's one image: what tells it from others, and its reference."""
+    """The single image of a row.
+
+    Attributes:
+        key (`str`): equal for equal images: the id of the image in a dataset, the path in a LLaVA file.
+        ref (`str`): reference of the image in its source.
+    """
 
     key: str
     ref: str
 
 
 class VqaSource:
-    """The different images of a dataset, with what it asks about each of them; a `ImageSource`.
+    """An `ImageSource` of the distinct images of a dataset, with the questions about each of them.
+
+    Args:
+        source (`ImageSource`): the source that reads the images.
+        rows (`Iterator[tuple[QuestionRow, Located | Defect]]`): each row with its image, or with the reason why it has
+            no single image.
 
     Attributes:
-        identity (`str`): that of the images' own source.
-        content_hash (`str`): 16 hex digits, the hash of all rows; the same rows in the same order give the same.
-        num_rows (`int`): how many there are in all.
+        identity (`str`): the identity of `source`.
+        content_hash (`str`): 16 hex digits, a hash of all rows in order.
+        num_rows (`int`): number of rows, including those without an image.
     """
 
     def __init__(self, source: ImageSource, rows: Iterator[tuple[QuestionRow, Located | Defect]]) -> None:
         self._source = source
         self.identity = source.identity
-        # Without a name SQLite makes a file of its own, and takes it away again.
+        # With an empty name SQLite uses a temporary file, which it deletes when the connection is closed.
         self._db = sqlite3.connect("", check_same_thread=False)
         weakref.finalize(self, self._db.close)
         self._db.executescript(_SCHEMA)
@@ -91,13 +105,17 @@ class VqaSource:
         self.content_hash = hasher.hexdigest()[:16]
 
     def refs(self) -> Iterator[str]:
-        """Yield every image once, and every row without an image, so that a look at it says so; sorted.
+        """Yield a reference for each distinct image and for each row without a single image, sorted.
+
+        Reading one of the latter raises an `ImageError`, so that the row is counted as a reject.
 
         Raises:
             SourceError: no row has an image.
         """
         if not self._db.execute("SELECT count(*) FROM pictures").fetchone()[0]:
-            raise SourceError(f"none of the {self.num_rows} rows of {self.identity} has one picture; give other rows")
+            raise SourceError(
+                f"none of the {self.num_rows} rows of {self.identity} has exactly one image: give a dataset with images"
+            )
         for (ref,) in self._db.execute("SELECT ref FROM pictures UNION ALL SELECT ref FROM without ORDER BY ref"):
             yield ref
 
@@ -117,14 +135,14 @@ class VqaSource:
         """See `ImageSource.read`.
 
         Raises:
-            ImageError: the row has no image, or several.
+            ImageError: the row has no image or several images.
         """
         for reason, detail in self._db.execute("SELECT reason, detail FROM without WHERE ref = ?", (ref,)):
             raise ImageError(reason, detail)
         return self._source.read(ref)
 
     def read_rows(self, ref: str) -> tuple[QuestionRow, ...]:
-        """Return the rows that ask about the image, in their order."""
+        """Return the rows about an image, in the order of the dataset."""
         bodies = self._db.execute(
             "SELECT body FROM asked WHERE key = (SELECT key FROM pictures WHERE ref = ?) ORDER BY number", (ref,)
         )
@@ -139,35 +157,43 @@ class VqaSource:
 
 
 def read_dataset_questions(source: DatasetSource) -> VqaSource:
-    """Return a dataset's images with its questions. Images are told apart by their bytes, all of which are read.
+    """Return the images of a dataset with its questions.
+
+    Images are compared by the hash of their bytes, so all images are read.
+
+    Args:
+        source (`DatasetSource`): the dataset.
 
     Raises:
-        SourceError: it has no column of questions.
+        SourceError: the dataset has no column of questions.
     """
     row_format = detect_row_format(source.columns)
     if row_format is None:
         raise SourceError(
-            f"{source.address.display_name} has no questions (its columns are {', '.join(source.features)}); "
-            f"one of {', '.join(ROW_FORMATS)} is needed"
+            f"{source.address.display_name} has no questions (its columns are {', '.join(source.features)}): "
+            f"give a dataset with one of {', '.join(ROW_FORMATS)}"
         )
     return VqaSource(source, _iter_dataset_rows(source, row_format))
 
 
 def read_llava_questions(file: Path, source: ImageSource) -> VqaSource:
-    """Return a LLaVA file's images with its questions. Images are told apart by their paths, and not read.
+    """Return the images of a file in LLaVA's format with its questions.
+
+    Images are compared by their paths and are not read.
 
     Args:
         file (`Path`): a JSON list in LLaVA's format.
-        source (`ImageSource`): where the items' `image` is a reference.
+        source (`ImageSource`): the source of the images; the `image` of an item is a reference in it.
 
     Raises:
-        UsageError: it is not such a file.
+        UsageError: the file is not in LLaVA's format.
     """
     check_json_list(file)
     return VqaSource(source, _iter_llava_rows(file))
 
 
 def _iter_dataset_rows(source: DatasetSource, row_format: RowFormat) -> Iterator[tuple[QuestionRow, Located | Defect]]:
+    """Yield each row of a dataset with its image, split by split."""
     names = [*question_columns(row_format, source.columns), *(name for name in ("id",) if name in source.columns)]
     for split, rows in source.splits.items():
         index = -1
@@ -182,6 +208,8 @@ def _iter_dataset_rows(source: DatasetSource, row_format: RowFormat) -> Iterator
 
 
 def _get_single_image(cell: list[dict[str, Any] | None] | None) -> dict[str, Any] | Defect:
+    """Return the image of a row if it is the first and only one in its list, else the defect."""
+    # The detail is hashed into the identity of runs (VqaSource.content_hash), so its text must not change.
     images = [image for image in cell or () if image is not None and (image["bytes"] or image["path"])]
     if len(images) == 1 and cell is not None and cell[0] is images[0]:
         return images[0]
@@ -189,6 +217,7 @@ def _get_single_image(cell: list[dict[str, Any] | None] | None) -> dict[str, Any
 
 
 def _locate_image(source: DatasetSource, image: dict[str, Any], location: str) -> Located | Defect:
+    """Return the id and reference of an image, or the defect if its bytes cannot be read."""
     ref = f"{location}/0" if source.is_list_column else location
     try:
         return Located(compute_image_id(source.read_bytes(image, ref)), ref)
@@ -197,6 +226,7 @@ def _locate_image(source: DatasetSource, image: dict[str, Any], location: str) -
 
 
 def _iter_llava_rows(file: Path) -> Iterator[tuple[QuestionRow, Located | Defect]]:
+    """Yield each item of a file in LLaVA's format with its image."""
     for index, item in enumerate(iter_json_items(file)):
         exchanges = read_exchanges(item, "conversations")
         row = _make_row(str(index), item.get("id") if isinstance(item, dict) else None, exchanges)

@@ -6,7 +6,7 @@ from compact_hf.records import Reason
 
 
 class ImageReason(Reason):
-    """Why an image is not asked about."""
+    """Why no question is asked about an image."""
 
     UNREADABLE = "unreadable file"
     EMPTY = "empty file"

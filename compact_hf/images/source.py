@@ -1,4 +1,4 @@
-"""Where images come from: what a folder, drawn scenes and every other origin have in common."""
+"""Defines the interface of image sources, such as directories, datasets and drawn scenes."""
 
 from __future__ import annotations
 
@@ -6,47 +6,52 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 MAX_EDGE: Final = 1024
-"""Pixels on the longer edge of an image that is sent to a teacher, unless another size is given."""
+"""Default maximum length, in pixels, of the longer edge of images that are sent to teachers."""
 
 
 class ImageSource(Protocol):
-    """A place that lists images by reference and hands out their bytes.
+    """Lists images by reference and reads their encoded bytes.
 
     Attributes:
-        identity (`str`): what makes it this place and no other; part of a run's identity, never published.
+        identity (`str`): a text that identifies the source, such as an absolute path. It is part of a run's identity
+            and is never published.
     """
 
     @property
     def identity(self) -> str: ...
 
     def refs(self) -> Iterator[str]:
-        """Yield every image's reference once, in an order that is the same each time.
+        """Yield the reference of each image once, in an order that is always the same.
 
         Raises:
-            SourceError: the place cannot be read, or holds no images.
+            SourceError: the source cannot be read or has no images.
         """
         ...
 
     def block(self, ref: str) -> str:
-        """Return a name that is the same for all images that are fetched in one piece, `ref` where each is alone."""
+        """Return a name that is shared by all images that are read together, or `ref` if each is read separately."""
         ...
 
     def origin(self, ref: str) -> tuple[str, str]:
-        """Return where an image comes from, by a name that may be published and is never an absolute path, and its
-        licence, `unknown` where nobody said.
+        """Return the origin and the licence of an image.
+
+        The origin is a name that may be published, never an absolute path. An unknown licence is `unknown`.
         """
         ...
 
     def stamp(self, ref: str) -> str:
-        """Return a text that changes when the file at `ref` does, found without reading it; a look holds as long."""
+        """Return a text that changes when the file at `ref` changes, without reading the file.
+
+        The result of an inspection is reused as long as the stamp stays the same.
+        """
         ...
 
     def read(self, ref: str) -> bytes:
         """Return the image file's bytes.
 
         Raises:
-            OSError: this one image cannot be read.
-            ImageError: there is no image at this reference, and why.
-            SourceError: the place cannot be read at all any more.
+            OSError: this image cannot be read; others may be readable.
+            ImageError: there is no image at this reference; the error has the reason.
+            SourceError: the source as a whole can no longer be read.
         """
         ...

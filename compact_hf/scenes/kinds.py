@@ -1,8 +1,8 @@
-"""What scenes are made of: places, kinds of things, colors, shapes, words, actions. Data only, no randomness.
+"""Defines what scenes consist of: places, kinds of things, colors, shapes, words and actions.
 
-A kind is at home in some places, odd in others, and may not be drawn in the rest, where people would disagree
-(a tent on a beach); a kind without a home is welcome everywhere. Colors, shapes and words do not depend on the
-kind, so that a question never gives its answer away.
+A thing is an object, a person or an animal. Each kind of thing is expected in some places and odd in others. It is not
+drawn in the remaining places, about which people would disagree (a tent on a beach). A kind without home places is
+expected everywhere. Colors, shapes and words do not depend on the kind, so that a question does not reveal its answer.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ VERBS: Final[dict[str, str]] = {
     "feeding": "fed",
     "chasing": "chased",
 }
-"""What one thing does to another -> its passive."""
+"""What one thing does to another -> the passive form."""
 
 VERBS_BY_CATEGORY: Final[dict[Category, tuple[str, ...]]] = {
     "object": ("pushing", "pulling", "painting", "photographing"),
     "person": ("chasing", "photographing", "pushing"),
     "animal": ("feeding", "chasing", "photographing", "pulling"),
 }
-"""What a person may do to a thing of each category; animals only chase, and only people and animals."""
+"""What a person may do to a thing of each category. Animals only chase, and only people and other animals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,13 @@ class Kind:
 
     Attributes:
         name (`str`): the noun, also the answer to "What is it?".
-        plural (`str`)
+        plural (`str`): plural of the noun.
         category (`str`): `object`, `person` or `animal`.
-        home_places (`tuple[str, ...]`): places where it is expected; empty: welcome everywhere.
-        odd_places (`tuple[str, ...]`): places where anybody would say that it does not belong.
-        has_shape (`bool`): an object that comes in every shape and has room for a word.
-        is_small (`bool`): comes in groups.
+        home_places (`tuple[str, ...]`, *optional*, defaults to ()): places in which it is expected; empty: everywhere.
+        odd_places (`tuple[str, ...]`, *optional*, defaults to ()): places in which it clearly does not belong.
+        has_shape (`bool`, *optional*, defaults to False): whether it is an object that is drawn in all shapes, with
+            room for a word.
+        is_small (`bool`, *optional*, defaults to False): whether it is only drawn in groups.
     """
 
     name: str
@@ -78,12 +79,12 @@ class Kind:
     is_small: bool = False
 
     def fits(self, place: str) -> bool:
-        """Whether nobody would wonder to see it in `place`."""
+        """Return whether it is expected in `place`."""
         return not self.home_places or place in self.home_places
 
 
 def _home_kind(name: str, category: Category, home: str, neutral: tuple[str, ...] = (), plural: str = "") -> Kind:
-    """Return a kind that is odd everywhere but at `home` and in the places where opinions differ (`neutral`)."""
+    """Return a kind that is odd everywhere except at `home` and in the `neutral` places, in which it is not drawn."""
     odd_places = tuple(place for place in PLACES if place != home and place not in neutral)
     return Kind(name, plural or name + "s", category, (home,), odd_places)
 
@@ -129,5 +130,5 @@ KINDS: Final[dict[str, Kind]] = {kind.name: kind for kind in _KINDS}
 
 
 def get_category(noun: str) -> Category:
-    """Return the category that `noun`, a kind's name or a category's own, falls in."""
+    """Return the category of `noun`, which is the name of a kind or of a category."""
     return KINDS[noun].category if noun in KINDS else noun  # type: ignore[return-value]

@@ -1,8 +1,8 @@
-"""The grammar of "the red kite in the background that says TEA": a noun with constraints, written and read.
+"""Writes and parses noun phrases with constraints, such as "the red kite in the background that says TEA".
 
-One table serves both ways: `write_phrase` fills its phrases in, `read_phrase` matches them. A phrase stands before the
-noun, after it, or in the relative clause at the end; phrases that end in another noun come last, so that nothing that
-follows can be taken to describe that noun.
+`write_phrase` and `read_phrase` use the same table, `PHRASES`. A phrase is placed before the noun, after it, or in the
+relative clauses at the end. Phrases that end in another noun come last, so that no later phrase can be read as a
+description of that noun.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _NUMBER_FORMS: Final = {
     "the_": ("the ", ""),
     "their": ("the", "their"),
 }
-"""Words that follow the noun's number."""
+"""Words that agree with the number of the noun: slot -> (singular, plural)."""
 _ACTORS: Final[tuple[Category, ...]] = ("person", "animal")
 _ACTIVE_BY_PASSIVE: Final = {passive: active for active, passive in VERBS.items()}
 
@@ -63,16 +63,18 @@ def _identity(values: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """One way to say a constraint.
+    """One wording of a constraint.
 
     Attributes:
-        capability (`str`)
-        position (`str`): where it stands.
-        text (`str`): with `{v}` for the value's words, `{o}` for the other noun, and `{is}` and the like for
-            verbs that follow the noun's number.
-        words (`Mapping[str, str]`): each value it can say -> the words for it.
-        categories (`tuple[str, ...]`): the categories of nouns it is idiomatic for.
-        is_joint (`bool`): for the shape and the word of one badge, said together, and for nothing else.
+        capability (`str`): the capability of the constraint.
+        position (`str`): `before` or `after` the noun, or `clause` for a relative clause.
+        text (`str`): the wording, with `{v}` for the value, `{o}` for the other noun, `{a}` for its article, and the
+            slots of `_NUMBER_FORMS` such as `{is}`.
+        words (`Mapping[str, str]`): each value that the phrase can express -> its words.
+        categories (`tuple[str, ...]`, *optional*, defaults to all): the categories of nouns for which the wording is
+            idiomatic.
+        is_joint (`bool`, *optional*, defaults to False): whether the phrase is only used if both the shape and the word
+            of the same badge are constraints.
     """
 
     capability: str
@@ -84,16 +86,16 @@ class Phrase:
 
     @property
     def has_own_subject(self) -> bool:
-        """Whether it is a clause of which the noun is not the subject: "that nobody would expect"."""
+        """Whether it is a clause with its own subject instead of the noun, such as "that a man is pushing"."""
         return self.position == "clause" and (not self.text.startswith("{") or self.text.startswith("{a}"))
 
     @property
     def has_other_noun(self) -> bool:
-        """Whether it names another thing."""
+        """Whether it mentions another thing."""
         return "{o}" in self.text
 
     def can_express(self, constraint: Constraint) -> bool:
-        """Whether it can say `constraint`."""
+        """Return whether the phrase can express `constraint`."""
         return (
             self.capability == constraint.capability
             and constraint.value in self.words
@@ -101,7 +103,7 @@ class Phrase:
         )
 
     def fill(self, constraint: Constraint, *, plural: bool) -> str:
-        """Return the words for `constraint`."""
+        """Return the text of the phrase for a constraint, in the singular or plural."""
         fields = {name: forms[plural] for name, forms in _NUMBER_FORMS.items()}
         article = "an" if constraint.other_noun[:1] in tuple("aeiou") else "a"
         return self.text.format(v=self.words[constraint.value], o=constraint.other_noun, a=article, **fields)
@@ -162,15 +164,20 @@ PHRASES: Final = (
     Phrase("spatial_relationship", "clause", "{stands} {v} the {o}", _NEXT_TO),
     Phrase("spatial_relationship", "clause", "{is} {v} the {o}", _NEXT_TO),
 )
-"""In the order in which they may follow each other in one noun phrase."""
+"""All phrases, in the order in which they may follow each other in a noun phrase."""
 
 
 def write_phrase(noun: str, constraints: tuple[Constraint, ...], rng: random.Random, *, plural: bool) -> str:
-    """Return a noun phrase in wording drawn by `rng`: "the red kite" or, plural, "red kites".
+    """Return a noun phrase in a random wording: "the red kite", or "red kites" (without article) in the plural.
 
-    No article goes before a plural.
+    Args:
+        noun (`str`): the name of a kind or category, in the singular.
+        constraints (`tuple[Constraint, ...]`): the constraints to express, in any order.
+        rng (`random.Random`): draws the wording.
+        plural (`bool`): whether to write the plural.
     """
     category = get_category(noun)
+    # Pairs (index in PHRASES, constraint): sorting them gives the order in which phrases may follow each other.
     indexed = sorted((_draw_phrase(constraint, category, constraints, rng), constraint) for constraint in constraints)
     if any(PHRASES[i].position == "clause" for i, _ in indexed):
         indexed = sorted((_to_clause(i, constraint, category), constraint) for i, constraint in indexed)
@@ -189,7 +196,14 @@ def write_phrase(noun: str, constraints: tuple[Constraint, ...], rng: random.Ran
 
 
 def read_phrase(text: str) -> tuple[str, tuple[Constraint, ...]] | None:
-    """Return the noun and the constraints that a noun phrase says, in its order; None where it is none of ours."""
+    """Parse a noun phrase.
+
+    Args:
+        text (`str`): a phrase as `write_phrase` writes it.
+
+    Returns:
+        The noun in the singular and the constraints in the order of the text, or None if it is another text.
+    """
     text = text.removeprefix("the ")
     constraints: list[Constraint] = []
     pos = 0
@@ -214,7 +228,7 @@ def read_phrase(text: str) -> tuple[str, tuple[Constraint, ...]] | None:
 def _draw_phrase(
     constraint: Constraint, category: Category, constraints: tuple[Constraint, ...], rng: random.Random
 ) -> int:
-    """Return the index of a phrase for `constraint`, one of several `constraints` on the same noun."""
+    """Return the index of a random phrase for `constraint`, which is one of the `constraints` of a noun."""
     badge_capabilities = {"shape", "text_recognition"}
     is_joint = (
         category != "object"
@@ -225,7 +239,10 @@ def _draw_phrase(
 
 
 def _to_clause(i: int, constraint: Constraint, category: Category) -> int:
-    """Return a clause instead of the phrase `i` if that ends in a noun of its own, which a clause would describe."""
+    """Return the index of an equivalent clause if phrase `i` ends in another noun, else `i`.
+
+    Otherwise a relative clause that follows the phrase would be read as a description of that other noun.
+    """
     phrase = PHRASES[i]
     if phrase.position == "after" and (phrase.has_other_noun or phrase.text.endswith("picture")):
         return max(j for j in _matching_phrases(constraint, category) if PHRASES[j].position == "clause")
@@ -233,6 +250,7 @@ def _to_clause(i: int, constraint: Constraint, category: Category) -> int:
 
 
 def _matching_phrases(constraint: Constraint, category: Category) -> list[int]:
+    """Return the indices of the phrases for a constraint on a noun of a category."""
     return [i for i, phrase in enumerate(PHRASES) if phrase.can_express(constraint) and category in phrase.categories]
 
 
@@ -241,6 +259,7 @@ def _join_clauses(clauses: list[str]) -> str:
 
 
 def _read_constraint(position: Position, text: str, start: int) -> tuple[Constraint, int] | None:
+    """Return the constraint whose phrase begins at `start`, and the index of its end; None if there is none."""
     for phrase, pattern in _patterns()[position]:
         if match := pattern.match(text, start):
             groups = match.groupdict()
@@ -251,7 +270,8 @@ def _read_constraint(position: Position, text: str, start: int) -> tuple[Constra
 
 @cache
 def _patterns() -> dict[Position, list[tuple[Phrase, re.Pattern[str]]]]:
-    # "is being pushed by a man" has to be tried before "is being pushed".
+    """Return the phrases of each position with their regular expressions."""
+    # Longest match first: "is being pushed by a man" must be tried before "is being pushed".
     phrases = sorted(PHRASES, key=lambda phrase: not phrase.has_other_noun)
     return {
         position: [(phrase, _compile_phrase(phrase)) for phrase in phrases if phrase.position == position]
@@ -270,7 +290,7 @@ def _singulars() -> dict[str, str]:
 
 
 def _compile_phrase(phrase: Phrase) -> re.Pattern[str]:
-    """Return the phrase as a pattern with groups `v` and `o`, for either number."""
+    """Return a regular expression for the phrase in singular and plural, with the groups `v` and `o`."""
     slots = {name: f"(?:{_alternatives(forms)})" for name, forms in _NUMBER_FORMS.items()}
     slots |= {
         "v": f"(?P<v>{_alternatives(phrase.words.values())})",
@@ -284,4 +304,5 @@ def _compile_phrase(phrase: Phrase) -> re.Pattern[str]:
 
 
 def _alternatives(words: Iterable[str]) -> str:
+    """Return a regular expression that matches any of the words, the longest first."""
     return "|".join(re.escape(word) for word in sorted(set(words), key=len, reverse=True))

@@ -1,8 +1,8 @@
-"""Write questions about a scene with answers computed from its truth, and read them back.
+"""Writes questions about a scene, computes their answers from its ground truth, and parses questions.
 
-`make_question` turns a combination of capabilities into a question that needs exactly these, in one of several ways.
-`analyze_question` reads nothing but the question's text and the truth: the same templates, read backwards, give the
-program again without knowing the scene.
+`make_question` turns a combination of capabilities into a question that needs exactly these, in one of several
+wordings. `analyze_question` only takes the text of a question and the scene: it parses the text with the same templates
+and returns the answer and the capabilities that the question needs.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ _NUMBER_WORDS: Final = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One way to ask.
+    """One wording of a question.
 
     Attributes:
-        query (`str`): the capability of the answer.
-        text (`str`): with `{np}` for "the red kite", or `{nps}` for "red kites"; `{o}` for the noun of another
-            thing, `{n}` for a number.
-        categories (`tuple[str, ...]`): the categories of nouns it is idiomatic for.
-        aspect (`str`): as in `Program`.
-        unconstrained_only (`bool`): only for a noun without constraints.
+        query (`str`): the capability that is queried.
+        text (`str`): the question, with `{np}` for a phrase such as "the red kite" or `{nps}` for "red kites", `{o}`
+            for the noun of another thing, and `{n}` for a number word.
+        categories (`tuple[str, ...]`, *optional*, defaults to all): the categories of nouns for which the wording is
+            idiomatic.
+        aspect (`str`, *optional*, defaults to ""): as in `Program`.
+        unconstrained_only (`bool`, *optional*, defaults to False): whether the noun must not have constraints.
     """
 
     query: str
@@ -43,7 +44,7 @@ class Template:
     unconstrained_only: bool = False
 
     def can_express(self, program: Program) -> bool:
-        """Whether it can word `program`."""
+        """Return whether the template can express `program`."""
         return (
             self.query == program.query
             and self.aspect == program.aspect
@@ -56,7 +57,7 @@ class Template:
 _NON_PERSONS: Final[tuple[Category, ...]] = ("object", "animal")
 _ACTORS: Final[tuple[Category, ...]] = ("person", "animal")
 
-# Read from the top: a template that is also the beginning of another comes after it.
+# `read_question` tries the templates in this order, so one that also matches the beginning of another comes later.
 TEMPLATES: Final = (
     Template("scene_understanding", "What kind of place is this?"),
     Template("scene_understanding", "In what kind of place is this scene set?"),
@@ -112,7 +113,12 @@ TEMPLATES: Final = (
 
 
 def write_question(program: Program, rng: random.Random) -> str:
-    """Return `program` as a question, in wording drawn by `rng`."""
+    """Return `program` as a question in a random wording.
+
+    Args:
+        program (`Program`): the meaning of the question.
+        rng (`random.Random`): draws the wording.
+    """
     template = rng.choice([template for template in TEMPLATES if template.can_express(program)])
     slots = {"o": program.other_noun, "n": _NUMBER_WORDS.get(program.count, "")}
     if "{np}" in template.text:
@@ -123,7 +129,7 @@ def write_question(program: Program, rng: random.Random) -> str:
 
 
 def read_question(question: str) -> Program | None:
-    """Return what a question means; None where it is not one of the questions that scenes are asked."""
+    """Return the meaning of a question, or None if it is not a question that `write_question` writes."""
     for template, pattern in _patterns():
         match = pattern.fullmatch(question.strip())
         if match is None:
@@ -140,6 +146,7 @@ def read_question(question: str) -> Program | None:
 
 @cache
 def _patterns() -> list[tuple[Template, re.Pattern[str]]]:
+    """Return each template with a regular expression that has a named group for each of its slots."""
     slots = {
         "np": "(?P<np>the .+)",
         "nps": "(?P<nps>.+)",
@@ -155,12 +162,18 @@ def _patterns() -> list[tuple[Template, re.Pattern[str]]]:
 
 
 UNANSWERABLE = "unknown"
-"""What `analyze_question` answers where the question speaks of something that is not there, or not exactly once."""
+"""The answer of `analyze_question` if the thing that the question is about does not exist or is not unique."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneQuestion:
-    """A question, its answer, and the capabilities it needs, in canonical order."""
+    """A question about a scene.
+
+    Attributes:
+        question (`str`): text of the question.
+        answer (`str`): the answer.
+        capabilities (`tuple[str, ...]`): the capabilities that it needs, in canonical order.
+    """
 
     question: str
     answer: str
@@ -168,15 +181,24 @@ class SceneQuestion:
 
 
 def supported_combinations(scene: Scene, k: int) -> tuple[tuple[str, ...], ...]:
-    """Return the combinations of exactly `k` capabilities that `scene` has a question for, each canonical."""
+    """Return the combinations of exactly `k` capabilities for which a question about the scene exists.
+
+    Args:
+        scene (`Scene`): the scene.
+        k (`int`): number of capabilities per combination.
+
+    Returns:
+        The combinations, each in canonical order.
+    """
     return find_combinations(scene, k)
 
 
 def make_question(scene: Scene, capabilities: tuple[str, ...], rng: random.Random) -> SceneQuestion | None:
-    """Return a question about `scene` that needs exactly `capabilities`; None where the scene has none.
+    """Return a question about `scene` that needs exactly `capabilities`, or None if there is no such question.
 
     Args:
-        capabilities (`tuple[str, ...]`): in any order.
+        scene (`Scene`): the scene.
+        capabilities (`tuple[str, ...]`): the capabilities in any order.
         rng (`random.Random`): draws the question and its wording.
 
     Raises:
@@ -191,9 +213,17 @@ def make_question(scene: Scene, capabilities: tuple[str, ...], rng: random.Rando
 
 
 def analyze_question(scene: Scene, question: str) -> SceneQuestion | None:
-    """Return what `question` needs in `scene`, by the drop test, and its answer; None where it is no scene question.
+    """Return the answer of a question in a scene, and the capabilities that it needs by the drop test.
 
-    A superfluous phrase is not needed. The answer is `UNANSWERABLE` where the question presupposes what is not so.
+    A phrase that does not change what the question refers to does not count as needed.
+
+    Args:
+        scene (`Scene`): the scene.
+        question (`str`): text of the question.
+
+    Returns:
+        The question with answer and capabilities. The answer is `UNANSWERABLE` if the thing that the question is about
+        does not exist or is not unique. None if it is not a question that `write_question` writes.
     """
     program = read_question(question)
     if program is None:

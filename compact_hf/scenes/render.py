@@ -1,7 +1,7 @@
-"""A scene as an image. In: a `Scene`. Out: a Pillow image of `SIZE` x `SIZE`, or a PNG file's bytes.
+"""Renders a scene as a Pillow image of `SIZE` x `SIZE` pixels, or as the bytes of a PNG file.
 
-An image is a backdrop and a dozen small sheets, from back to front. Each sheet is drawn once and kept, because
-drawing takes ten times as long as pasting.
+An image is a backdrop with about a dozen sprites pasted onto it, from back to front. Each sprite is drawn once and
+cached, because drawing takes ten times as long as pasting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from compact_hf.scenes.scene import Scene, SceneObject
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SCALE: Final = {"foreground": 1.1, "background": 0.86}
+SCALE: Final = {"foreground": 1.1, "background": 0.86}  # size of things relative to how they are drawn
 
 
 def render(scene: Scene) -> Image:
@@ -37,13 +37,14 @@ def render(scene: Scene) -> Image:
 
 
 def render_png(scene: Scene) -> bytes:
-    """Return the image of `scene` as a PNG file, the same bytes every time."""
+    """Return the image of `scene` as a PNG file; the same scene always gives the same bytes."""
     out = io.BytesIO()
     render(scene).save(out, "PNG", compress_level=3)
     return out.getvalue()
 
 
 def _draw_scene_object(image: Image, obj: SceneObject) -> None:
+    """Paste a thing onto the image, then the word on an object, or the badge of a person or animal."""
     scale, pose = SCALE[obj.depth], obj.action or obj.verb
     if obj.kind_info.category == "object":
         _object(obj.kind, obj.color, obj.shape, scale).paste(image, obj.x, obj.y)
@@ -65,6 +66,7 @@ def _draw_scene_object(image: Image, obj: SceneObject) -> None:
 
 
 def _draw_rope(image: Image, obj: SceneObject, target: SceneObject) -> None:
+    """Draw the rope with which `obj` pulls `target`."""
     from PIL import ImageDraw
 
     scale = SCALE[obj.depth]

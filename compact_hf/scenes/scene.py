@@ -1,9 +1,9 @@
-"""A scene: the place and every thing in it, and how it is drawn at random from a seed.
+"""Builds a scene from a seed: the ground truth of an image, with its place and all things in it.
 
-Positions are pixels in an image of `SIZE` x `SIZE`; `x` is a thing's middle, `y` its foot. Every scene keeps to few
-colors, shapes, words and actions, so that one attribute rarely singles a thing out and questions of several constraints
-have near misses to rule out. All attributes are drawn independently of each other and of the kind: text alone must not
-give an answer away.
+Positions are pixels in an image of `SIZE` x `SIZE`; `x` is the middle of a thing and `y` its foot. Each scene uses few
+colors, shapes, words and actions. A single attribute therefore rarely identifies a thing, and questions with several
+constraints have near misses, things that satisfy all constraints but one. All attributes are drawn independently of
+each other and of the kind, so that the text of a question does not reveal its answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from compact_hf.scenes.kinds import (
 
 SIZE: Final = 336
 EVALUATION_SEEDS: Final = range(1_000_000_000, 1_001_000_000)
-"""Scenes that models are judged by; nothing may be generated from them."""
+"""Seeds of the scenes that are reserved for evaluation; `compact generate` refuses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +39,19 @@ class SceneObject:
 
     Attributes:
         kind (`str`): a name of `kinds.KINDS`.
-        color (`str`): of the thing itself; of the clothes of a person.
-        x, y (`int`): middle and foot, in pixels from the upper left corner.
+        color (`str`): color of the thing; for a person, of the clothes.
+        x (`int`): horizontal middle, in pixels from the left edge of the image.
+        y (`int`): foot, in pixels from the upper edge of the image.
         depth (`str`): `foreground` or `background`.
-        facing (`int`): 1 to the right, -1 to the left.
-        shape (`str`): its own, or of the badge that a person or an animal wears; empty: neither.
-        word (`str`): on its face, or on the badge it wears; empty: none.
-        action (`str`): what a person or an animal does for itself; empty: nothing worth a word.
-        verb (`str`): what it does to `target`, a verb of `kinds.VERBS`; empty: nothing.
-        target (`int`): index into the scene's things; -1 where `verb` is empty.
-        is_grouped (`bool`): it belongs to the scene's one arrangement.
+        facing (`int`, *optional*, defaults to 1): 1 for right, -1 for left.
+        shape (`str`, *optional*, defaults to ""): shape of an object, or of the badge of a person or animal; empty if
+            it has none.
+        word (`str`, *optional*, defaults to ""): word on an object or badge; empty if there is none.
+        action (`str`, *optional*, defaults to ""): what a person or animal is doing without another thing; empty if it
+            just stands.
+        verb (`str`, *optional*, defaults to ""): what it does to `target`, a verb of `kinds.VERBS`; empty if nothing.
+        target (`int`, *optional*, defaults to -1): index in `Scene.objects`; -1 if `verb` is empty.
+        is_grouped (`bool`, *optional*, defaults to False): whether it is part of the arrangement of the scene.
     """
 
     kind: str
@@ -66,20 +69,20 @@ class SceneObject:
 
     @property
     def kind_info(self) -> Kind:
-        """Its kind, with all that is true of the kind."""
+        """The `Kind` of the thing."""
         return KINDS[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that is true of one image.
+    """The ground truth of one image.
 
     Attributes:
-        seed (`int`)
+        seed (`int`): the seed that the scene was built from.
         place (`str`): one of `kinds.PLACES`.
-        night (`bool`): a dark sky; outdoors only.
-        arrangement (`str`): `row`, `circle` or `triangle` formed by the grouped things; empty: none are grouped.
-        objects (`tuple[SceneObject, ...]`): from back to front.
+        night (`bool`): whether the sky is dark; only outdoors.
+        arrangement (`str`): `row`, `circle` or `triangle` that the grouped things form; empty if there is no group.
+        objects (`tuple[SceneObject, ...]`): all things, from back to front.
     """
 
     seed: int
@@ -95,23 +98,29 @@ _FOREGROUND: Final[Depth] = "foreground"
 _BACKGROUND: Final[Depth] = "background"
 _FACINGS: Final[tuple[Literal[1, -1], ...]] = (1, -1)
 
-# The two rows are set off against each other by half a column, so that of any two things one is clearly further
+# x of the columns in pixels. The two rows are offset by half a column, so that of any two things one is clearly further
 # to the left.
 COLUMNS: Final[dict[Depth, tuple[int, ...]]] = {
     "background": (35, 102, 168, 234, 301),
     "foreground": (52, 131, 205, 284),
 }
 FOOT_Y: Final[dict[Depth, int]] = {"background": 200, "foreground": 322}
-# Who stands closer than this to the edge of the image faces its middle, or a head would stick out of it.
+# Pixels. Things closer than this to the left or right edge face the middle of the image, so that no head is cut off.
 EDGE_MARGIN: Final = 60
-# How often a free slot goes to an object, a person, an animal: mixed company, or one sort in the majority, which
-# makes groups to count and to choose from.
+# Relative frequencies of objects, persons and animals. The first mix is even. In the others one category is in the
+# majority, which gives sets to count and to select from.
 _CATEGORY_WEIGHTS: Final = ((4, 3, 3), (6, 2, 2), (2, 6, 2), (2, 2, 6))
-_FILL_RATES: Final[dict[Depth, float]] = {"background": 0.75, "foreground": 0.9}
+_FILL_RATES: Final[dict[Depth, float]] = {"background": 0.75, "foreground": 0.9}  # share of free slots that are filled
 
 
 class Layout:
-    """The lots of one scene: its palette, and the slots that are still free."""
+    """Builds one scene: holds its random generator, its palette and the slots that are still free.
+
+    A slot is a column at a depth. Most slots take one thing; a group takes two.
+
+    Args:
+        seed (`int`): seed of the scene.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -132,12 +141,15 @@ class Layout:
         self.verbs = {category: rng.choice(verbs) for category, verbs in VERBS_BY_CATEGORY.items()}
         self.arrangement = ""
         self.objects: list[SceneObject] = []
-        # Slots of things that nobody acts on and that act on nobody.
+        # Slot -> index of its thing, for things that take no part in an interaction yet.
         self.idle_slots: dict[tuple[Depth, int], int] = {}
         self.free_columns: dict[Depth, list[int]] = {depth: list(range(len(xs))) for depth, xs in COLUMNS.items()}
 
     def build(self) -> Scene:
-        """Return the scene: often near misses or a group, one to three events, singles in most of what is left."""
+        """Return the scene.
+
+        It often has near misses and a group, and one to three interactions. Most of the other slots get single things.
+        """
         rng = self.rng
         if rng.random() < 0.65:
             self._add_near_misses()
@@ -152,13 +164,14 @@ class Layout:
         return self._sort_objects()
 
     def _sort_objects(self) -> Scene:
+        """Return the scene with its things sorted from back to front, and the targets renumbered accordingly."""
         order = sorted(range(len(self.objects)), key=lambda i: (self.objects[i].y, self.objects[i].x))
         new_index = {old: new for new, old in enumerate(order)}
         objects = (replace(self.objects[i], target=new_index.get(self.objects[i].target, -1)) for i in order)
         return Scene(self.seed, self.place, self.night, self.arrangement, tuple(objects))
 
     def _sample_kinds(self, category: Category, count: int, odd_count: int) -> list[Kind]:
-        """Return a few kinds, `odd_count` of them out of place here, the rest at home or welcome everywhere."""
+        """Return `count` kinds of a category: `odd_count` that are odd in this place, the others expected."""
         kinds = [kind for kind in KINDS.values() if kind.category == category and not kind.is_small]
         fitting_kinds = [kind for kind in kinds if kind.fits(self.place)]
         odd_kinds = [kind for kind in kinds if self.place in kind.odd_places]
@@ -172,7 +185,7 @@ class Layout:
         return self.rng.choices(kinds, [1 if kind.fits(self.place) else 2 for kind in kinds])[0]
 
     def _add_object(self, kind: Kind, depth: Depth, column: int, *, may_act: bool = True) -> int:
-        """Put a thing in a free slot and return its index."""
+        """Put a thing with random attributes into a free slot and return its index."""
         rng = self.rng
         is_actor = kind.category != "object"
         has_shape = rng.random() < 0.5 if is_actor else kind.has_shape
@@ -195,9 +208,9 @@ class Layout:
         return len(self.objects) - 1
 
     def _add_near_misses(self) -> None:
-        """Put one thing that is hard to tell: others are all like it, but each in one respect.
+        """Add a thing together with others that each differ from it in one attribute.
 
-        Without near misses hardly a question of four or five capabilities would need each of them.
+        Without such near misses, few questions about four or five capabilities would need all of them.
         """
         rng = self.rng
         category = rng.choices(CATEGORIES, (1, 2, 2))[0]
@@ -215,6 +228,7 @@ class Layout:
             "word": rng.sample(self.words, 2),
             "action": rng.sample(self.actions[category], min(2, len(self.actions[category]))) or [""],
         }
+        # Of each attribute the first value is shared; the near miss for that attribute gets the second one.
         attributes = [attribute for attribute, choice in values.items() if len(choice) > 1]
         differences = [None, *rng.sample(attributes, min(rng.choice((2, 3, 3)), len(attributes)))]
         slots = [(depth, column) for column in rng.sample(self.free_columns[depth], len(differences))]
@@ -228,7 +242,7 @@ class Layout:
             )
 
     def _add_interaction(self) -> None:
-        """Put somebody into a free slot and let them act on what stands, or is put, beside them."""
+        """Add a person or animal that acts on the thing in an adjacent slot, which is added too if the slot is free."""
         rng = self.rng
         pairs = [
             (depth, column, column + facing, facing)
@@ -254,7 +268,7 @@ class Layout:
         self.objects[agent] = replace(self.objects[agent], facing=facing, verb=verb, target=target)
 
     def _add_group(self) -> None:
-        """Lay three to five small things out in two slots of the foreground."""
+        """Add a group of three to five small things of one kind, in two adjacent slots of the foreground."""
         rng = self.rng
         column = rng.choice((0, 2))
         if not {column, column + 1} <= set(self.free_columns[_FOREGROUND]):
@@ -281,5 +295,9 @@ def _group_offsets(arrangement: str, size: int) -> list[tuple[int, int]]:
 
 
 def build_scene(seed: int) -> Scene:
-    """Return the scene that `seed`, any integer, stands for: the same one on every machine."""
+    """Return the scene of a seed. The same seed gives the same scene on all machines.
+
+    Args:
+        seed (`int`): any integer.
+    """
     return Layout(seed).build()

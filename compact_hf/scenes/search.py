@@ -1,9 +1,8 @@
-"""Finding the programs that a scene supports for a combination of capabilities.
+"""Searches a scene for programs that need exactly a given combination of capabilities.
 
-In: a scene, a combination, a random generator. Out: a `Program` that has an answer and needs exactly the
-combination. Sets of things are bit masks here (bit i: the scene's thing i), because one scene has thousands of
-candidate programs; a branch ends as soon as one of its constraints has become redundant, which more constraints
-can never mend.
+Sets of things are bit masks (bit i is `scene.objects[i]`), because one scene has thousands of candidate programs. The
+search adds one constraint at a time. It abandons a branch as soon as one of its constraints is redundant, because a
+redundant constraint stays redundant when others are added.
 """
 
 from __future__ import annotations
@@ -34,7 +33,14 @@ MaskedConstraint = tuple[Constraint, int]
 
 @dataclass(frozen=True, slots=True)
 class SceneIndex:
-    """What may be said of a scene's things: nouns and constraints, each with the mask of whom it is true of."""
+    """The nouns and constraints that apply to a scene, with the things that each of them is true of.
+
+    Attributes:
+        nouns (`dict[str, int]`): noun -> bit mask of the things that it names.
+        constraints (`dict[str, tuple[MaskedConstraint, ...]]`): capability -> pairs of a constraint and the bit mask of
+            the things that satisfy it.
+        anchors (`tuple[str, ...]`): nouns that spatial relations may refer to.
+    """
 
     nouns: dict[str, int]
     constraints: dict[str, tuple[MaskedConstraint, ...]]
@@ -43,7 +49,7 @@ class SceneIndex:
 
 @lru_cache(maxsize=32)
 def index_scene(scene: Scene) -> SceneIndex:
-    """Return everything that constraints can say about the scene."""
+    """Return the nouns and constraints that apply to the scene."""
     names = [*CATEGORIES, *dict.fromkeys(obj.kind for obj in scene.objects)]
     nouns = {name: _mask(is_a(obj, name) for obj in scene.objects) for name in names}
     anchors = tuple(_iter_anchors(scene, nouns))
@@ -58,9 +64,19 @@ def index_scene(scene: Scene) -> SceneIndex:
 
 
 def find_program(scene: Scene, capabilities: tuple[str, ...], rng: random.Random) -> Program | None:
-    """Return a program drawn by `rng` that needs exactly `capabilities`; None where the scene has none."""
+    """Return a random program that needs exactly some capabilities.
+
+    Args:
+        scene (`Scene`): the scene.
+        capabilities (`tuple[str, ...]`): the capabilities, in canonical order.
+        rng (`random.Random`): draws the program.
+
+    Returns:
+        A program that has an answer in the scene, or None if there is no program for these capabilities.
+    """
     for query in rng.sample(_possible_queries(capabilities), len(_possible_queries(capabilities))):
-        # One of a kind is what most counts would come to, and the answer "1" could be guessed.
+        # Most counts would be 1, which could be guessed. Therefore the first of five programs with another answer is
+        # preferred.
         programs = list(islice(_iter_programs(scene, query, capabilities, rng), 5 if query == "counting" else 1))
         if programs:
             return next((program for program in programs if compute_answer(scene, program) != "1"), programs[0])
@@ -68,7 +84,7 @@ def find_program(scene: Scene, capabilities: tuple[str, ...], rng: random.Random
 
 
 def find_combinations(scene: Scene, k: int) -> tuple[tuple[str, ...], ...]:
-    """Return every combination of `k` capabilities for which `find_program` finds a program, in canonical order."""
+    """Return all combinations of `k` capabilities for which `find_program` finds a program, in canonical order."""
     rng = random.Random(0)
     chainable = _chainable(index_scene(scene), k - 1)
     return tuple(
@@ -80,9 +96,10 @@ def find_combinations(scene: Scene, k: int) -> tuple[tuple[str, ...], ...]:
 
 
 def _chainable(index: SceneIndex, max_size: int) -> set[tuple[str, ...]]:
-    """Return the names, up to `max_size` and in canonical order, that can constrain some noun together, none redundant.
+    """Return the sets of up to `max_size` capabilities that can constrain a noun together, none of them redundant.
 
-    Where all of them can, so can any few of them: so sets of names grow by one name at a time, and most never do.
+    All subsets of such a set have the same property. The sets are therefore extended by one capability at a time (the
+    Apriori principle), and most candidates are excluded early. Each set is a tuple in canonical order.
     """
     rng, order = random.Random(0), tuple(CAPABILITIES)
     result: set[tuple[str, ...]] = {()}
@@ -103,10 +120,10 @@ def _chainable(index: SceneIndex, max_size: int) -> set[tuple[str, ...]]:
 
 
 def _possible_queries(capabilities: tuple[str, ...]) -> list[str]:
-    """Return the members that can be the answer's, given that all others must be constraints.
+    """Return the capabilities that can be the query if all others have to be constraints.
 
-    To name a thing is never a constraint, to count is one only where a kind is asked for, and the place does not
-    depend on anything else that a question could say.
+    object_recognition is never a constraint. counting is a constraint only if the query is object_recognition. The
+    answer of scene_understanding, the place, does not depend on constraints, so it can only be queried alone.
     """
     if "object_recognition" in capabilities:
         return ["object_recognition"]
@@ -116,12 +133,16 @@ def _possible_queries(capabilities: tuple[str, ...]) -> list[str]:
 
 
 def _constraint_capabilities(query: str, capabilities: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the members that are constraints: all but what is asked for, and counting beside a kind, which groups."""
+    """Return the capabilities that become constraints: all but the query.
+
+    With the query object_recognition, counting is not a constraint either, because it becomes `Program.count`.
+    """
     excluded = {"counting"} if query == "object_recognition" else set()
     return tuple(name for name in capabilities if name != query and name not in excluded)
 
 
 def _iter_programs(scene: Scene, query: str, capabilities: tuple[str, ...], rng: random.Random) -> Iterator[Program]:
+    """Yield programs with this query that need exactly `capabilities` and do not have the answer in the question."""
     if query == "scene_understanding":
         yield Program(query, "place")
         return
@@ -149,7 +170,14 @@ def _iter_programs(scene: Scene, query: str, capabilities: tuple[str, ...], rng:
 def _iter_chains(
     index: SceneIndex, base: int, names: list[str], rng: random.Random
 ) -> Iterator[tuple[tuple[Constraint, ...], int]]:
-    """Yield one constraint for each of `names` such that none is redundant, and the mask of what they leave."""
+    """Yield (constraints, mask): one constraint for each capability, none redundant, and the things that they select.
+
+    Args:
+        index (`SceneIndex`): the constraints to choose from.
+        base (`int`): bit mask of the things to select from.
+        names (`list[str]`): the capabilities.
+        rng (`random.Random`): draws the order of the constraints.
+    """
     choices = []
     for name in names:
         candidates = [pair for pair in index.constraints[name] if 0 != pair[1] & base != base]
@@ -158,12 +186,13 @@ def _iter_chains(
     def extend(
         chain: tuple[Constraint, ...], remaining: int, without: tuple[int, ...]
     ) -> Iterator[tuple[tuple[Constraint, ...], int]]:
-        """Go on from a chain that leaves `remaining`, and `without[i]` if its i-th constraint is dropped."""
+        """Extend a chain that selects `remaining`; `without[i]` is what it selects without its i-th constraint."""
         if len(chain) == len(choices):
             yield chain, remaining
             return
         for constraint, mask in choices[len(chain)]:
             narrowed = remaining & mask
+            # A constraint is redundant if the chain without it selects the same things as with it.
             dropped = (*(other_mask & mask for other_mask in without), remaining)
             if narrowed and narrowed not in dropped:
                 yield from extend((*chain, constraint), narrowed, dropped)
@@ -175,9 +204,9 @@ def _iter_chains(
 def _iter_variants(
     index: SceneIndex, program: Program, mask: int, is_grouped: bool, rng: random.Random
 ) -> Iterator[Program]:
-    """Yield the ways to complete `program`, whose constraints leave the things in `mask`."""
+    """Yield the variants of `program`: counts, aspects or other nouns. Its constraints select the things in `mask`."""
     query, noun, constraints = program.query, program.noun, program.constraints
-    multiple = mask & (mask - 1)
+    multiple = mask & (mask - 1)  # not 0 if more than one thing is selected
     axes = {axis for constraint in constraints if (axis := _axis(constraint))}
     if is_grouped:
         sizes = [2, 3, 4, 5]
@@ -189,7 +218,7 @@ def _iter_variants(
     elif multiple:
         return
     elif query == "spatial_recognition":
-        # A question that speaks of left and right must not ask for left or right: the words would tell.
+        # A question that mentions left or right must not ask for left or right, because its words could be the answer.
         aspects = [aspect for aspect, axis in (("depth", "z"), ("side", "x")) if axis not in axes]
         yield from (Program(query, noun, constraints, aspect=aspect) for aspect in rng.sample(aspects, len(aspects)))
     elif query == "spatial_relationship":
@@ -200,15 +229,16 @@ def _iter_variants(
 
 
 def _axis(constraint: Constraint) -> str:
+    """Return `x` for left and right, `z` for depth, else an empty string."""
     if constraint.value in ("left of", "right of", "left half", "right half"):
         return "x"
     return "z" if constraint.value in ("foreground", "background") else ""
 
 
 def _iter_anchors(scene: Scene, nouns: dict[str, int]) -> Iterator[str]:
-    """Yield the kinds that are there once, with everything else clearly to one side.
+    """Yield the kinds with exactly one thing, if all other things are clearly to its left or right.
 
-    Kinds that belong to a place are left out: "left of the tractor" would tell which kinds to expect.
+    Kinds with home places are left out: "left of the tractor" would reveal the place, and thus which kinds to expect.
     """
     for name, mask in nouns.items():
         if name in CATEGORIES or mask & (mask - 1):
@@ -220,6 +250,7 @@ def _iter_anchors(scene: Scene, nouns: dict[str, int]) -> Iterator[str]:
 
 
 def _has_clear_neighbors(scene: Scene, name: str) -> bool:
+    """Return whether it is clear for all things in the row of `name` whether they are next to it."""
     anchor = find_unique(scene, name)
     row_objects = [obj for obj in scene.objects if anchor is not None and obj.depth == anchor.depth]
     return anchor is not None and all(
@@ -228,7 +259,7 @@ def _has_clear_neighbors(scene: Scene, name: str) -> bool:
 
 
 def _list_constraints(scene: Scene, capability: str, anchors: tuple[str, ...]) -> list[Constraint]:
-    """Return the constraints of one capability that this scene's questions may use."""
+    """Return the constraints of one capability that questions about this scene may use."""
     objects = scene.objects
     values: list[tuple[str, str]] = []
     match capability:
@@ -253,9 +284,9 @@ def _list_constraints(scene: Scene, capability: str, anchors: tuple[str, ...]) -
 
 
 def _list_places(scene: Scene) -> list[str]:
-    """Return the places that the scene's objects can be told apart by."""
+    """Return the positions that constraints may use: depths, halves of the image and the arrangement."""
     places = ["foreground", "background"]
-    # An object in the middle is in neither half.
+    # A thing in the middle is in neither half, so halves are only used if there is none.
     if all(abs(obj.x - SIZE // 2) >= MIN_OFFSET for obj in scene.objects):
         places += ["left half", "right half"]
     if scene.arrangement:
@@ -264,7 +295,7 @@ def _list_places(scene: Scene) -> list[str]:
 
 
 def _list_interactions(scene: Scene) -> list[tuple[str, str]]:
-    """Return each verb, active and passive, the passive ones also with who does it."""
+    """Return pairs (verb, other noun): each verb in the active and passive, the passive also with its agent."""
     agents = [obj for obj in scene.objects if obj.verb]
     values = [(obj.verb, "") for obj in agents] + [(VERBS[obj.verb], "") for obj in agents]
     values += [(VERBS[obj.verb], name) for obj in agents for name in (obj.kind, obj.kind_info.category)]

@@ -1,12 +1,12 @@
-"""A server that speaks Gemini's REST protocol over loopback, for tests, benchmarks and trying things out without a key.
+"""Serves Gemini's REST protocol on the loopback interface, for tests, benchmarks and experiments without a key.
 
     with GeminiServer() as server:
-        generate("PICTURES", "RUN", teacher_url=server.url)     # GEMINI_API_KEY=test-key
+        generate("IMAGES", "RUN", teacher_url=server.url)     # GEMINI_API_KEY=test-key
 
-It reads requests as strictly as the service (key, image, schema) and answers them like a teacher that cannot see
-(testing/scripted_model.py). What goes wrong is decided by its `fault`.
+The server checks requests as strictly as the real service (key, image, schema). A scripted model that ignores the
+content of images answers them (scripted_model.py). Errors are simulated by the argument `fault`.
 
-As a program it serves until Ctrl-C:
+As a command it serves until Ctrl-C:
 
     python -m compact_hf.testing.gemini --latency 0.3
 """
@@ -38,16 +38,19 @@ _PATH: Final = "/{version}/models/{model}:generateContent"
 
 
 class GeminiServer(ModelServer):
-    """Answer `generateContent`, one by one and in batches, like a model that keeps to the schema.
+    """Answers `generateContent` requests, single ones and batches, like a model that follows the requested schema.
 
     Args:
-        key (`str`, *optional*): the key that is accepted.
-        model (`str`, *optional*): the version that it says it is; requests for `no-such-model` get a 404.
-        accept_rate, latency_s, fault, record_requests (*optional*): as for `ModelServer`; by default nothing goes
-            wrong.
+        key (`str`, *optional*, defaults to `test-key`): the accepted API key.
+        model (`str`, *optional*, defaults to `gemini-3.8-flash-double`): the model version in responses. Requests for
+            the model `no-such-model` get a 404.
+        accept_rate (`float`, *optional*, defaults to 1.0): as for `ModelServer`.
+        latency_s (`float`, *optional*, defaults to 0.0): as for `ModelServer`.
+        fault (`Fault`, *optional*): as for `ModelServer`; by default all requests are answered.
+        record_requests (`bool`, *optional*, defaults to True): as for `ModelServer`.
 
     Attributes:
-        batches (`GeminiBatches`): its batches and files, and what goes wrong with them.
+        batches (`GeminiBatches`): batch jobs and files, with their simulated errors.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class GeminiServer(ModelServer):
         return self._check_request(request) or await self.serve(request, _parse_request)
 
     def _check_request(self, request: Request) -> Response | None:
+        """Return the error of the service for a wrong key or an unknown model, else None."""
         if request.headers.get("x-goog-api-key") != self._key:
             return error_response(
                 400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", reason="API_KEY_INVALID"
@@ -95,7 +99,15 @@ class GeminiServer(ModelServer):
 def content_response(
     text: str | None, *, model: str = "gemini-double", finish: str = "STOP", prompt_tokens: int = 300
 ) -> Response:
-    """Return a `generateContent` answer; `text` None is an answer without content, as after SAFETY."""
+    """Return a `generateContent` response.
+
+    Args:
+        text (`str`, *optional*): the text of the model; None for a response without content, as after the finish reason
+            SAFETY.
+        model (`str`, *optional*, defaults to `gemini-double`): the model version.
+        finish (`str`, *optional*, defaults to `STOP`): the finish reason.
+        prompt_tokens (`int`, *optional*, defaults to 300): number of input tokens.
+    """
     candidate: dict[str, Any] = {"finishReason": finish, "index": 0}
     if text is not None:
         candidate["content"] = {"role": "model", "parts": [{"text": text}]}
@@ -115,14 +127,22 @@ def content_response(
 
 
 def blocked_response(reason: str = "SAFETY") -> Response:
-    """Return the answer to a prompt that was blocked: no candidates at all."""
+    """Return the response to a blocked prompt, which has no candidates."""
     return JSONResponse({"promptFeedback": {"blockReason": reason}, "usageMetadata": {"promptTokenCount": 300}})
 
 
 def error_response(
     code: int, status: str, message: str, *, reason: str | None = None, retry_delay_s: float | None = None
 ) -> Response:
-    """Return an error as the service words it, with RetryInfo and a Retry-After header where a delay is given."""
+    """Return an error in the format of the service.
+
+    Args:
+        code (`int`): HTTP status code.
+        status (`str`): status of the service, such as `INVALID_ARGUMENT`.
+        message (`str`): the error message.
+        reason (`str`, *optional*): reason in an `ErrorInfo`.
+        retry_delay_s (`float`, *optional*): seconds to wait, sent as `RetryInfo` and as a Retry-After header.
+    """
     details: list[dict[str, Any]] = []
     headers: dict[str, str] = {}
     if reason is not None:
@@ -135,6 +155,7 @@ def error_response(
 
 
 def _parse_request(body: dict[str, Any], headers: dict[str, str]) -> ModelRequest:
+    """Return the prompt, schema and image of a request; ValueError, KeyError or TypeError if it is invalid."""
     parts = [part for content in body["contents"] for part in content["parts"]]
     prompt = "".join(part.get("text", "") for part in parts)
     config = body["generationConfig"]
@@ -149,13 +170,13 @@ def _decode_image(blob: dict[str, str]) -> bytes:
     mime_type = blob.get("mimeType") or blob.get("mime_type")
     if mime_type != "image/jpeg":
         raise ValueError(f"expected image/jpeg, got {mime_type}")
-    # Either alphabet, as the service takes it.
+    # The service accepts the standard and the URL-safe alphabet of base64.
     return base64.b64decode(blob["data"].translate(_URL_SAFE), validate=True)
 
 
 def main(argv: Iterable[str] | None = None) -> None:
     """Serve until Ctrl-C."""
-    serve_until_ctrl_c("compact_hf.testing.gemini", "Speaks Gemini's protocol.", GeminiServer, argv)
+    serve_until_ctrl_c("compact_hf.testing.gemini", "Serves Gemini's protocol.", GeminiServer, argv)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Batches and files as Gemini's REST protocol has them, over loopback: the routes that `GeminiServer` adds to its own.
+"""Implements the batches and files of Gemini's REST protocol, as further routes of `GeminiServer`.
 
     with GeminiServer() as server:
-        server.batches.looks = 5       # a job has ended at the fifth look
-        generate("PICTURES", "RUN", teacher="gemini-batch", preset="efficient", teacher_url=server.url)
+        server.batches.polls_to_finish = 5       # a job ends at the fifth poll
+        generate("IMAGES", "RUN", teacher="gemini-batch", preset="efficient", teacher_url=server.url)
 
-It reads files of requests as strictly as the service, whole or not at all, and has them answered by the same model.
+A file of requests is checked as strictly as by the real service: one invalid line makes it refuse all of the file. The
+same scripted model answers the requests (scripted_model.py).
 """
 
 from __future__ import annotations
@@ -32,7 +33,15 @@ _CODES: Final = {"EXPIRED": (4, "the batch expired"), "FAILED": (13, "internal e
 
 @dataclass(slots=True)
 class BatchJob:
-    """A job as the server has it: what it is called, how it will end, and the lines of its results."""
+    """A batch job on the server.
+
+    Attributes:
+        name (`str`): resource name, `batches/batchN`.
+        display_name (`str`): name given by the client.
+        final_state (`str`): state in which the job will end.
+        results (`list[dict[str, Any]]`): lines of the file of results.
+        poll_count (`int`, *optional*, defaults to 0): number of times the client has asked for the state.
+    """
 
     name: str
     display_name: str
@@ -42,27 +51,30 @@ class BatchJob:
 
 
 class GeminiBatches:
-    """The batches and files of a server.
+    """The batch jobs and files of a server.
+
+    The first four attributes may be set at any time to simulate slow jobs and errors.
 
     Args:
-        check_request (`Callable[[Request], Response | None]`): the error for a wrong key or model.
-        parse_request (`Callable[[dict, dict], ModelRequest]`): reads one request, or raises a ValueError, KeyError or
-            TypeError.
-        respond (`Callable[[ModelRequest], Response]`): answers it.
+        check_request (`Callable[[Request], Response | None]`): returns the error for a wrong key or model, else None.
+        parse_request (`Callable[[dict, dict], ModelRequest]`): parses a request; raises ValueError, KeyError or
+            TypeError if it is invalid.
+        respond (`Callable[[ModelRequest], Response]`): returns the response to a request.
 
-    Attributes, which may be set at any time:
-        polls_to_finish (`int`): at so many looks a job has ended; before, it is pending, then running.
-        final_state (`Callable[[int], str]`): how the job of a number from 0 ends: `SUCCEEDED`, `FAILED`, `EXPIRED` or
-            `CANCELLED`. Only the first has results.
-        fault (`Callable[[str, int], Response | None]`): called with each call and its number from 0 among its kind
-            before it is carried out: a response to send instead, or None. Kinds: `upload` (its start), `chunk`,
-            `create`, `created` (after the job was made), `get`, `list`, `download`.
-        edit_results (`Callable[[list[str]], list[str]]`): what becomes of the lines of a file of results.
-
-    Attributes to look at:
-        jobs (`list[BatchJob]`): every job that was made, in order.
-        files (`dict[str, bytes]`): the uploaded files that are there.
-        calls (`Counter[str]`): how often each kind of call came.
+    Attributes:
+        polls_to_finish (`int`): number of polls after which a job has ended, 2 at first. Before that it is pending,
+            then running.
+        final_state (`Callable[[int], str]`): returns the state in which the job with an index (from 0) ends:
+            `SUCCEEDED`, `FAILED`, `EXPIRED` or `CANCELLED`. Only a job that succeeded has results.
+        fault (`Callable[[str, int], Response | None]`): called before each call is handled, with its kind and its index
+            (from 0) among the calls of this kind. Returns a response to send instead, or None. The kinds are `upload`
+            (start of an upload), `chunk`, `create`, `created` (after the job was created), `get`, `list` and
+            `download`.
+        edit_results (`Callable[[list[str]], list[str]]`): called with the lines of a file of results before they are
+            sent; returns the lines to send instead.
+        jobs (`list[BatchJob]`): all jobs in the order of their creation.
+        files (`dict[str, bytes]`): uploaded files that have not been deleted: name -> content.
+        calls (`Counter[str]`): number of calls of each kind.
     """
 
     def __init__(
@@ -86,7 +98,7 @@ class GeminiBatches:
         self._numbers = itertools.count(1)
 
     def routes(self) -> list[Route]:
-        """Return where the calls come in."""
+        """Return the routes to add to the server."""
         return [
             Route("/upload/{version}/files", self._upload, methods=["POST"]),
             Route("/{version}/files/{file}:download", self._download, methods=["GET"]),
@@ -98,9 +110,10 @@ class GeminiBatches:
         ]
 
     async def _upload(self, request: Request) -> Response:
+        """Start a resumable upload and return its URL, or receive a chunk at that URL."""
         upload_id = request.query_params.get("upload_id")
         if upload_id is not None:
-            # The address itself is the leave to write to it: no key.
+            # Like the service, which needs no key here, because only the client that started the upload has its URL.
             try:
                 return self._take_fault("chunk") or self._receive_chunk(
                     upload_id, request.headers, await request.body()
@@ -120,8 +133,9 @@ class GeminiBatches:
         return Response(headers={"X-Goog-Upload-URL": str(upload_url), "X-Goog-Upload-Status": "active"})
 
     def _receive_chunk(self, upload_id: str, headers: Any, body: bytes) -> Response:
+        """Append a chunk to an upload, or finish the upload and return the file."""
         if upload_id not in self._uploads:
-            return _error(404, "NOT_FOUND", "there is no such upload")
+            return _error(404, "NOT_FOUND", "upload not found")
         size, buffer = self._uploads[upload_id]
         if headers.get("x-goog-upload-offset") != str(len(buffer)):
             return _invalid(f"expected the offset {len(buffer)}")
@@ -138,6 +152,7 @@ class GeminiBatches:
         return _invalid(f"expected {size} bytes and then the command finalize, got {len(buffer)}")
 
     async def _create(self, request: Request) -> Response:
+        """Create a job from an uploaded file and compute all of its results."""
         if problem := self._check_request(request) or self._take_fault("create"):
             return problem
         try:
@@ -159,22 +174,24 @@ class GeminiBatches:
         return self._take_fault("created") or JSONResponse(_operation(self.jobs[-1], "PENDING"))
 
     def _parse_file(self, text: str) -> dict[str, ModelRequest]:
+        """Return key -> request for a file of JSON lines; ValueError with the line number if one is invalid."""
         model_requests: dict[str, ModelRequest] = {}
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 entry = json.loads(line)
                 if entry.keys() != {"key", "request"} or entry["key"] in model_requests:
-                    raise ValueError("expected a key of its own and a request")
+                    raise ValueError("expected a unique key and a request")
                 if unknown := entry["request"].keys() - _REQUEST_FIELDS:
                     raise ValueError(f"no such field: {sorted(unknown)[0]!r}")
                 model_requests[entry["key"]] = self._parse_request(entry["request"], {})
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"Error on line {number}: {error}") from error
         if not model_requests:
-            raise ValueError("the file holds no requests")
+            raise ValueError("the file contains no requests")
         return model_requests
 
     async def _get(self, request: Request) -> Response:
+        """Return the state of a job; this counts as a poll."""
         if problem := self._check_request(request) or self._take_fault("get"):
             return problem
         job = self._find_job(request)
@@ -184,6 +201,7 @@ class GeminiBatches:
         return JSONResponse(_operation(job, self._state(job)))
 
     async def _list(self, request: Request) -> Response:
+        """Return a page of the jobs, the newest first."""
         if problem := self._check_request(request) or self._take_fault("list"):
             return problem
         size, start = (int(request.query_params.get(name) or 0) for name in ("pageSize", "pageToken"))
@@ -195,6 +213,7 @@ class GeminiBatches:
         return JSONResponse(page)
 
     async def _cancel(self, request: Request) -> Response:
+        """End a job as cancelled."""
         job = self._find_job(request)
         if problem := self._check_request(request):
             return problem
@@ -204,6 +223,7 @@ class GeminiBatches:
         return JSONResponse({})
 
     async def _download(self, request: Request) -> Response:
+        """Return the file of results of a job that succeeded."""
         if problem := self._check_request(request) or self._take_fault("download"):
             return problem
         name = f"files/{request.path_params['file']}"
@@ -222,6 +242,7 @@ class GeminiBatches:
         return JSONResponse({}) if self.files.pop(name, None) is not None else _permission_denied(name)
 
     def _take_fault(self, call: str) -> Response | None:
+        """Count a call, and return the response of `fault` for it, or None."""
         number = self.calls[call]
         self.calls[call] += 1
         return self.fault(call, number)
@@ -231,12 +252,14 @@ class GeminiBatches:
         return next((job for job in self.jobs if job.name == name), None)
 
     def _state(self, job: BatchJob) -> str:
+        """Return the state of a job after the polls so far."""
         if job.poll_count >= self.polls_to_finish:
             return job.final_state
         return "RUNNING" if job.poll_count > 1 else "PENDING"
 
 
 def _operation(job: BatchJob, state: str) -> dict[str, Any]:
+    """Return a job in the format of the service, a long-running operation."""
     count = len(job.results)
     success_count = {"PENDING": 0, "RUNNING": count // 2}.get(state, count)
     metadata: dict[str, Any] = {
@@ -262,6 +285,7 @@ def _results_file(job: BatchJob) -> str:
 
 
 def _result(key: str, response: Response) -> dict[str, Any]:
+    """Return one line of a file of results."""
     body = json.loads(bytes(response.body))
     return {"key": key, "response": body} if response.status_code == 200 else {"key": key, "error": body["error"]}
 

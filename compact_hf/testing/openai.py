@@ -1,12 +1,12 @@
-"""A server that speaks OpenAI's protocol over loopback, for tests, benchmarks and trying things out without a model.
+"""Serves OpenAI's protocol on the loopback interface, for tests, benchmarks and experiments without a model.
 
     with OpenAIServer() as server:
-        generate("PICTURES", "RUN", teacher="openai:double", teacher_url=server.url)     # OPENAI_API_KEY=test-key
+        generate("IMAGES", "RUN", teacher="openai:double", teacher_url=server.url)     # OPENAI_API_KEY=test-key
 
-It reads requests as strictly as the service (key, fields, image, strict schema) and answers them like a teacher that
-cannot see (testing/scripted_model.py). What goes wrong is decided by its `fault`.
+The server checks requests as strictly as the real service (key, fields, image, strict schema). A scripted model that
+ignores the content of images answers them (scripted_model.py). Errors are simulated by the argument `fault`.
 
-As a program it serves until Ctrl-C:
+As a command it serves until Ctrl-C:
 
     python -m compact_hf.testing.openai --latency 0.3
 """
@@ -34,22 +34,26 @@ from compact_hf.testing.scripted_model import (
     serve_until_ctrl_c,
 )
 
-# What the service takes, of what a teacher has reason to send. Sampling settings are not among it: current models
+# The fields that requests of teachers may have. Sampling settings are not among them, because current models of OpenAI
 # refuse them.
 _REQUEST_FIELDS: Final = {"model", "messages", "response_format", "store", "max_completion_tokens", "reasoning_effort"}
-# What servers of one's own take besides, for free text.
+# Further fields of requests for free text, which self-hosted servers such as vLLM accept.
 _SAMPLING_FIELDS: Final = {"temperature", "max_tokens"}
 _DATA_URL_PREFIX: Final = "data:image/jpeg;base64,"
 
 
 class OpenAIServer(ModelServer):
-    """Answer `/v1/chat/completions` like a model that keeps to the schema, and list it at `/v1/models`.
+    """Answers `/v1/chat/completions` like a model that follows the requested schema, and lists it at `/v1/models`.
 
     Args:
-        key (`str | None`, *optional*): the key that is accepted; None takes any, as a server of one's own does.
-        model (`str`, *optional*): the model that it says it is; requests for `no-such-model` get a 404.
-        accept_rate, latency_s, fault, record_requests (*optional*): as for `ModelServer`; by default nothing goes
-            wrong.
+        key (`str | None`, *optional*, defaults to `test-key`): the accepted API key; None accepts all keys, as
+            self-hosted servers do.
+        model (`str`, *optional*, defaults to `double-2026-11-21`): the model in responses. Requests for the model
+            `no-such-model` get a 404.
+        accept_rate (`float`, *optional*, defaults to 1.0): as for `ModelServer`.
+        latency_s (`float`, *optional*, defaults to 0.0): as for `ModelServer`.
+        fault (`Fault`, *optional*): as for `ModelServer`; by default all requests are answered.
+        record_requests (`bool`, *optional*, defaults to True): as for `ModelServer`.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class OpenAIServer(ModelServer):
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme == "Bearer" and key and self._key in (None, key):
             return None
-        # The service quotes the key's ends.
+        # Like the service, which quotes the first and last characters of the key.
         return error_response(401, f"Incorrect API key provided: {key[:4]}***{key[-4:]}.", code="invalid_api_key")
 
     def answer(self, model_request: ModelRequest) -> Response:
@@ -110,7 +114,15 @@ def content_response(
     refusal: str | None = None,
     prompt_tokens: int = 800,
 ) -> Response:
-    """Return a chat completion; `text` None is an answer without content, as beside a refusal."""
+    """Return a chat completion.
+
+    Args:
+        text (`str`, *optional*): the text of the model; None for a response without content, as with a refusal.
+        model (`str`, *optional*, defaults to `double`): the model.
+        finish (`str`, *optional*, defaults to `stop`): the finish reason.
+        refusal (`str`, *optional*): the text of a refusal.
+        prompt_tokens (`int`, *optional*, defaults to 800): number of input tokens.
+    """
     completion_tokens = len(text or "") // 4 + 20
     return JSONResponse(
         {
@@ -137,19 +149,27 @@ def content_response(
 def error_response(
     status: int, message: str, *, code: str | None = None, retry_after_s: float | None = None
 ) -> Response:
-    """Return an error as the service words it, with a Retry-After header where a delay is given."""
+    """Return an error in the format of the service.
+
+    Args:
+        status (`int`): HTTP status code.
+        message (`str`): the error message.
+        code (`str`, *optional*): error code of the service, such as `model_not_found`.
+        retry_after_s (`float`, *optional*): seconds to wait, sent as a Retry-After header.
+    """
     body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
     headers = {} if retry_after_s is None else {"Retry-After": f"{retry_after_s:g}"}
     return JSONResponse(body, status_code=status, headers=headers)
 
 
 def _parse_request(body: dict[str, Any], headers: dict[str, str]) -> ModelRequest:
+    """Return the prompt, schema and image of a request; ValueError, KeyError or TypeError if it is invalid."""
     is_free = "response_format" not in body
     if unknown := body.keys() - _REQUEST_FIELDS - (_SAMPLING_FIELDS if is_free else set()):
         raise ValueError(f"unrecognized request arguments: {', '.join(sorted(unknown))}")
     (message,) = body["messages"]
     if message["role"] != "user" or not isinstance(body["model"], str):
-        raise ValueError("expected a model and a message of the user")
+        raise ValueError("expected a model and a user message")
     parts = message["content"]
     prompt = "".join(part["text"] for part in parts if part["type"] == "text")
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
@@ -160,6 +180,7 @@ def _parse_request(body: dict[str, Any], headers: dict[str, str]) -> ModelReques
 
 
 def _read_schema(response_format: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a response format after checking the rules of the service for strict schemas."""
     json_schema = response_format["json_schema"]
     if response_format["type"] != "json_schema" or json_schema["strict"] is not True:
         raise ValueError("expected a response format of the type json_schema, strict")
@@ -173,7 +194,7 @@ def _read_schema(response_format: dict[str, Any]) -> dict[str, Any]:
 
 
 def _iter_objects(part: Any) -> Iterator[dict[str, Any]]:
-    """Yield every schema of an object in a schema."""
+    """Yield all schemas of type object in a schema, nested ones included."""
     if isinstance(part, dict):
         if part.get("type") == "object":
             yield part
@@ -191,7 +212,7 @@ def _decode_image(url: str) -> bytes:
 
 def main(argv: Iterable[str] | None = None) -> None:
     """Serve until Ctrl-C."""
-    serve_until_ctrl_c("compact_hf.testing.openai", "Speaks OpenAI's protocol.", OpenAIServer, argv)
+    serve_until_ctrl_c("compact_hf.testing.openai", "Serves OpenAI's protocol.", OpenAIServer, argv)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What the doubles of services share: a model that cannot see, and the server around it.
+"""Implements a scripted model that ignores images, and the server shared by all protocols.
 
-It writes a question for the capabilities that the prompt lists, and as a verifier says for its own questions what they
-need; it knows them again by their words, also after it was started anew and behind another protocol. Of other questions
-it says anything, but the same each time. What it writes is only as true as the protocol needs.
+As a teacher, the model writes a question for the capabilities that the prompt lists. Certain words of the question
+encode these capabilities. As a verifier, it decodes them again, so that it recognizes its own questions after a restart
+and behind another protocol. To other questions it gives an arbitrary but constant verdict. Its questions and answers
+have the right form and no meaning.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from compact_hf.records import digest
 from compact_hf.testing.server import LocalServer
 
 KEY: Final = "test-key"
-"""The only key that the doubles take, unless told otherwise."""
+"""The default API key of the servers."""
 
 _CAPABILITY_LINE: Final = re.compile(r"^- (\w+): ", re.MULTILINE)
 _COMBINATION_LINE: Final = re.compile(r"^\d+\. (\w+(?:, \w+)*)$", re.MULTILINE)
 _OWN_QUESTION: Final = re.compile(r"Which (?:[a-z]+ ){3,}[a-z]+\?")
 _LINE_NUMBER: Final = re.compile(r"^\d+\. ")
 _FILLER_WORDS: Final = "amber brisk calm dusty eager faint gentle hollow ivory jolly keen lofty mellow narrow".split()
+# Words that encode a capability; each is in one list only, and none is a filler word.
 _CAPABILITY_WORDS: Final = {
     "color": "marble bucket lantern ribbon kettle".split(),
     "shape": "anchor blanket wheel basket feather".split(),
@@ -52,16 +54,16 @@ _CAPABILITY_WORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One request as a server understood it.
+    """One request as a server parsed it.
 
     Attributes:
-        role (`str`): `teacher`, `verifier` or `blind` (a verifier without the image), by the schema asked for;
-            `free` where none is.
-        has_list_schema (`bool`): the schema holds a list: several questions are asked for, or about.
-        prompt (`str`): the text part.
-        image (`bytes`): the image part, a JPEG; empty for `blind`, and for `free` where there is none.
-        body (`dict`): the JSON body as it came.
-        headers (`dict[str, str]`): lower-case names.
+        role (`str`): `teacher`, `verifier` or `blind` (a verifier without the image), recognized by the requested
+            schema; `free` for free text without a schema.
+        has_list_schema (`bool`): whether the schema is a list, for several drafts, verdicts or answers.
+        prompt (`str`): text of the request.
+        image (`bytes`): image of the request, a JPEG; empty for `blind`, and for `free` without an image.
+        body (`dict[str, Any]`): the JSON body.
+        headers (`dict[str, str]`): the HTTP headers, with lower-case names.
     """
 
     role: str
@@ -73,23 +75,23 @@ class ModelRequest:
 
 
 Fault = Callable[[ModelRequest, int], Response | None]
-"""Called with each request and its number from 0: a response to send instead of the answer, or None."""
+"""Called with each request and its index (from 0); returns a response to send instead of the answer, or None."""
 
 
 class ModelServer(LocalServer, ABC):
-    """Answer requests like a model that keeps to the schema; subclasses speak a protocol.
+    """Answers requests like a model that follows the requested schema; a subclass implements a protocol.
 
     Args:
-        routes (`Sequence[Route]`): where the protocol's requests come in.
-        accept_rate (`float`): share, 0 to 1, of questions that it judges to need exactly what they were written for;
-            the others need one capability more.
+        routes (`Sequence[Route]`): routes of the protocol.
+        accept_rate (`float`): share of its own questions, 0 to 1, of which it says as a verifier that they need exactly
+            the requested capabilities. Of the others it says that they need one more.
         latency_s (`float`): seconds before each answer.
-        fault (`Fault`): decides which requests go wrong, and how.
-        record_requests (`bool`): keep what was asked, images and all.
+        fault (`Fault`): returns an error for the requests that should fail.
+        record_requests (`bool`): whether to keep all requests with their images in memory.
 
     Attributes:
-        requests (`list[ModelRequest]`): every request that was understood, in order; empty where it does not remember.
-        request_count (`int`): how many those were.
+        requests (`list[ModelRequest]`): all valid requests in order; empty unless `record_requests`.
+        request_count (`int`): number of valid requests.
     """
 
     def __init__(
@@ -105,16 +107,30 @@ class ModelServer(LocalServer, ABC):
 
     @abstractmethod
     def answer(self, model_request: ModelRequest) -> Response:
-        """Return the answer of a model that does what it is told."""
+        """Return the model's answer to a request in the format of the protocol.
+
+        Args:
+            model_request (`ModelRequest`): the request.
+        """
 
     @abstractmethod
     def bad_request(self, message: str) -> Response:
-        """Return the error for a request that the service would not understand."""
+        """Return the error of the protocol for an invalid request.
+
+        Args:
+            message (`str`): what is wrong with the request.
+        """
 
     async def serve(
         self, request: Request, parse: Callable[[dict[str, Any], dict[str, str]], ModelRequest]
     ) -> Response:
-        """Answer one request that `parse` makes out of its body and headers."""
+        """Answer one HTTP request.
+
+        Args:
+            request (`Request`): the HTTP request.
+            parse (`Callable[[dict, dict], ModelRequest]`): parses its JSON body and headers; raises ValueError,
+                KeyError or TypeError if the request is invalid.
+        """
         try:
             model_request = parse(await request.json(), dict(request.headers))
         except ClientDisconnect:
@@ -127,14 +143,22 @@ class ModelServer(LocalServer, ABC):
         return response
 
     def respond(self, model_request: ModelRequest) -> Response:
-        """Count a request, and return its answer or what a fault puts in the answer's place."""
+        """Count a request and return its answer, or the error that `fault` returns for it.
+
+        Args:
+            model_request (`ModelRequest`): the request.
+        """
         number, self.request_count = self.request_count, self.request_count + 1
         if self._record_requests:
             self.requests.append(model_request)
         return self._fault(model_request, number) or self.answer(model_request)
 
     def make_reply(self, model_request: ModelRequest) -> dict[str, Any]:
-        """Return the JSON that the model writes."""
+        """Return the JSON that the model writes in the requested schema.
+
+        Args:
+            model_request (`ModelRequest`): the request; its role is not `free`.
+        """
         if model_request.role == "teacher":
             if model_request.has_list_schema:
                 combinations = [names.split(", ") for names in _COMBINATION_LINE.findall(model_request.prompt)]
@@ -154,11 +178,18 @@ class ModelServer(LocalServer, ABC):
 def make_model_request(
     prompt: str, schema: dict[str, Any] | None, images: Sequence[bytes], body: dict[str, Any], headers: dict[str, str]
 ) -> ModelRequest:
-    """Return a request whose role shows in its schema; None where free text is asked for.
+    """Return the request, with its role derived from the fields of the schema.
+
+    Args:
+        prompt (`str`): text of the request.
+        schema (`dict[str, Any]`, *optional*): JSON schema of the reply; None for free text.
+        images (`Sequence[bytes]`): images of the request.
+        body (`dict[str, Any]`): the JSON body.
+        headers (`dict[str, str]`): the HTTP headers, with lower-case names.
 
     Raises:
-        ValueError: the images are not what that role gets: one JPEG, none where the question is asked blindly, at most
-            one for free text.
+        ValueError: the images do not fit the role: one JPEG for teachers and verifiers, none for the blind check, at
+            most one for free text.
     """
     fields = set() if schema is None else schema["properties"].keys()
     role = (
@@ -170,9 +201,9 @@ def make_model_request(
         if fields & {"capabilities", "verdicts"}
         else "blind"
     )
-    # Free text is asked for with an image, or as an evaluation's control without.
+    # Free text is requested with an image; without one in a control of an evaluation.
     if len(images) > 1 or (role != "free" and len(images) != (role != "blind")):
-        raise ValueError(f"expected {'no' if role == 'blind' else 'one'} picture, got {len(images)}")
+        raise ValueError(f"expected {'no' if role == 'blind' else 'one'} image, got {len(images)}")
     for image in images:
         _check_jpeg(image)
     has_list_schema = bool(fields & {"drafts", "verdicts", "answers"})
@@ -180,17 +211,22 @@ def make_model_request(
 
 
 def _check_jpeg(data: bytes) -> None:
-    # The header and the end are looked at, not what lies between: that would cost more than all the rest.
+    """Raise a ValueError if the image is not a complete JPEG."""
+    # Only the header and the end are checked. Decoding the pixels would take longer than the rest of the request.
     try:
         Image.open(io.BytesIO(data), formats=["JPEG"]).close()
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"the picture is not a JPEG: {error}") from error
+        raise ValueError(f"the image is not a JPEG: {error}") from error
     if not data.endswith(b"\xff\xd9"):
-        raise ValueError("the picture is a JPEG that was cut")
+        raise ValueError("the image is a truncated JPEG")
 
 
 def make_text_reply(model_request: ModelRequest) -> str:
-    """Return what it answers in free text: to the prompt's first line one word, always the same."""
+    """Return the model's answer in free text: one word, which only depends on the first line of the prompt.
+
+    Args:
+        model_request (`ModelRequest`): the request; its role is `free`.
+    """
     return _make_answer(model_request.prompt.partition("\n")[0])
 
 
@@ -199,15 +235,16 @@ def _number_items(name: str, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _make_draft(model_request: ModelRequest, capabilities: Sequence[str]) -> dict[str, Any]:
+    """Return a draft whose question has three filler words and one word that encodes each capability."""
     rng = random.Random(digest(model_request.image.hex()[:4096], capabilities))
-    # Words differ from question to question, or they would be dropped as repetitions of each other.
+    # Random words, because questions with the same words would be rejected as near-duplicates.
     words = [*rng.sample(_FILLER_WORDS, 3), *(rng.choice(_CAPABILITY_WORDS[name]) for name in capabilities)]
     question = f"Which {' '.join(words)}?"
     return {"question": question, "answer": _make_answer(question), "confidence": rng.randint(75, 99)}
 
 
 def _read_questions(model_request: ModelRequest) -> list[str]:
-    """Return what is asked: the prompt's second paragraph, line by line where it asks several."""
+    """Return the questions in a verifier's prompt: its second paragraph, with one question per line if several."""
     paragraph = model_request.prompt.split("\n\n")[1]
     return (
         [_LINE_NUMBER.sub("", line) for line in paragraph.split("\n")] if model_request.has_list_schema else [paragraph]
@@ -215,10 +252,11 @@ def _read_questions(model_request: ModelRequest) -> list[str]:
 
 
 def _make_verdict(question: str, accept_rate: float) -> dict[str, Any]:
+    """Return the capabilities that the words of a question encode, with one more if it is not to be accepted."""
     words = question.rstrip("?").split()
     rng = random.Random(digest("verdict", words))
     if not _OWN_QUESTION.fullmatch(question) or not set(words[1:4]) <= set(_FILLER_WORDS):
-        # Somebody else's question: it cannot know, but it always says the same.
+        # Not a question of this model: an arbitrary verdict that only depends on the question.
         return {"capabilities": rng.sample(list(_CAPABILITY_WORDS), rng.randrange(5)), "answer": _make_answer(question)}
     capabilities = [name for name, vocabulary in _CAPABILITY_WORDS.items() if set(vocabulary) & set(words)]
     if rng.random() >= accept_rate:
@@ -227,20 +265,35 @@ def _make_verdict(question: str, accept_rate: float) -> dict[str, Any]:
 
 
 def _make_answer(question: str) -> str:
-    """Return the one answer that the double gives to a question, whether it writes or judges."""
+    """Return the answer to a question; as a teacher and as a verifier the model gives the same one."""
     return random.Random(digest("answer", question)).choice([word for word in _FILLER_WORDS if word not in question])
 
 
 def serve_until_ctrl_c(
     module: str, purpose: str, make_server: Callable[..., ModelServer], argv: Iterable[str] | None
 ) -> None:
-    """Be the program `python -m MODULE`: the URL goes to stdout."""
+    """Run the command `python -m MODULE`: write the server's URL to stdout and serve until Ctrl-C.
+
+    Args:
+        module (`str`): name of the module, for the help text.
+        purpose (`str`): a sentence that describes the server, for the help text.
+        make_server (`Callable[..., ModelServer]`): the class of the server.
+        argv (`Iterable[str]`, *optional*, defaults to the command line): the arguments.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=purpose)
-    parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="seconds before each answer")
-    parser.add_argument("--accept-rate", type=float, default=1.0, metavar="R", help="share of drafts that pass, 0 to 1")
+    parser.add_argument(
+        "--latency", type=float, default=0.0, metavar="S", help="seconds before each answer (default: 0)"
+    )
+    parser.add_argument(
+        "--accept-rate",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="share of drafts that are accepted, 0 to 1 (default: 1)",
+    )
     args = parser.parse_args(None if argv is None else list(argv))
     with make_server(latency_s=args.latency, accept_rate=args.accept_rate, record_requests=False) as server:
-        sys.stderr.write(f"{purpose} The key is {KEY!r}; Ctrl-C ends it.\n")
+        sys.stderr.write(f"{purpose} The key is {KEY!r}; stop it with Ctrl-C.\n")
         sys.stdout.write(f"{server.url}\n")
         sys.stdout.flush()
         try:

@@ -1,4 +1,7 @@
-"""A local HTTP server in a thread, for the doubles in this folder. Loopback only, a free port, stopped on leaving."""
+"""Runs a local HTTP server in a thread, for the protocol servers in this directory.
+
+It listens on a free port of the loopback interface and stops at the end of its `with` block.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,13 @@ _START_TIMEOUT_S = 10.0
 
 
 class LocalServer:
-    """Serve an ASGI app on 127.0.0.1 while the `with` block runs.
+    """Serves an ASGI app on 127.0.0.1 while its `with` block runs.
+
+    Args:
+        app (`Starlette`): the app to serve.
 
     Attributes:
-        url (`str`): `http://127.0.0.1:PORT`.
+        url (`str`): URL of the server, `http://127.0.0.1:PORT`.
     """
 
     def __init__(self, app: Starlette) -> None:

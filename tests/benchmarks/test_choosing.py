@@ -1,4 +1,4 @@
-"""benchmarks/choosing.py measures what choosing holds in memory, and that is little."""
+"""Tests that benchmarks/choosing.py measures the memory of each step, and that it is below a limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BYTES_A_ROW = 300
 
 
 def measure(rows: int) -> dict[str, Any]:
-    """Return what the script prints, run in a fresh process: a forked one has memory to reuse."""
+    """Return the results of the script, run in a new process; a forked process could reuse memory of its parent."""
     script = Path(readme.__file__).with_name("choosing.py")
     command = [sys.executable, script, "--rows", str(rows), "--json"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""benchmarks/compare.py says slower only if it is so, and leaves no worktree behind."""
+"""Tests that benchmarks/compare.py only says "slower" with enough evidence, and that it removes its worktree."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def checkout() -> None:
 
 
 def test_a_ratio_is_that_of_a_pair_so_that_drift_does_not_count() -> None:
-    """The machine became three times slower between the rounds; each pair still shows 10%."""
+    """The machine becomes three times slower over the rounds; each pair still differs by 10%."""
     line = compare.compare_pairs([(1.1, 1.0), (2.2, 2.0), (3.3, 3.0)])
     assert (line.ratio, line.least, line.most) == pytest.approx((1.1, 1.1, 1.1))
     assert (line.this_s, line.rev_s) == (2.2, 2.0)
@@ -60,7 +60,7 @@ def test_nearly_every_pair_has_to_be_beyond_margin_and_noise(ratios: list[float]
 
 
 def test_two_runs_that_agree_by_luck_do_not_make_a_noisy_machine_quiet() -> None:
-    """Measured on a busy machine, with the same commit on both sides."""
+    """These times were measured on a busy machine with the same commit on both sides."""
     line = compare.compare_pairs([(0.75, 0.79), (0.75, 0.791), (0.74, 0.93)])
     assert line.noise > 0.1
     assert line.verdict == "no difference within the spread"
@@ -84,7 +84,8 @@ def test_each_tree_starts_by_the_entry_point_of_its_own_pyproject(tmp_path: Path
 def test_a_failing_process_is_one_line_that_names_the_tree(tmp_path: Path) -> None:
     tree = compared.Tree("v0 (1234567)", tmp_path)
     with pytest.raises(
-        compared.BenchmarkError, match=r"^v0 \(1234567\) ended with 1: tune tiny-cpu: ValueError: no such thing$"
+        compared.BenchmarkError,
+        match=r"^v0 \(1234567\) exited with status 1: tune tiny-cpu: ValueError: no such thing$",
     ):
         compared.ProcessRunner(tmp_path).run(tree, "raise ValueError('no such thing')", "tune", "tiny-cpu")
 
@@ -99,8 +100,8 @@ def test_cpu_seconds_are_those_of_all_descendants(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no-such-commit"], "'no-such-commit' is no commit here"),
-        (["HEAD", "--only", "help,flying"], "--only 'flying' is no benchmark: give some of help,generation,"),
+        (["no-such-commit"], "'no-such-commit' is not a commit"),
+        (["HEAD", "--only", "help,flying"], "--only 'flying' is not a benchmark: give some of help,generation,"),
         (["HEAD", "--rounds", "0"], "--rounds 0 is too few"),
     ],
 )
@@ -122,7 +123,7 @@ def is_gone(worktree: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.usefixtures("checkout")
 def test_head_is_compared_with_this_tree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A benchmark that fails is reported, names its side, and leaves the others alone."""
+    """A benchmark that fails is reported with the name of the tree, and the other benchmarks still run."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(compared.BENCHMARKS, "broken", lambda inputs, out: compared.Command(("no-such-command",)))
     assert compare.main(["HEAD", "--only", "broken,help", "--rounds", "1", "--json"]) == 1
@@ -134,7 +135,7 @@ def test_head_is_compared_with_this_tree(monkeypatch: pytest.MonkeyPatch, capsys
         assert line["ratio"] == line["least"] == line["most"] == line["this_s"] / line["rev_s"]
         assert line["verdict"] == "too few rounds"
     assert list(result["failed"]) == ["broken"]
-    assert re.match(r"HEAD \(\w{7}\) ended with 2: no-such-command: ", result["failed"]["broken"])
+    assert re.match(r"HEAD \(\w{7}\) exited with status 2: no-such-command: ", result["failed"]["broken"])
     table = compare.format_table(result)
     assert table.count("\n| help |") == 2
     assert "\n| broken | failed: HEAD (" in table
@@ -151,7 +152,7 @@ def test_the_worktree_is_removed_when_it_is_interrupted(sent: signal.Signals, st
         assert process.stderr is not None
         worktree = parse_worktree(process.stderr.readline())
         assert not is_gone(worktree)
-        os.killpg(process.pid, sent)  # as a terminal does, to git as well
+        os.killpg(process.pid, sent)  # like Ctrl-C in a terminal, which also reaches git
         stdout, _ = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (status, "")
     assert is_gone(worktree)

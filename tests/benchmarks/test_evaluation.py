@@ -1,4 +1,4 @@
-"""benchmarks/evaluation.py measures what it says, at a size that takes seconds."""
+"""Tests benchmarks/evaluation.py with few questions, so that it takes seconds."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def test_other_answers_than_the_loops_end_it(
     monkeypatch.setattr(
         evaluation, "answer_in_batches", lambda student, questions, size: (["yes"] * len(questions), 1.0)
     )
-    with pytest.raises(SystemExit, match="batch 1 gives 3 of 3 answers other than the loop"):
+    with pytest.raises(SystemExit, match="batch 1 differs from the loop in 3 of 3 answers"):
         evaluation.measure("any", [None] * 3)

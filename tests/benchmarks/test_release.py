@@ -1,4 +1,4 @@
-"""benchmarks/release.py measures what it says, at sizes that take seconds."""
+"""Tests benchmarks/release.py with few rows, so that it takes seconds."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BENCHMARKS = Path(readme.__file__).parent
 @pytest.fixture
 def release(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("benchmarks.release")  # a name that spawned processes find
+    return importlib.import_module("benchmarks.release")  # by a name that spawned processes can import
 
 
 @pytest.mark.slow
 def test_every_figure_is_measured_and_shown(
     release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What talks to the Hub's double has a process of its own, as in earnest; the rest runs here, to be quick."""
+    """Steps that use the local server for the Hub run in their own processes; the others run here, to be faster."""
 
     def run(step: str, *, environment: Mapping[str, str] | None = None, **options: Any) -> dict[str, Any]:
         arguments = json.dumps(options, default=str)
@@ -41,7 +41,7 @@ def test_every_figure_is_measured_and_shown(
     monkeypatch.setattr(release, "run", run)
     monkeypatch.setenv("GEMINI_API_KEY", "unset when the test ends")
     result = json.loads(json.dumps(release.measure(tmp_path, rows=60, max_rows=90, llava_mb=0.3, repetitions=1)))
-    assert list(tmp_path.glob("*.parquet")) == [], "what was measured is taken away"
+    assert list(tmp_path.glob("*.parquet")) == [], "the measured files are deleted"
     steps = [(peak["step"], peak["rows"]) for peak in result["peaks"]]
     assert steps == [
         ("write", 3), ("validate", 3), ("choose", 3), ("write", 60), ("validate", 60), ("choose", 60), ("write", 90),
@@ -53,7 +53,7 @@ def test_every_figure_is_measured_and_shown(
     assert (streamed["rows"] > 10, streamed["other bytes"]) == (True, 0)
     sample, annotated = result["llava"]["sample"], result["llava"]["annotate"]
     assert (sample["rows"], sample["rejected"]) == (10, 0)
-    assert 90 < annotated["questions"] <= 100, "ten pictures with two items of five questions; the last may have one"
+    assert 90 < annotated["questions"] <= 100, "ten images with two items of five questions; the last may have one item"
     assert release.format_table(result).count("\n| ") == 2 + 7 + 2 + 1 + 1 + 2
     for label, figure, target in readme.release_rows(result):
         assert label

@@ -1,4 +1,4 @@
-"""benchmarks/training.py measures what it says, at sizes that take seconds."""
+"""Tests benchmarks/training.py with few rows and steps, so that it takes seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import readme
 
-# PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
+# PEFT 0.21 still uses an attribute that transformers 5.23 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 MACHINE = {"gpu": "", "cpu": "x", "cores": 2, "threads": 1, "torch": "2.0", "load": [0.0, 1.0]}
 
@@ -25,7 +25,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.slow
 def test_every_figure_is_measured_and_shown(training: ModuleType, tmp_path: Path) -> None:
-    """In this process and the first lines only, to be quick."""
+    """Only the first rows of the table, measured in this process, to be faster."""
     trained = importlib.import_module("trained")
     base_setup = trained.TrainingSetup(
         training.build_release(tmp_path, image_count=12), "tiny", steps=1, batch=1, workers=0
@@ -38,7 +38,7 @@ def test_every_figure_is_measured_and_shown(training: ModuleType, tmp_path: Path
         assert figures["of_peak"] < 1
         assert figures["waiting_for_rows"] < 1
     separate, plain, ours = results.values()
-    # A row is one question there, and two or three here, with one picture for all.
+    # In `separate` a row has one question. In the others it has two or three questions about one image.
     assert separate["questions_per_second"] == separate["rows_per_second"]
     assert 2 <= round(ours["questions_per_second"] / ours["rows_per_second"], 9) <= 3
     assert 2 < separate["tokens_per_question"] / plain["tokens_per_question"] < 3
@@ -46,11 +46,11 @@ def test_every_figure_is_measured_and_shown(training: ModuleType, tmp_path: Path
     assert gains["format"] == plain["questions_per_second"] / separate["questions_per_second"]
     table = readme.format_training({"machine": MACHINE, "size": "tiny", "lines": results, "gains": gains})
     assert table.count("\n| ") == len(setups)
-    assert table.endswith("on x, 2 cores, 1 of them training, torch 2.0, load 0.0 to 1.0")
+    assert table.endswith("on x, 2 cores, 1 of them used for training, torch 2.0, load 0.0 to 1.0")
 
 
 def test_a_row_costs_what_llava_7b_takes_by_hand(training: ModuleType) -> None:
-    """Four operations for each of 6.6 billion weights and 680 tokens, 18 TFLOP; the LoRA and attention come on top."""
+    """Four operations for each of 6.6 billion weights and 680 tokens are 18 TFLOP; LoRA and attention are added."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlavaForConditionalGeneration
@@ -68,7 +68,9 @@ def test_a_row_costs_what_llava_7b_takes_by_hand(training: ModuleType) -> None:
     assert 680 * 4 * linear == pytest.approx(18e12, rel=0.01)
     assert work.per_token == pytest.approx(4 * linear + 6 * adapted, rel=1e-4)
     assert work.count_operations(1, 680) == pytest.approx(680 * (4 * linear + 6 * adapted), rel=0.05)
-    assert work.per_image < 0.025 * work.count_operations(1, 680), "seeing is cheap: not worth a cache"
+    assert work.per_image < 0.025 * work.count_operations(1, 680), (
+        "the vision tower is cheap: its outputs need no cache"
+    )
     assert work.count_operations(3, 3 * 680) == pytest.approx(3 * work.count_operations(1, 680))
 
 
@@ -81,4 +83,4 @@ def test_a_switch_that_does_not_hold_is_told_in_its_line(training: ModuleType, t
     figures = training.measure(setup)
     assert "none such" in figures["failed"]
     table = readme.format_training({"machine": MACHINE, "size": "tiny", "lines": {"it": figures}, "gains": {}})
-    assert "| it | no figure |" in table
+    assert "| it | failed |" in table

@@ -91,7 +91,7 @@ def test_repeated_wording_and_surplus_are_dropped_as_asked_for_and_counted_in_th
 def test_a_wrong_instruction_file_is_refused_before_the_runs_are_read(tmp_path: Path) -> None:
     file = tmp_path / "llava.json"
     file.write_text("{}")
-    with pytest.raises(UsageError, match="does not start as a JSON list"):
+    with pytest.raises(UsageError, match="is not a JSON list"):
         assemble([tmp_path / "no run"], tmp_path / "out", version="1.0.0", instruction=file)
 
 

@@ -126,7 +126,7 @@ def test_a_release_is_a_benchmark_too(run: Path, rows: list[Row], tmp_path: Path
 
 
 def test_what_is_no_data_set_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no such folder"):
+    with pytest.raises(SourceError, match="no such directory"):
         assemble(run, tmp_path / "out", version="1.0.0", exclude_images_of=[str(tmp_path / "nothing")])
 
 

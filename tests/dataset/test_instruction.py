@@ -150,9 +150,9 @@ def test_a_row_that_comes_twice_is_taken_once() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('{"a": 1}', "does not start as a JSON list"),
+        ('{"a": 1}', "is not a JSON list"),
         ('{"a": 1}\n{"a": 2}', "jq -s"),
-        ("", "does not start as a JSON list"),
+        ("", "is not a JSON list"),
         ('[{"id": 1}, {"id"', "premature EOF"),
         ("[1] [2]", "trailing garbage"),
     ],
@@ -177,7 +177,7 @@ def test_missing_files_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         sample_instruction_rows(tmp_path / "llava.json", image_root=tmp_path, seed=0, rows=1)
     (tmp_path / "llava.json").write_text("[]")
-    with pytest.raises(SourceError, match="no such folder"):
+    with pytest.raises(SourceError, match="no such directory"):
         sample_instruction_rows(tmp_path / "llava.json", image_root=tmp_path / "pictures", seed=0, rows=1)
 
 

@@ -1,4 +1,4 @@
-"""A demo's folder: taken only where it is free, or where the same demo goes on."""
+"""Tests that the demo only uses an output directory that is empty or of a demo with the same settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compact_hf.errors import SettingsMismatchError, UsageError
 
 
 def test_a_demo_with_other_settings_is_not_mixed_into_an_earlier_one(tmp_path: Path) -> None:
-    """Its student would have learnt from other pictures than the report tells of."""
+    """Otherwise the student would have been trained on other images than those in the report."""
     (tmp_path / ".compact-demo").write_text('{"scenes": 400, "steps": null}')
     with pytest.raises(SettingsMismatchError, match=r"\(scenes was 400, now 50\)"):
         run_demo(tmp_path, scenes=50)

@@ -1,4 +1,4 @@
-"""Data sets at the Hub's double, and what of them crossed the network."""
+"""Makes datasets on the local test server for the Hub, and counts what clients download of them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ COLUMNS: Final = Features(
 )
 _RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)")
 _FOOTER: Final = 2**16
-"""What pyarrow reads of a file's end to find its footer there."""
+"""Number of bytes that pyarrow reads at the end of a file to find the footer."""
 
 
 def noise_png(number: int) -> bytes:
-    """A picture of 110 KB that cannot be compressed, so that bytes served can be told apart from everything else."""
+    """Return an image of 110 KB that cannot be compressed, so that its downloads are larger than all others."""
     pixels = np.random.default_rng(number).integers(0, 256, (192, 192, 3), dtype=np.uint8)
     file = io.BytesIO()
     Pillow.fromarray(pixels).save(file, "PNG", compress_level=0)
@@ -35,7 +35,7 @@ def noise_png(number: int) -> bytes:
 
 
 def make_rows(numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """Rows with a picture each, a mask as large that nobody asked for, and a question."""
+    """Return rows with an image, a mask of the same size that no test reads, and a question."""
     mask = {"bytes": noise_png(10**6), "path": None}
     return [
         {
@@ -50,14 +50,14 @@ def make_rows(numbers: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def to_parquet(records: Sequence[Mapping[str, Any]], features: Features = COLUMNS) -> bytes:
-    """A file with row groups of three rows."""
+    """Return a Parquet file with row groups of three rows."""
     file = io.BytesIO()
     Dataset.from_list(list(records), features=features).to_parquet(file, batch_size=ROWS_IN_GROUP)
     return file.getvalue()
 
 
 def commit_files(hub: HubServer, name: str, files: Mapping[str, bytes], *, private: bool = False) -> Commit:
-    """Commit files on top of what a repository's main holds."""
+    """Add files to the main branch of a repository, which is created if needed."""
     if not hub.store.has("dataset", name):
         hub.store.create("dataset", name, private=private, author=USER)
     repository = hub.store.repository("dataset", name)
@@ -69,7 +69,7 @@ def commit_files(hub: HubServer, name: str, files: Mapping[str, bytes], *, priva
 
 
 def iter_ranges(hub: HubServer, commit: Commit, *, since: int = 0) -> Iterator[tuple[str, int, int]]:
-    """Yield (file, first byte, byte after the last) of every range that was asked for, footers left out."""
+    """Yield (file, first byte, byte after the last) for each requested range except footers."""
     for request in hub.requests[since:]:
         path = request.path.partition(f"/resolve/{commit.sha}/")[2]
         if request.method == "GET" and path.endswith(".parquet"):
@@ -81,28 +81,28 @@ def iter_ranges(hub: HubServer, commit: Commit, *, since: int = 0) -> Iterator[t
 
 
 def find_repeated_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """Those ranges that begin within an earlier one of the same file, in order."""
+    """Return the ranges that overlap with another range of the same file, in order."""
     ordered = sorted(ranges)
     return [later for earlier, later in pairwise(ordered) if earlier[0] == later[0] and later[1] < earlier[2]]
 
 
 def served_bytes(hub: HubServer) -> int:
-    """Bytes of Parquet files that were sent, footers included."""
+    """Return the number of bytes sent of Parquet files, including footers."""
     return sum(sent for path, sent in hub.bytes_sent.items() if path.endswith(".parquet"))
 
 
 def group_bytes(num_images: int = ROWS_IN_GROUP) -> int:
-    """About what the pictures of a row group take."""
+    """Return the approximate size of the images of a row group."""
     return num_images * len(noise_png(0))
 
 
 def footer_bytes(files: int) -> int:
-    """What the footers of so many files take."""
+    """Return the number of bytes that clients read to get the footers of some files."""
     return files * _FOOTER
 
 
 def image_ranges(hub: HubServer, commit: Commit, *, since: int = 0) -> list[tuple[str, int, int]]:
-    """Those of the ranges that hold pictures: one for each row group that was fetched."""
+    """Return the requested ranges that contain images: one for each row group that was downloaded."""
     return [item for item in iter_ranges(hub, commit, since=since) if item[2] - item[1] > len(noise_png(0)) // 2]
 
 

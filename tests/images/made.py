@@ -1,4 +1,4 @@
-"""Small picture files of every kind, and the real photographs that scikit-image and scikit-learn ship."""
+"""Makes small image files of all kinds, and lists the photographs that ship with scikit-image and scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECRET = b"GPS 48.8583 N 2.2945 E"
 
 
 def make_image(mode: str = "RGB", *, seed: int = 0) -> Image.Image:
-    """A picture of 48 x 32 pixels that looks different from every side."""
+    """Return an image of 48 x 32 pixels without symmetries, so that every rotation of it differs."""
     noise = np.random.default_rng(seed).integers(0, 40, (HEIGHT, WIDTH, 3))
     ramp = np.linspace(0, 200, WIDTH)[None, :, None] * np.linspace(0.2, 1, HEIGHT)[:, None, None]
     pixels = Image.fromarray((noise + ramp * [1, 0.6, 0.3]).astype("uint8"))
@@ -34,7 +34,7 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def make_exif(orientation: int = 1) -> Image.Exif:
-    """What a camera writes: an orientation and where the picture was taken."""
+    """Return EXIF data as a camera writes it: an orientation and the place where the image was taken."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     exif[0x010E] = SECRET.decode()
@@ -46,13 +46,13 @@ def make_animation(format: str, **options: Any) -> bytes:
 
 
 def rgb_jpeg() -> bytes:
-    """A JPEG of red, green and blue instead of luma and chroma, which nothing but its Adobe segment says."""
+    """Return a JPEG that stores RGB instead of YCbCr, which only its Adobe segment indicates."""
     data = encode(make_image(), "JPEG", keep_rgb=True)
     return data.replace(b"R\x11\0G\x11\0B\x11\0", b"\1\x11\0\2\x11\0\3\x11\0").replace(b"R\0G\0B\0", b"\1\0\2\0\3\0")
 
 
 def deep_grey() -> bytes:
-    """A sixteen-bit grey PNG, as X-rays are, whose values run over the whole range."""
+    """Return a 16-bit grey PNG, as used for X-rays, whose values cover the whole range."""
     return encode(Image.fromarray(np.linspace(0, 65535, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype("uint16")), "PNG")
 
 
@@ -74,18 +74,18 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "webp simple": lambda: encode(make_image(), "WEBP"),
     "webp lossless": lambda: encode(make_image("RGBA"), "WEBP", lossless=True, exact=True, exif=make_exif()),
 }
-"""Kinds whose compressed pixels may stand as they are."""
+"""Kinds of files whose compressed pixels stay unchanged."""
 
 REENCODED: dict[str, Callable[[], bytes]] = {
     "png deep grey": deep_grey,
     "webp animated": lambda: make_animation("WEBP", exif=make_exif(), xmp=SECRET),
     "gif animated": lambda: make_animation("GIF", comment=SECRET),
 }
-"""Kinds that are published in another form."""
+"""Kinds of files that have to be encoded again before they are published."""
 
 
 def photographs() -> list[Path]:
-    """The pictures in scikit-image's and scikit-learn's wheels; neither package is imported."""
+    """Return the images in the wheels of scikit-image and scikit-learn; neither package is imported."""
     paths: list[Path] = []
     for package, directory in (("skimage", "data"), ("sklearn", "datasets/images")):
         spec = find_spec(package)
@@ -97,7 +97,7 @@ def photographs() -> list[Path]:
 
 
 class BytesSource:
-    """A source of one picture whose bytes are given."""
+    """An image source of one image with the given bytes."""
 
     identity = "bytes"
 

@@ -114,7 +114,7 @@ def test_colour_profile_is_kept() -> None:
 
 
 def test_deep_grey_becomes_eight_bits_over_the_same_range() -> None:
-    """Pillow turns values above 255 white when it makes RGB of sixteen-bit grey, which would blank an X-ray."""
+    """Pillow converts 16-bit grey above 255 to white RGB, which would make an X-ray all white."""
     data = REENCODED["png deep grey"]()
     pixels = np.asarray(decode(clean_image(data)))
     assert pixels.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""The mark that stands for the picture in texts of LLaVA's format; its items are tested where they are used."""
+"""Tests the removal of `<image>` tokens from texts; items of LLaVA's format are tested with the code that uses them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_extreme_shapes_keep_at_least_one_pixel() -> None:
 
 
 def test_orientation_is_applied() -> None:
-    """Orientation 6 is a camera on its side: the picture's left edge becomes its upper one."""
+    """Orientation 6 is a camera held vertically: the left edge of the stored image is the upper edge of the image."""
     left_is_dark = encode(Image.linear_gradient("L").rotate(90), "JPEG", exif=make_exif(6))
     pixels = np.asarray(open_image(encode_for_teacher(left_is_dark)).convert("L"), int)
     assert pixels[0].mean() < 30

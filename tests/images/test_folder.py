@@ -67,10 +67,10 @@ def test_one_clear_line_for_what_is_no_folder_of_pictures(tmp_path: Path) -> Non
     write_files(tmp_path, "file.png", "texts/a.txt", "texts/b.txt", "texts/c.gif", "texts/LICENSE")
     (tmp_path / "empty").mkdir()
     messages = {
-        "nowhere": "no such folder: .*nowhere; give a folder that holds JPEG, PNG or WebP files",
-        "file.png": "file.png is a file, not a folder; give the folder that it lies in",
-        "empty": "empty is empty; put JPEG, PNG or WebP files into it",
-        "texts": r"no JPEG, PNG or WebP file in .*texts \(files seen: 2 .txt, .*\); give a folder that holds some",
+        "nowhere": "no such directory: .*nowhere: give a directory with JPEG, PNG or WebP files",
+        "file.png": "file.png is a file, not a directory: give the directory that contains it",
+        "empty": "empty is empty: put JPEG, PNG or WebP files into it",
+        "texts": r"no JPEG, PNG or WebP file in .*texts \(files found: 2 .txt, .*\): give a directory with images",
     }
     for name, message in messages.items():
         with pytest.raises(SourceError, match=message) as excinfo:
@@ -84,27 +84,27 @@ def test_a_folder_that_cannot_be_listed_is_told_and_not_skipped(
     write_files(tmp_path, "a.png", "closed/b.png")
     real_scandir = os.scandir
 
-    def refuse(path: Path):  # root may list anything, so the refusal is put in by hand
+    def refuse(path: Path):  # simulated, because the user root can list every directory
         if path.name == "closed":
             raise PermissionError(13, "Permission denied")
         return real_scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(SourceError, match=r"cannot list .*closed: Permission denied; make it readable"):
+    with pytest.raises(SourceError, match=r"cannot list .*closed \(Permission denied\): make it readable"):
         list(ImageFolder(tmp_path).refs())
 
 
 def test_names_that_no_journal_can_hold_are_told(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb"):
         pass
-    with pytest.raises(SourceError, match="is not UTF-8; rename the file"):
+    with pytest.raises(SourceError, match="is not UTF-8: rename the file"):
         list(ImageFolder(tmp_path).refs())
 
 
 @pytest.mark.parametrize("ref", ["../secret.png", "a/../../secret.png", "/etc/passwd"])
 def test_references_never_lead_out(tmp_path: Path, ref: str) -> None:
     write_files(tmp_path, "secret.png", "root/a/b.png")
-    with pytest.raises(OSError, match="leads out of the folder"):
+    with pytest.raises(OSError, match="is outside the directory"):
         ImageFolder(tmp_path / "root").read(ref)
 
 

@@ -1,4 +1,4 @@
-"""Data sets as sources: pictures by row, and the questions about each of them, however the rows lie."""
+"""Tests datasets as image sources: images by row, and all questions about each image, in any order of the rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def image_value(data: bytes | None, path: str | None = None) -> dict[str, Any]:
 
 
 def write_split(tmp_path: Path, rows: list[dict[str, Any]], features: Any = FEATURES, *, split: str = "train") -> Path:
-    """A folder that `load_dataset` takes, in Parquet as the Hub has it."""
+    """Write a split as Parquet, as on the Hub, into a directory for `load_dataset`, and return the directory."""
     directory = tmp_path / "data set"
     directory.mkdir(exist_ok=True)
     Dataset.from_list(rows, features=features).to_parquet(directory / f"{split}-00000-of-00001.parquet")
@@ -162,7 +162,7 @@ def test_splits_can_be_chosen(tmp_path: Path) -> None:
     write_split(tmp_path, [make_row(B)], split="test")
     assert list(open_source(directory).refs()) == ["test/0", "train/0"]
     assert list(open_source(directory, split="train").refs()) == ["train/0"]
-    with pytest.raises(SourceError, match="has the splits test, train; give one of them"):
+    with pytest.raises(SourceError, match="has the splits test, train: give one of them"):
         open_source(directory, split="validation")
 
 
@@ -175,10 +175,12 @@ def test_what_cannot_be_loaded_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot be read"):
         open_source(tmp_path / "empty")
     text_only = write_split(tmp_path, [{"question": "?"}], Features({"question": Value("string")}))
-    with pytest.raises(SourceError, match=r"has no column of pictures \(it has question\)"):
+    with pytest.raises(SourceError, match=r"has no column of images \(it has question\)"):
         open_source(text_only)
     images_only = write_split(tmp_path, [{"image": image_value(A)}], Features({"image": Image()}))
-    with pytest.raises(SourceError, match=r"has no questions \(its columns are image\); one of turns, messages"):
+    with pytest.raises(
+        SourceError, match=r"has no questions \(its columns are image\): give a dataset with one of turns, messages"
+    ):
         read_dataset_questions(open_source(images_only))
 
 
@@ -236,7 +238,7 @@ def test_a_row_that_cannot_be_read_says_why(row: dict[str, Any], reason: str) ->
 
 
 def questions_by_image(source: VqaSource) -> dict[bytes, list[tuple[str, str]]]:
-    """Picture -> where it is asked about, and what."""
+    """Return image -> (location, question) of each row about it."""
     questions: dict[bytes, list[tuple[str, str]]] = {}
     for ref in source.refs():
         result = inspect_image(source, ref)

@@ -70,7 +70,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def make_bomb(width: int, height: int) -> bytes:
-    """A PNG that claims to be huge in a few bytes."""
+    """Return a PNG of a few bytes whose header has huge dimensions."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
@@ -107,7 +107,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "here.png").write_bytes(FILES["png"])
     with (tmp_path / "vast.png").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    for ref, detail in (("gone.png", "No such file"), ("vast.png", "too large"), ("../here.png", "out of the folder")):
+    for ref, detail in (
+        ("gone.png", "No such file"),
+        ("vast.png", "too large"),
+        ("../here.png", "outside the directory"),
+    ):
         result = inspect_image(ImageFolder(tmp_path), ref)
         assert isinstance(result, Reject)
         assert result.reason == "unreadable file"
@@ -125,7 +129,7 @@ def test_a_source_that_breaks_down_is_not_the_pictures_fault() -> None:
 
 
 def check_survives(data: bytes) -> None:
-    """Whatever the bytes, they are a picture that can be sent and published, or a reject."""
+    """Check that any bytes are either rejected, or an image that can be sent to teachers and published."""
     result = inspect_image(BytesSource(data), "it")
     if isinstance(result, ImageInfo):
         encode_for_teacher(data, 24)

@@ -1,4 +1,4 @@
-"""Hashes of what pictures look like: copies are near, others far, and groups do not depend on any order."""
+"""Tests perceptual hashes: those of copies are close, others are not, and groups do not depend on the order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compact_hf.images.phash import HASH_BITS, MAX_DISTANCE, group_by_distance, 
 from .made import encode, make_exif, make_image, photographs
 
 HASHES = st.integers(0, 2**HASH_BITS - 1)
-# A regular pattern has next to nothing in its low frequencies, and fewer pixels than are compared say little.
+# Regular patterns have hardly any low frequencies, and the last image has fewer pixels than the hash uses.
 LOW_DETAIL = ("chessboard_GRAY.png", "chessboard_RGB.png", "no_time_for_that_tiny.gif")
 
 
@@ -28,7 +28,7 @@ def hamming_distance(first: int | None, second: int | None) -> int:
 
 @st.composite
 def hash_clusters(draw: st.DrawFn) -> list[int]:
-    """Hashes of which many are a few bits from another, as random ones never are."""
+    """Draw hashes of which many differ in a few bits, which random hashes never do."""
     hashes = draw(st.lists(HASHES, min_size=1, max_size=6))
     for _ in range(draw(st.integers(0, 30))):
         bits = draw(st.sets(st.integers(0, HASH_BITS - 1), max_size=6))
@@ -74,7 +74,7 @@ def test_many_hashes_are_grouped_without_comparing_each_with_each() -> None:
     near_copies = [hash ^ 0b101 for hash in hashes[:1000]]
     assert (
         len(set(group_by_distance(hashes + near_copies, 6).tolist())) == 50_000
-    )  # each with each would be 1.3 billion comparisons
+    )  # comparing all pairs would be 1.3 billion comparisons
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_photograph_compressed_or_scaled_again_is_near_and_turned_is_far(path:
 
 
 def test_orientation_counts_as_it_is_seen() -> None:
-    stored = make_image().transpose(Image.Transpose.ROTATE_90)  # what orientation 6 turns back
+    stored = make_image().transpose(Image.Transpose.ROTATE_90)  # orientation 6 undoes this rotation
     upright_hash = perceptual_hash(encode(stored, "JPEG", exif=make_exif(6), quality=95))
     assert hamming_distance(upright_hash, perceptual_hash(encode(make_image(), "JPEG", quality=95))) <= 4
 

@@ -1,4 +1,4 @@
-"""`annotate`, `evaluate` and `analyze` read the same questions and answers from the same file, whatever its shape."""
+"""Tests that `annotate`, `evaluate` and `analyze` read the same questions and answers from a file in any format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows at the Hub: which are fetched, and why some cannot be; the real clients against the double, over HTTP."""
+"""Tests which rows on the Hub are downloaded, and the errors if that fails, with real clients and a local server."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_only_the_config_the_split_and_the_files_that_were_named_are_fetched(hub
         ["test/0", "test/1", "train/0", "train/1"],
     ]
     assert [list(read.values()) for read, _ in results] == [image_ids([2, 3]), image_ids([5]), image_ids([2, 3, 0, 1])]
-    # The test split came once for both.
+    # The test split was downloaded once for both addresses that include it.
     fetched_paths = [path for path, *_ in image_ranges(hub, commit)]
     assert fetched_paths == ["small/test.parquet", "large/b.parquet", "small/train.parquet"]
 
@@ -132,11 +132,11 @@ def test_what_cannot_be_streamed_says_why_in_one_line(hub: HubServer, tmp_path: 
     files = hub.store.repository("dataset", "org/files")
     files.add_commit("refs/convert/parquet", converted, title="Convert", message="", author=USER)
     expected = {
-        "parts": "has the configs small, large; give one of them: hf://datasets/org/parts@",
+        "parts": "has the configs small, large: give one of them, such as hf://datasets/org/parts@",
         "parts/nothing": "'nothing' not found",
-        "parts/large?split=test": "has the splits train; give one of them",
+        "parts/large?split=test": "has the splits train: give one of them",
         "secret": "check the name, the revision and HF_TOKEN",
-        "words": "has no column of pictures (it has a)",
+        "words": "has no column of images (it has a)",
         "broken/large": "cannot be read",
     }
     addresses = [f"hf://datasets/org/{name}" for name in (*expected, "files", "files@refs/convert/parquet")]
@@ -148,7 +148,7 @@ def test_what_cannot_be_streamed_says_why_in_one_line(hub: HubServer, tmp_path: 
 
     read, (notice,) = results[-2]
     assert sorted(read.values()) == sorted(image_ids([1, 2]))
-    assert notice.endswith("is not in Parquet: all of it is loaded before anything is asked")
+    assert notice.endswith("is not in Parquet: loading all of it first")
     assert results[-1] == [read, []], "the Hub's own conversion is Parquet"
 
 

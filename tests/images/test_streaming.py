@@ -1,4 +1,4 @@
-"""Runs over a data set at the Hub fetch what they ask about, once: the real clients against the double, over HTTP."""
+"""Tests that runs over a dataset on the Hub download only what they use, once, with real clients and a local server."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ told = {ref: compute_image_id(source.read(ref)) for ref in source.refs()}
 
 
 def make_files(first: int = 0) -> dict[str, bytes]:
-    """A data set of a few files with a few row groups each."""
+    """Return a dataset of a few files with a few row groups each."""
     starts = [first + index * ROWS_IN_FILE for index in range(NUM_FILES)]
     return {
         f"data/train-{index:05d}-of-{NUM_FILES:05d}.parquet": to_parquet(make_rows(range(start, start + ROWS_IN_FILE)))
@@ -102,7 +102,7 @@ def test_a_limit_fetches_a_few_row_groups_and_a_whole_run_each_of_them_once(
     assert finished == 6
     assert inspections.items() <= IMAGE_IDS.items()
     assert len(image_ranges(hub, commit)) <= 4
-    # The first footer is read for the columns and for the rows. Nobody asks for the masks.
+    # The first footer is read twice, for the columns and for the rows. The masks are not downloaded.
     assert served_bytes(hub) < 4 * group_bytes() * 1.02 + footer_bytes(NUM_FILES + 1)
 
     commit_files(hub, "org/many", {"README.md": b"---\nlicense: mit\n---\n"})
@@ -144,7 +144,7 @@ def test_after_a_kill_only_what_was_under_way_comes_again_and_main_may_move_on(
     since = len(hub.requests)
     assert run_source(hub, GENERATE, *args, home=home) == [NUM_ROWS, IMAGE_IDS]
     repeated = set(earlier) & set(image_ranges(hub, commit, since=since))
-    assert len(repeated) <= 4, "row groups that were here came again"
+    assert len(repeated) <= 4, "row groups in the cache were downloaded again"
     assert len(set(image_ranges(hub, commit))) == NUM_GROUPS
 
 
@@ -170,11 +170,11 @@ def test_a_hub_that_fails_in_the_middle_costs_no_picture(
     hub.fault = fail_after_half
     error, inspections = run_source(hub, GENERATE, *args, home=home)
     assert error.startswith("SourceError: hf://datasets/org/many@")
-    assert error.endswith("the same command goes on, once the Hub answers again")
+    assert error.endswith("run the same command to resume when the Hub is available again")
     assert "503" in error
     assert "\n" not in error
     assert 0 < len(inspections) < NUM_ROWS
-    assert inspections.items() <= IMAGE_IDS.items(), "an outage was taken for a picture that cannot be read"
+    assert inspections.items() <= IMAGE_IDS.items(), "an outage was reported as an unreadable image"
 
     hub.fault = fail_once_per_range
     assert run_source(hub, GENERATE, *args, home=home) == [NUM_ROWS, IMAGE_IDS]

@@ -1,6 +1,6 @@
-"""A second reader of scene questions, written apart from the package's: plain conditions over plain records.
+"""Parses questions about scenes independently of the package, to check its answers.
 
-It knows the things' attributes and what English words mean, and nothing of programs, phrases or templates.
+It uses the attributes of things and the meaning of English words, but not the package's programs, phrases or templates.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ QUESTION_HEADS = (
 
 @dataclass
 class ParsedQuestion:
-    """What the question says of this scene: whom it may be about, under which conditions, and what it asks."""
+    """A parsed question about a scene: the things that it may be about, its conditions, and what it asks."""
 
     pool: list[ObjectRecord]
     conditions: dict[str, Condition]
@@ -52,7 +52,7 @@ class ParsedQuestion:
     count: int = 0
 
     def referents(self, *, without: str = "") -> list[str]:
-        """Return what the question refers to, with one condition left out."""
+        """Return the indices of the things, or the kinds, that the question without one condition refers to."""
         conditions = [condition for capability, condition in self.conditions.items() if capability != without]
         matches = [obj for obj in self.pool if all(condition(obj) for condition in conditions)]
         if not self.count:
@@ -70,14 +70,14 @@ class ParsedQuestion:
 
 @lru_cache(maxsize=4)
 def to_records(scene: Scene) -> tuple[ObjectRecord, ...]:
-    """Return the scene's things as plain records."""
+    """Return the things of a scene as plain records."""
     return tuple(
         asdict(obj) | {"index": i, "category": KINDS[obj.kind].category} for i, obj in enumerate(scene.objects)
     )
 
 
 def parse_question(scene: Scene, question: str) -> ParsedQuestion:
-    """Read a question about a scene."""
+    """Parse a question about a scene."""
     objects = list(to_records(scene))
     asked_capability, extract_answer = _parse_asked_capability(question, scene.place, scene.arrangement, objects)
     text = re.sub(r"on which side of the \w+", "", question, flags=re.I)

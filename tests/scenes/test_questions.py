@@ -1,4 +1,4 @@
-"""Laws of scene questions: right, needed in every part, not given away by their words, and understood again."""
+"""Tests properties of scene questions: answers are right, all parts are needed, and questions can be parsed again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ seeds = st.integers(min_value=0, max_value=10**6)
 
 @st.composite
 def scene_questions(draw: st.DrawFn) -> tuple[int, SceneQuestion]:
-    """A scene's seed and one of its questions, of every k from 1 to 5."""
+    """Draw the seed of a scene and a question about it, with k from 1 to 5."""
     seed = draw(seeds)
     combos = supported_combinations(build_scene(seed), draw(st.integers(1, 5)))
     assume(combos)
@@ -146,7 +146,7 @@ def test_counts_are_rarely_one_which_could_be_guessed(others: tuple[str, ...]) -
 
 
 def test_nothing_is_placed_beside_a_kind_that_belongs_to_a_place() -> None:
-    """A question about what is left of the tractor would tell that the scene is a farm."""
+    """A question about the thing to the left of the tractor would reveal that the place is a farm."""
     scenes = [build_scene(seed) for seed in range(100)]
     anchors = {name for scene in scenes for name in index_scene(scene).anchors}
     home_kinds = {obj.kind for scene in scenes for obj in scene.objects if obj.kind_info.home_places}

@@ -1,4 +1,4 @@
-"""Laws of scenes: a seed is a scene, the truth is complete and sensible, and everything true can be seen."""
+"""Tests properties of scenes: a seed determines the scene, and its ground truth is consistent and visible."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ seeds = st.integers(min_value=0, max_value=10**9)
 
 
 def images_differ(first: Scene, second: Scene) -> bool:
-    """Whether the pictures of two scenes differ."""
+    """Return whether the images of two scenes differ."""
     return ImageChops.difference(render(first), render(second)).getbbox() is not None
 
 
 def scene_with(obj: SceneObject) -> Scene:
-    """Return a scene with nothing else in it."""
+    """Return a scene with a single thing."""
     return Scene(0, "beach", False, "", (obj,))
 
 
@@ -143,7 +143,7 @@ def test_words_and_shapes_show(seed: int) -> None:
             value = getattr(obj, name)
             if value:
                 changed = replace(obj, **{name: next(changed for changed in values if changed != value)})
-                # Alone, because things in front may cover it.
+                # In a scene of its own, because things in front may cover it.
                 assert images_differ(
                     scene_with(replace(obj, verb="", target=-1)), scene_with(replace(changed, verb="", target=-1))
                 ), i

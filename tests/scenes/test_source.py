@@ -1,4 +1,4 @@
-"""Scenes as a source: which ones a text stands for, what is refused, and how they are read."""
+"""Tests scenes as an image source: which scenes a text selects, what is refused, and how scenes are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a question must not give its answer away: a classifier that sees no picture learns next to nothing."""
+"""Tests that the words of a question do not reveal its answer: a text classifier hardly beats the majority answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_GAIN = 0.05
 
 
 class QuestionText(NamedTuple):
-    """A question without its picture; `type` is what it asks, about which sort of thing."""
+    """A question without its image; `type` says what it asks, and about which category of thing."""
 
     seed: int
     type: str
@@ -31,7 +31,7 @@ class QuestionText(NamedTuple):
 
 @cache
 def make_questions(num_questions: int) -> list[QuestionText]:
-    """Return so many questions of k = 1 to 3, at most six of a scene."""
+    """Return `num_questions` questions with k from 1 to 3, at most six per scene."""
     questions: list[QuestionText] = []
     rng = random.Random(7)
     names = list(CAPABILITIES)
@@ -57,9 +57,9 @@ def make_questions(num_questions: int) -> list[QuestionText]:
 
 
 def compute_gain(questions: list[QuestionText]) -> float:
-    """Return by how much a linear classifier of words beats the majority answer of each question type.
+    """Return by how much a linear classifier of words is better than the majority answer of each question type.
 
-    Trained on three scenes of four, tested on the fourth.
+    It is trained on three of four scenes and tested on the others.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import RidgeClassifier

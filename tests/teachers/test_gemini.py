@@ -252,7 +252,7 @@ def test_the_double_refuses_what_the_service_would(server: GeminiServer) -> None
 
     url = f"{server.url}/v1beta/models/gemini-3.8-flash:generateContent"
     assert httpx.post(url, json={}, headers={"x-goog-api-key": "no"}).status_code == 400
-    for schema, missing in (({}, "a response schema"), ({"properties": {"confidence": {}}}, "one picture")):
+    for schema, missing in (({}, "a response schema"), ({"properties": {"confidence": {}}}, "one image")):
         body = {"contents": [{"parts": [{"text": "hello"}]}], "generationConfig": {"responseSchema": schema}}
         response = httpx.post(url, json=body, headers={"x-goog-api-key": KEY})
         assert f"expected {missing}" in response.json()["error"]["message"]

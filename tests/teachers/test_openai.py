@@ -354,7 +354,7 @@ def test_the_double_refuses_what_the_service_would(server: OpenAIServer) -> None
     strict = schema | {"additionalProperties": False}
     text = {"type": "text", "text": "hello"}
     for parts, request_schema, extra_fields, missing in (
-        ([text], strict, {}, "expected one picture"),
+        ([text], strict, {}, "expected one image"),
         ([text], schema, {}, "a strict schema requires all"),
         ([text], strict, {"temperature": 0}, "unrecognized request arguments: temperature"),
         ([{"type": "input_text", "text": "hello"}], strict, {}, "parts of the types text and image_url"),
@@ -363,7 +363,7 @@ def test_the_double_refuses_what_the_service_would(server: OpenAIServer) -> None
             [{"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,AAAA"}}],
             strict,
             {},
-            "the picture is not a JPEG",
+            "the image is not a JPEG",
         ),
     ):
         response_format = {

@@ -1,4 +1,4 @@
-"""The double of Gemini's files and batches is as strict as the service: one that takes anything would prove nothing."""
+"""Tests that the local server for Gemini's files and batches is as strict as the real service."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def client(server: GeminiServer) -> Iterator[httpx.Client]:
 
 
 def upload(client: httpx.Client, text: str, *, parts: int = 1) -> str:
-    """Send a file in so many parts, as the protocol has it, and return its name."""
+    """Upload a file in `parts` chunks, as the protocol requires, and return its name."""
     data = text.encode()
     start_headers = {
         "X-Goog-Upload-Protocol": "resumable",
@@ -86,13 +86,13 @@ def test_a_batch_goes_from_pending_to_its_results(server: GeminiServer, client: 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "holds no requests"),
+        ("", "contains no requests"),
         ("{", "Error on line 1"),
-        (f"{LINE}\n{LINE}", "Error on line 2: expected a key of its own"),
-        (json.dumps({"request": REQUEST}), "Error on line 1: expected a key of its own and a request"),
+        (f"{LINE}\n{LINE}", "Error on line 2: expected a unique key"),
+        (json.dumps({"request": REQUEST}), "Error on line 1: expected a unique key and a request"),
         (json.dumps({"key": "a", "request": {**REQUEST, "thinking_config": {}}}), "no such field: 'thinking_config'"),
         (json.dumps({"key": "a", "request": {**REQUEST, "generationConfig": {}}}), "expected a response schema"),
-        (json.dumps({"key": "a", "request": {**REQUEST, "contents": []}}), "expected one picture, got 0"),
+        (json.dumps({"key": "a", "request": {**REQUEST, "contents": []}}), "expected one image, got 0"),
     ],
 )
 def test_one_bad_line_refuses_the_whole_file(text: str, why: str, server: GeminiServer, client: httpx.Client) -> None:
@@ -126,14 +126,14 @@ def test_what_is_not_there_is_said_as_the_service_does(client: httpx.Client) -> 
     assert client.get("/v1beta/files/none:download").status_code == 403
     assert client.delete("/v1beta/files/none").status_code == 403
     file = upload(client, LINE)
-    assert client.get(f"/v1beta/{file}:download").status_code == 400  # one's own uploads cannot be had back
+    assert client.get(f"/v1beta/{file}:download").status_code == 400  # uploaded files cannot be downloaded
     assert client.delete(f"/v1beta/{file}").status_code == 200
     assert create_batch(client, file).status_code == 403
 
 
 def test_an_upload_has_its_order_and_its_length(client: httpx.Client) -> None:
     start_headers = {"X-Goog-Upload-Protocol": "resumable", "X-Goog-Upload-Command": "start"}
-    assert client.post("/upload/v1beta/files", headers=start_headers).status_code == 400  # how long?
+    assert client.post("/upload/v1beta/files", headers=start_headers).status_code == 400  # no length
     start_headers["X-Goog-Upload-Header-Content-Length"] = "5"
     url = client.post("/upload/v1beta/files", headers=start_headers).headers["X-Goog-Upload-URL"]
 

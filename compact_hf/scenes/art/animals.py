@@ -1,4 +1,4 @@
-"""Animals as drawings: four-legged ones posed by their joints; crab, turtle and penguin each in their own way."""
+"""Draws animals. Four-legged ones share one parametric drawing; crab, turtle and penguin have their own functions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from compact_hf.scenes.kinds import COLORS
 
 @dataclass(frozen=True, slots=True)
 class Stance:
-    """Where a four-legged animal's parts are, facing right.
+    """The pose of a four-legged animal that faces right; coordinates as in pen.py.
 
     Attributes:
-        rump, chest (`Point`): the ends of the body, from where it rests on straight legs.
-        head (`Point`): from the chest.
-        feet (`tuple[Point, ...]`): the hind feet, then the front feet, from the ground; empty: tucked away.
-        lift (`int`): pixels above the ground.
+        rump (`Point`): rear end of the body, relative to its height on straight legs.
+        chest (`Point`): front end of the body, relative to its height on straight legs.
+        head (`Point`): head, relative to the chest.
+        feet (`tuple[Point, ...]`): hind feet, then front feet, relative to the ground; empty if they are not visible.
+        lift (`int`): height above the ground in pixels.
     """
 
     rump: Point = (-15, 0)
@@ -39,7 +40,14 @@ STANCES: Final[dict[str, Stance]] = {
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """How a kind is made: thickness of body and legs, length of legs, radius of the head."""
+    """The proportions of a kind of four-legged animal, in pixels.
+
+    Attributes:
+        body_width (`float`): thickness of the body.
+        leg_length (`float`): length of the legs.
+        leg_width (`float`): thickness of the legs.
+        head_radius (`float`): radius of the head.
+    """
 
     body_width: float
     leg_length: float
@@ -60,10 +68,13 @@ BUILDS: Final[dict[str, Build]] = {
 
 
 def draw_animal(kind: str, color: str, pose: str, scale: float) -> Drawing:
-    """Return an animal, facing right, with its middle at the middle of the lower edge.
+    """Return the drawing of an animal that faces right.
 
     Args:
+        kind (`str`): name of the kind.
+        color (`str`): a name of `kinds.COLORS`.
         pose (`str`): an action, `chasing`, or empty for standing.
+        scale (`float`): size, 1.0 for the size of `Pen` coordinates.
     """
     pen = Pen(128, 112, scale=scale)
     shade = COLORS[color]
@@ -76,7 +87,7 @@ def draw_animal(kind: str, color: str, pose: str, scale: float) -> Drawing:
 
 
 def animal_badge_point(kind: str, pose: str) -> Point:
-    """Return where a badge hangs, from the middle of the foot."""
+    """Return the middle of the badge, relative to the middle of the animal's foot."""
     if kind not in BUILDS:
         return 0, {"crab": 22, "turtle": 24, "penguin": 30}[kind] + (20 if pose == "jumping" else 0)
     rump, chest = _trunk_ends(kind, pose)
@@ -84,6 +95,7 @@ def animal_badge_point(kind: str, pose: str) -> Point:
 
 
 def _trunk_ends(kind: str, pose: str) -> tuple[Point, Point]:
+    """Return the positions of rump and chest."""
     build, stance = BUILDS[kind], STANCES[pose]
     if pose == "sleeping":
         return (stance.rump[0], build.body_width / 2), (stance.chest[0], build.body_width / 2)
@@ -92,6 +104,7 @@ def _trunk_ends(kind: str, pose: str) -> tuple[Point, Point]:
 
 
 def _draw_four_legged(pen: Pen, kind: str, color: Color, pose: str) -> Point:
+    """Draw a four-legged animal, from the far parts to the near ones, and return the position of its mouth."""
     build, stance = BUILDS[kind], STANCES[pose]
     rump, chest = _trunk_ends(kind, pose)
     shins = {"sheep": (70, 62, 62)}.get(kind, color)
@@ -117,6 +130,7 @@ def _draw_four_legged(pen: Pen, kind: str, color: Color, pose: str) -> Point:
 
 
 def _draw_tail(pen: Pen, kind: str, color: Color, base: Point) -> None:
+    """Draw the tail of a kind at the rear end of its body."""
     x, y = base
     if kind in ("rabbit", "sheep", "deer", "bear"):
         pen.ellipse((x, y + 2), 6, 6, (250, 250, 250) if kind in ("rabbit", "deer") else color)
@@ -132,6 +146,7 @@ def _draw_tail(pen: Pen, kind: str, color: Color, base: Point) -> None:
 
 
 def _draw_coat(pen: Pen, kind: str, color: Color, rump: Point, chest: Point, body: float) -> None:
+    """Draw what is typical of a kind's coat: patches of a cow, spots of a deer, wool of a sheep."""
     if kind == "cow":
         for center, rx, ry in ((rump, 9, 8), (chest, 7, 9)):
             pen.ellipse((center[0] + 1, center[1] + 3), rx, ry, (250, 248, 244), edge=0)
@@ -149,6 +164,7 @@ def _draw_coat(pen: Pen, kind: str, color: Color, rump: Point, chest: Point, bod
 
 
 def _draw_ears(pen: Pen, kind: str, color: Color, head: Point, r: float, *, behind: bool) -> None:
+    """Draw ears, antlers and horns: those behind the head, or those in front of it."""
     x, y = head
     if kind in ("rabbit", "bear", "cat", "deer", "cow", "sheep") and behind:
         if kind == "rabbit":
@@ -177,6 +193,7 @@ def _draw_ears(pen: Pen, kind: str, color: Color, head: Point, r: float, *, behi
 
 
 def _draw_muzzle(pen: Pen, kind: str, color: Color, head: Point, r: float) -> Point:
+    """Draw the muzzle and nose, and return the position of the mouth."""
     x, y = head
     if kind == "sheep":
         pen.ellipse((x + 2, y - 1), r, r * 0.95, (70, 62, 62))
@@ -198,6 +215,7 @@ def _draw_muzzle(pen: Pen, kind: str, color: Color, head: Point, r: float) -> Po
 
 
 def _crab(pen: Pen, color: Color, pose: str) -> Point:
+    """Draw a crab and return the position of its mouth."""
     up = 20 if pose == "jumping" else 0
     for side in (-1, 1):
         for i in range(3):
@@ -215,6 +233,7 @@ def _crab(pen: Pen, color: Color, pose: str) -> Point:
 
 
 def _turtle(pen: Pen, color: Color, pose: str) -> Point:
+    """Draw a turtle and return the position of its mouth."""
     up = 20 if pose == "jumping" else 0
     skin = lighter(color, 0.5)
     low = 12 if pose in ("sleeping", "eating") else 26
@@ -234,6 +253,7 @@ def _turtle(pen: Pen, color: Color, pose: str) -> Point:
 
 
 def _penguin(pen: Pen, color: Color, pose: str) -> Point:
+    """Draw a penguin and return the position of its mouth."""
     up = 20 if pose == "jumping" else 0
     for x in (-8, 9):
         pen.ellipse((x, 4 + up), 9, 4.5, (246, 166, 46))
@@ -252,7 +272,7 @@ def _penguin(pen: Pen, color: Color, pose: str) -> Point:
 
 
 def draw_eye(pen: Pen, center: Point, *, closed: bool) -> None:
-    """Draw an eye that can be seen on every color."""
+    """Draw an eye that is visible on all colors."""
     if closed:
         pen.ellipse(center, 4, 3, (255, 255, 255), edge=0)
         pen.arc((center[0], center[1] + 2), 3.4, 10, 170, INK, 1.8)
@@ -262,7 +282,7 @@ def draw_eye(pen: Pen, center: Point, *, closed: bool) -> None:
 
 
 def _draw_action_marks(pen: Pen, pose: str, mouth: Point) -> None:
-    """Draw what makes an action unmistakable."""
+    """Draw marks that make an action unambiguous."""
     x, y = mouth
     if pose == "sleeping":
         for dx, dy, size in ((-8, 26, 13), (4, 36, 17)):

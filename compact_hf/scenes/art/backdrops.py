@@ -1,6 +1,6 @@
-"""The places: what stands behind and under all things. Pale scenery that nobody would count among the things.
+"""Draws the backdrops of the places, in pale colors so that the scenery is not mistaken for things of the scene.
 
-x runs from -168 to 168, y upwards from 0 to 336; the ground ends at `HORIZON`.
+x is from -168 (left) to 168 (right), y from 0 (bottom) to 336 (top). The ground ends at `HORIZON`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ def draw_backdrop(place: str, *, night: bool) -> Image:
     BACKDROPS[place](pen, night)
     image = pen.to_drawing().image.convert("RGB")
     if night:
-        # The ground lies in the dark too, but things keep their colors: they are pasted on afterwards.
+        # At night the ground is darkened too. Things keep their colors, because they are pasted afterwards.
         image = Images.blend(image, Images.new("RGB", image.size, NIGHT[0]), 0.28)
     return image
 
 
 def _draw_gradient(pen: Pen, low: float, high: float, bottom: Color, top: Color) -> None:
+    """Fill the area between two heights with a vertical color gradient."""
     steps = 32
     for i in range(steps):
         t = i / (steps - 1)
@@ -49,6 +50,7 @@ def _draw_gradient(pen: Pen, low: float, high: float, bottom: Color, top: Color)
 
 
 def _sky(pen: Pen, night: bool) -> None:
+    """Draw the sky: clouds by day, stars at night."""
     top, bottom = NIGHT if night else DAY
     _draw_gradient(pen, HORIZON - 20, SIZE, bottom, top)
     if night:
@@ -62,11 +64,13 @@ def _sky(pen: Pen, night: bool) -> None:
 
 
 def _hills(pen: Pen, color: Color, base: float, height: float, phase: float) -> None:
+    """Draw a row of hills as a sine wave."""
     points = [(x, base + height * (0.5 + 0.5 * math.sin(x / 46 + phase))) for x in range(-HALF, HALF + 8, 8)]
     pen.polygon([(-HALF, 0), *points, (HALF, 0)], color, edge=0)
 
 
 def _specks(pen: Pen, color: Color, count: int, *, tufts: bool = False) -> None:
+    """Draw random specks or tufts of grass on the ground, smaller towards the horizon."""
     rng = random.Random(f"specks {count}")
     for _ in range(count):
         x, y = rng.uniform(-HALF, HALF), rng.uniform(4, HORIZON - 12)
@@ -188,7 +192,7 @@ def _farm(pen: Pen, night: bool) -> None:
 
 
 def _floor(pen: Pen, light: Color, dark: Color) -> None:
-    """Draw tiles that run towards the horizon."""
+    """Draw floor tiles in perspective."""
     pen.box(-HALF, 0, HALF, HORIZON, light, edge=0)
     rows = [0, 46, 84, 114, 138, 157, HORIZON]
     for row, (low, high) in enumerate(pairwise(rows)):

@@ -1,4 +1,4 @@
-"""Objects as drawings: one short function for each kind, `DRAWINGS` names them all."""
+"""Draws objects, with one short function for each kind; `SHAPED_OBJECTS` and `PLAIN_OBJECTS` list them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ RUBBER: Final[Color] = (56, 56, 62)
 
 
 def draw_object(kind: str, color: str, shape: str, scale: float) -> Drawing:
-    """Return an object with the middle of its foot at the middle of the lower edge."""
+    """Return the drawing of an object.
+
+    Args:
+        kind (`str`): name of the kind.
+        color (`str`): a name of `kinds.COLORS`.
+        shape (`str`): one of `kinds.SHAPES`; empty for kinds without a shape.
+        scale (`float`): size, 1.0 for the size of `Pen` coordinates.
+    """
     pen = Pen(96, 104, scale=scale * (1.2 if KINDS[kind].is_small else 1))
     if kind in SHAPED_OBJECTS:
         SHAPED_OBJECTS[kind](pen, COLORS[color], shape)
@@ -26,7 +33,7 @@ def draw_object(kind: str, color: str, shape: str, scale: float) -> Drawing:
 
 
 def get_text_style(kind: str, color: str, shape: str) -> TextStyle:
-    """Return how a word stands on an object."""
+    """Return the position, size and colors of a word on an object."""
     center = (0, WORD_HEIGHTS[kind])
     return (
         face_text_style(center, shape, 31, COLORS[color])
@@ -294,4 +301,4 @@ WORD_HEIGHTS: Final[dict[str, float]] = {
     "sofa": 42,
     "television": 34,
 }
-"""How high the middle of the face is, or of the word on an object that has no face."""
+"""Height in pixels of the middle of the face, or of the word on an object without a face."""

@@ -1,6 +1,6 @@
-"""A pen that draws a small image on glass, larger than life, and hands it out smooth.
+"""Draws antialiased sprites: `Pen` draws on a transparent sheet at 3x size and scales it down.
 
-Coordinates are pixels of a thing in the foreground, from the middle of its foot: x to the right, y upwards.
+Coordinates are pixels at scale 1, relative to the middle of the thing's foot: x to the right, y upwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Color = tuple[int, int, int]
 Point = tuple[float, float]
 
-# Drawn so many times too large and averaged down: Pillow's own lines are jagged.
+# Factor by which sprites are drawn larger and then averaged down, because Pillow draws without antialiasing.
 OVERSAMPLING: Final = 3
 INK: Final[Color] = (52, 44, 52)
 PAPER: Final[Color] = (252, 250, 240)
@@ -26,26 +26,39 @@ PAPER: Final[Color] = (252, 250, 240)
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """Something drawn: its pixels, and where their upper left corner lies, in pixels from the foot."""
+    """A finished sprite.
+
+    Attributes:
+        image (`Image`): its RGBA pixels.
+        left (`int`): x of the left edge relative to the foot, in pixels.
+        top (`int`): y of the upper edge relative to the foot, in pixels downwards.
+    """
 
     image: Image
     left: int
     top: int
 
     def mirror(self) -> Drawing:
-        """Return the drawing facing the other way."""
+        """Return the drawing mirrored horizontally."""
         from PIL.Image import Transpose
 
         flipped = self.image.transpose(Transpose.FLIP_LEFT_RIGHT)
         return Drawing(flipped, -self.left - flipped.width, self.top)
 
     def paste(self, image: Image, x: int, y: int) -> None:
-        """Put the drawing onto `image`, its foot at (`x`, `y`)."""
+        """Paste the drawing onto `image` with its foot at (`x`, `y`)."""
         image.paste(self.image, (x + self.left, y + self.top), self.image)
 
 
 class Pen:
-    """Draws on a transparent sheet of `width` x `height`, times `scale`; `bottom_margin` is left below the foot."""
+    """Draws on a transparent sheet.
+
+    Args:
+        width (`int`): width of the sheet in pixels at scale 1.
+        height (`int`): height of the sheet in pixels at scale 1.
+        scale (`float`): factor by which the result is larger.
+        bottom_margin (`int`, *optional*, defaults to 4): pixels of the sheet below the foot.
+    """
 
     def __init__(self, width: int, height: int, *, scale: float, bottom_margin: int = 4) -> None:
         from PIL import Image, ImageDraw
@@ -57,14 +70,14 @@ class Pen:
         self._foot = (self._sheet.width / 2, self._sheet.height - bottom_margin * self._zoom)
 
     def polygon(self, points: Sequence[Point], fill: Color, *, edge: float = 1.6) -> None:
-        """Fill the polygon and draw its edge, `edge` wide, in a darker shade."""
+        """Fill a polygon and draw its outline, `edge` pixels wide, in a darker shade."""
         corners = [self._to_pixels(point) for point in points]
         self._draw.polygon(corners, fill=fill)
         if edge:
             self._draw.line([*corners, corners[0], corners[1]], darker(fill), self._line_width(edge), joint="curve")
 
     def ellipse(self, center: Point, rx: float, ry: float, fill: Color, *, edge: float = 1.6) -> None:
-        """Fill an ellipse."""
+        """Fill an ellipse with the radii `rx` and `ry`, with an outline as for `polygon`."""
         x, y = self._to_pixels(center)
         box = (x - rx * self._zoom, y - ry * self._zoom, x + rx * self._zoom, y + ry * self._zoom)
         self._draw.ellipse(box, fill, darker(fill) if edge else None, self._line_width(edge) if edge else 0)
@@ -72,7 +85,7 @@ class Pen:
     def box(
         self, left: float, bottom: float, right: float, top: float, fill: Color, *, radius: float = 0, edge: float = 1.6
     ) -> None:
-        """Fill an upright rectangle with corners of radius `radius`."""
+        """Fill an upright rectangle with corners of the radius `radius`, with an outline as for `polygon`."""
         x0, y0 = self._to_pixels((left, top))
         x1, y1 = self._to_pixels((right, bottom))
         outline = darker(fill) if edge else None
@@ -89,7 +102,7 @@ class Pen:
             self._draw.ellipse((x - r, y - r, x + r, y + r), fill)
 
     def limb(self, points: Sequence[Point], fill: Color, width: float) -> None:
-        """Draw a line with an edge, as arms and legs have."""
+        """Draw a line with an outline, for arms and legs."""
         self.line(points, darker(fill), width + 2.4)
         self.line(points, fill, width)
 
@@ -100,7 +113,7 @@ class Pen:
         self._draw.arc((x - r, y - r, x + r, y + r), start, end, fill, self._line_width(width))
 
     def text(self, center: Point, word: str, size: float, fill: Color, *, halo: Color | None = None) -> None:
-        """Write a word around `center` with letters `size` from line to line, set off by a halo."""
+        """Write a word around `center`, with a line height of `size` pixels and an optional outline in `halo`."""
         font = _font(size * self._zoom)
         xy, stroke = self._to_pixels(center), size * self._zoom / 30
         if halo is not None:
@@ -108,11 +121,11 @@ class Pen:
         self._draw.text(xy, word, fill, font, anchor="mm", stroke_width=stroke)
 
     def to_drawing(self) -> Drawing:
-        """Return what was drawn, smooth and in its own size, without the empty glass around it."""
+        """Return the sheet scaled down to its final size and cropped to what was drawn."""
         from PIL import Image
 
-        # Whatever is drawn covers what is below it, so the sheet is its own premultiplied form; saying so spares
-        # Pillow a conversion that takes longer than all the drawing.
+        # Pillow blends what it draws with the transparent black of the sheet, so the colors are already multiplied by
+        # alpha. Reading the bytes as RGBa avoids a conversion that would take longer than all the drawing.
         premultiplied = Image.frombytes("RGBa", self._sheet.size, self._sheet.tobytes())
         sheet = premultiplied.reduce(OVERSAMPLING).convert("RGBA")
         box = sheet.getbbox() or (0, 0, 1, 1)
@@ -146,7 +159,7 @@ def lighter(color: Color, amount: float = 0.4) -> Color:
 
 
 def outline(shape: str, r: float) -> list[Point]:
-    """Return the outline of one of `kinds.SHAPES` that fits about a circle of radius `r` around the origin."""
+    """Return the outline of one of `kinds.SHAPES`, about as large as a circle of radius `r` around the origin."""
     if shape == "round":
         return _round(r, 40)
     if shape == "square":
@@ -170,6 +183,7 @@ def _round(r: float, corners: int) -> list[Point]:
 
 
 def _heart(r: float) -> list[Point]:
+    """Return the parametric heart curve x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, scaled to `r`."""
     points = []
     for i in range(40):
         angle = 2 * math.pi * i / 40

@@ -1,4 +1,4 @@
-"""People as drawings: a man, a woman, a boy or a girl in one of the poses that show what they do."""
+"""Draws people: a man, a woman, a boy or a girl, in a pose that shows what they are doing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from compact_hf.scenes.kinds import COLORS
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How the limbs stand, facing right. Each limb is (upper, lower) in degrees from hanging down, forwards first.
+    """The pose of a person who faces right.
+
+    A limb is given by the angles of its upper and lower part, in degrees; 0 is hanging down, positive is forward.
 
     Attributes:
-        near, far (`tuple[int, int]`): the arms.
-        front, back (`tuple[int, int]`): the legs.
-        lean (`int`): degrees that the trunk leans forwards.
-        lift (`int`): pixels above the ground.
+        near (`tuple[int, int]`): the arm nearer to the viewer.
+        far (`tuple[int, int]`): the other arm.
+        front (`tuple[int, int]`): the front leg.
+        back (`tuple[int, int]`): the rear leg.
+        lean (`int`): angle in degrees by which the trunk leans forward.
+        lift (`int`): height above the ground in pixels.
     """
 
     near: tuple[int, int] = (-12, -6)
@@ -60,11 +64,13 @@ TROUSERS: Final[Color] = (112, 122, 142)
 
 
 def draw_person(kind: str, color: str, pose: str, scale: float) -> Drawing:
-    """Return a person, facing right, with the middle of the feet at the middle of the lower edge.
+    """Return the drawing of a person who faces right.
 
     Args:
-        color (`str`): of the clothes.
+        kind (`str`): `man`, `woman`, `boy` or `girl`.
+        color (`str`): color of the clothes, a name of `kinds.COLORS`.
         pose (`str`): an action, a verb of `kinds.VERBS`, or empty for standing.
+        scale (`float`): size, 1.0 for the size of `Pen` coordinates.
     """
     pen = Pen(128, 136, scale=scale)
     if pose == "sleeping":
@@ -75,10 +81,11 @@ def draw_person(kind: str, color: str, pose: str, scale: float) -> Drawing:
 
 
 def person_badge_point(kind: str, pose: str) -> Point:
-    """Return where a badge hangs, from the middle of the foot."""
+    """Return the middle of the badge, relative to the middle of the feet."""
     small = kind in ("boy", "girl")
     if pose == "sleeping":
-        # Towards the legs: in the middle it would hide what the sleeper wears, further on a neighbour's badge.
+        # Towards the legs. In the middle it would hide the clothes of the sleeping person, and further right it would
+        # cover the badge of the thing in the next slot.
         return (16, 13) if small else (18, 13)
     hip = _hip_point(kind, pose)
     lean = math.radians(POSES[pose].lean)
@@ -87,6 +94,7 @@ def person_badge_point(kind: str, pose: str) -> Point:
 
 
 def _hip_point(kind: str, pose: str) -> Point:
+    """Return the position of the hip, whose height follows from the angles of the legs."""
     leg_length = 30 if kind in ("boy", "girl") else 38
     stance = POSES[pose]
     reach = max(_reach(stance.front), _reach(stance.back))
@@ -95,10 +103,12 @@ def _hip_point(kind: str, pose: str) -> Point:
 
 
 def _reach(leg: tuple[int, int]) -> float:
+    """Return the vertical extent of a leg as a share of its length."""
     return (math.cos(math.radians(leg[0])) + math.cos(math.radians(leg[1]))) / 2
 
 
 def _limb_points(start: Point, angles: tuple[int, int], length: float) -> list[Point]:
+    """Return the two ends and the joint of a limb whose parts have equal length."""
     points = [start]
     for angle in angles:
         x, y = points[-1]
@@ -108,6 +118,7 @@ def _limb_points(start: Point, angles: tuple[int, int], length: float) -> list[P
 
 
 def _draw_upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
+    """Draw a standing or sitting person, from the far limbs to the near ones."""
     small = kind in ("boy", "girl")
     stance = POSES[pose]
     leg_length, arm_length, trunk_length, width = (30, 32, 30, 22) if small else (38, 36, 38, 27)
@@ -136,6 +147,7 @@ def _draw_upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
 
 
 def _draw_trunk(pen: Pen, kind: str, color: Color, hip: Point, neck: Point, width: float) -> None:
+    """Draw the trunk with its clothes."""
     half = width / 2
     hem = (half + 9, hip[1] - 9) if kind in ("woman", "girl") else (half, hip[1] - 1)
     pen.polygon(
@@ -152,7 +164,7 @@ def _draw_trunk(pen: Pen, kind: str, color: Color, hip: Point, neck: Point, widt
 
 
 def _draw_long_hair(pen: Pen, kind: str, center: Point) -> None:
-    """Draw the hair that falls behind the shoulders."""
+    """Draw the part of long hair that is behind the shoulders."""
     x, y = center
     if kind == "woman":
         pen.polygon(
@@ -165,6 +177,7 @@ def _draw_long_hair(pen: Pen, kind: str, center: Point) -> None:
 
 
 def _draw_head(pen: Pen, kind: str, center: Point) -> None:
+    """Draw the head with face and hair."""
     x, y = center
     hair, skin = HAIR[kind], SKINS[kind]
     pen.ellipse((x - 1, y + 3), 13, 13, hair)
@@ -183,6 +196,7 @@ def _draw_head(pen: Pen, kind: str, center: Point) -> None:
 
 
 def _draw_prop(pen: Pen, pose: str, hand: Point, other_hand: Point) -> None:
+    """Draw what the person holds or uses in a pose, such as a book or a camera."""
     x, y = hand
     if pose == "reading":
         pen.polygon([(x - 11, y + 17), (x - 11, y - 3), (x + 2, y - 7), (x + 2, y + 13)], PAPER)
@@ -212,6 +226,7 @@ def _draw_prop(pen: Pen, pose: str, hand: Point, other_hand: Point) -> None:
 
 
 def _draw_lying(pen: Pen, kind: str, color: Color) -> None:
+    """Draw a person who sleeps on the ground."""
     small = kind in ("boy", "girl")
     skin = SKINS[kind]
     end = 32 if small else 38
