@@ -62,4 +62,4 @@ figures: setup
 	$(BIN)/python benchmarks/first_steps.py --from-nothing --json > docs/figures/first_steps.json
 	$(BIN)/compact demo --out demo-out
 	cp demo-out/contact_sheet.png docs/assets/contact_sheet.png
-	$(BIN)/python benchmarks/readme.py
+	$(BIN)/python benchmarks/tables.py

@@ -30,7 +30,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from readme import format_training as table
+from tables import format_training as table
 from trainers import SHAPES, TrainingSetup
 
 STEPS = 4

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import format_costs, format_table, format_training, read_result
+from benchmarks.tables import PAGES as TABLE_PAGES
+from benchmarks.tables import read_result, render_page
 from compact_hf.cli.main import make_parser
 from tests.readme import README, ROOT, code_blocks, section
 
@@ -104,11 +105,11 @@ def test_the_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_the_figures_are_those_of_the_files() -> None:
-    speed = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
-    assert format_table() in speed
-    assert format_costs(read_result("costs")) in README
-    assert format_training(read_result("training")) in (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", TABLE_PAGES, ids=lambda page: page.name)
+def test_the_tables_are_those_of_the_measurements(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "<!-- table: " in text
+    assert render_page(text) == text
 
 
 def test_what_is_said_of_the_student_is_what_was_measured() -> None:

@@ -1,45 +1,45 @@
-"""Prints the tables of measurements in README and docs/speed.md from the results of the other scripts.
+"""Writes the tables of measurements in README.md and docs/ from docs/figures, where `make figures` puts the results.
 
-    make figures                     # runs the scripts and writes docs/figures/*.json, about an hour
-    python benchmarks/readme.py      # prints the tables
+    python benchmarks/tables.py
 
-docs/speed.md says on which machines the results were measured; some of the files contain it too.
+Each table is between `<!-- table: NAME -->` and `<!-- end of table -->`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-RESULTS_DIRECTORY = Path(__file__).parents[1] / "docs" / "figures"
-README_ROWS = (
-    "`compact --help`",
-    "the Space",
-    "`make demo` in a fresh clone",
-    "share of the ideal",
-    "same without images of",
-    "accepted questions per second",
-    "requests per accepted question",
-    "resuming with 100,000",
-    "peak memory, write",
-    "bytes read by a stream of k3",
-    "evaluation in batches",
-)
-"""Prefixes of the rows that README has; docs/speed.md has all rows."""
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "tuning.md")
+
+
+def render_page(text: str) -> str:
+    """Return a page with the tables of the current results in place of those that it has."""
+    tables = {
+        "costs": format_costs(read_result("costs")),
+        "speed": format_speed(),
+        "training": format_training(read_result("training")),
+    }
+    return re.sub(
+        r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)",
+        lambda match: f"{match[1]}\n{tables[match[2]]}\n\n{match[3]}",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def read_result(name: str) -> Any:
     """Return the results that a script printed with --json."""
-    return json.loads((RESULTS_DIRECTORY / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((ROOT / "docs" / "figures" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def format_table(prefixes: tuple[str, ...] = ("",)) -> str:
-    """Return the rows that begin with one of the prefixes as a Markdown table."""
-    rows = [row for row in _collect_rows() if row[0].startswith(prefixes)]
-    return "\n".join(
-        ["| measurement | result | target |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    )
+def format_speed() -> str:
+    """Return all measurements of speed and memory but those of training, as a Markdown table."""
+    rows = [f"| {' | '.join(row)} |" for row in _collect_rows()]
+    return "\n".join(["| measurement | result | target |", "|---|---|---|", *rows])
 
 
 def format_costs(result: dict[str, Any]) -> str:
@@ -240,10 +240,5 @@ def _format_minutes(run: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    print(
-        format_costs(read_result("costs")),
-        format_table(README_ROWS),
-        format_table(),
-        format_training(read_result("training")),
-        sep="\n\n",
-    )
+    for page in PAGES:
+        page.write_text(render_page(page.read_text(encoding="utf-8")), encoding="utf-8")
