@@ -48,8 +48,8 @@ def format_commands() -> str:
     lines = [
         "# Commands",
         "",
-        "`compact COMMAND --help` prints the same. Exit status: 0 done, 1 failed, 2 wrong arguments, 3 stopped early, and",
-        "the same command resumes.",
+        "`compact COMMAND --help` prints the same. Exit status: 0 done, 1 failed, 2 wrong arguments, 3 stopped early;",
+        "then the same command resumes.",
         "",
     ]
     for names, parser in _iter_parsers("compact", make_parser()):

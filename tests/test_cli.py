@@ -114,10 +114,10 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "an image root alone": (
         ["assemble", "RUN", "--out", "NEW", "--version", "1.0.0", "--image-root", "PICTURES"],
         2,
-        "--image-root needs --instruction",
+        "--image-root needs an instruction file",
     ),
-    "validate nothing": (["validate", "NOWHERE"], 2, "is not a folder"),
-    "publish nothing": (["publish", "NOWHERE", "org/compact"], 2, "is not a folder"),
+    "validate nothing": (["validate", "NOWHERE"], 2, "is not a directory"),
+    "publish nothing": (["publish", "NOWHERE", "org/compact"], 2, "is not a directory"),
     "publish without a namespace": (["publish", "PICTURES", "compact"], 2, "give namespace/name"),
     "publish offline": (["publish", "PICTURES", "org/compact"], 1, "HF_HUB_OFFLINE is set"),
     "unknown recipe": (["tune", "tiny-gpu"], 1, "tiny-cpu"),

@@ -1,4 +1,4 @@
-"""`compact assemble`: run folders in, a release folder out, with the instruction part beside the compositional one.
+"""Assembles a dataset release from run directories and, optionally, a sample of an instruction file.
 
 compact assemble RUN... --out DIR --version 1.0.0 [--balance] [--instruction FILE --image-root DIR]
     [--exclude-ids FILE] [--exclude-images-of DATASET] [--group-similar BITS] [--image-license TEXT] [--license ID]
@@ -27,7 +27,7 @@ from compact_hf.records import Reject, Row, is_validation_image
 from compact_hf.reports.table import NotebookSummary
 
 INSTRUCTION_FRACTION: Final = 0.05
-"""The share of LLaVA-665K that the paper mixes in (section 3.4)."""
+"""Share of LLaVA-665K that the paper mixes into its training data (section 3.4)."""
 
 _LICENSE: Final = re.compile(r"\w[\w .+:/()-]{0,99}")
 
@@ -53,54 +53,56 @@ def assemble(
     on_balance: Callable[[NotebookSummary], None] = lambda balance: None,
     on_note: Callable[[str], None] = lambda message: None,
 ) -> DatasetStats:
-    """Write one release of the conversations in the runs and a sample of an instruction file.
+    """Write a dataset release from the conversations of one or more runs and a sample of an instruction file.
 
     Args:
-        runs (`str | Path | Sequence[str | Path]`): a run folder, or several: shards of one run or different runs; or a
-            folder that holds the shards of one.
-        out (`str | Path`): a folder that is new, empty, or an earlier release, which is then replaced.
-        version (`str`): X.Y.Z.
-        max_similarity (`float`, *optional*, defaults to 0.9): 0 to 1; a question that shares more of its words, and its
-            answer, with one about an earlier image is dropped. 1 keeps all, as drawn scenes need it, whose wording
-            repeats by design.
-        balance (`bool`, *optional*, defaults to False): of images with more than two questions take the two or three
-            that make capabilities, pairs of them and k most even; otherwise all are taken.
-        select (`RowSelection`, *optional*): such as a `Selection`: take a part of the conversations only, after all
-            else has been left out; the card says which.
+        runs (`str | Path | Sequence[str | Path]`): one or more run directories (different runs, or shards of one run),
+            or a directory that contains the shards of a run.
+        out (`str | Path`): the output directory: new, empty, or an earlier release, which is replaced.
+        version (`str`): version of the release, X.Y.Z.
+        max_similarity (`float`, *optional*, defaults to 0.9): similarity threshold, 0 to 1. A question with the same
+            answer as a question about an earlier image is dropped if the share of words they have in common is above
+            this. 1 keeps all questions; use it for drawn scenes, whose wording repeats by design.
+        balance (`bool`, *optional*, defaults to False): keep only two or three questions of each image that has more
+            than two, chosen so that k, capabilities and pairs of capabilities are distributed as evenly as possible.
+        select (`RowSelection`, *optional*): keep only a part of the conversations, such as a `Selection`. It is applied
+            after all other filters, and the card names it.
         instruction (`str | Path`, *optional*): a JSON list in LLaVA's format, such as llava_v1_5_mix665k.json.
-        image_root (`str | Path`, *optional*, defaults to the instruction file's folder): where its image paths start.
-        instruction_fraction (`float`, *optional*, defaults to 0.05): share of its rows to take.
-        instruction_rows (`int`, *optional*): how many of its rows to take, instead of a share.
-        seed (`int`, *optional*, defaults to 0): decides which.
-        exclude_ids (`str | Path`, *optional*): a file of ids of rows or images to leave out, one a line, comments
-            after `#`. An image's id holds for every release; a row's changes with its questions.
-        exclude_images_of (`str | Path | Sequence[str | Path]`, *optional*): benchmarks and the like whose images are
-            left out: folders, releases, or `org/name[@revision]` on the Hub. Found are the same files, and the same
-            images compressed or scaled again; not what was cropped, mirrored or turned.
-        group_similar (`int`, *optional*): 0 to 10 bits of 64 in which the perceptual hashes of images that look alike
-            may differ; those for training that are like one for validation are left out. Groups of more than 1% of the
-            pictures (and more than 10) are told, and stay.
-        image_license (`str`, *optional*): the licence of those of the runs' images whose licence is unknown, such as
-            `cc-by-4.0`. The instruction part's images are others', and stay as they are.
-        license (`str`, *optional*, defaults to the images' licence if they have one in common, else `other`): that of
-            the release, in the card, as the Hub spells it.
-        on_balance (`Callable[[NotebookSummary], None]`, *optional*): called with how even the questions were
-            and are, with `balance`.
-        on_note (`Callable[[str], None]`, *optional*): told which ids matched nothing, and which groups were too large.
+        image_root (`str | Path`, *optional*, defaults to the directory of `instruction`): directory to which the image
+            paths in `instruction` are relative.
+        instruction_fraction (`float`, *optional*, defaults to 0.05): share of the instruction rows to sample.
+        instruction_rows (`int`, *optional*): number of instruction rows to sample, instead of a share.
+        seed (`int`, *optional*, defaults to 0): random seed of the instruction sample.
+        exclude_ids (`str | Path`, *optional*): a text file with ids of rows or images to exclude, one per line, with
+            comments after `#`. An image's id is the same in every release; a row's id changes with its questions.
+        exclude_images_of (`str | Path | Sequence[str | Path]`, *optional*): datasets, such as benchmarks, whose images
+            are excluded: image directories, releases, or `org/name[@revision]` on the Hub. Identical files are found,
+            and images that were compressed or scaled again; cropped, mirrored or rotated copies are not.
+        group_similar (`int`, *optional*): number of bits, 0 to 10 of 64, by which the perceptual hashes of similar
+            images may differ. Training images that are similar to a validation image are excluded. Groups of more than
+            10 images that are also more than 1% of all images are reported and kept.
+        image_license (`str`, *optional*): licence for those images of the runs whose licence is unknown, such as
+            `cc-by-4.0`. It does not apply to the images of the instruction part.
+        license (`str`, *optional*, defaults to the licence that all images share, else `other`): licence of the release
+            for the card's header, as a Hub identifier.
+        on_balance (`Callable[[NotebookSummary], None]`, *optional*): called with the distribution of the questions
+            before and after balancing, if `balance` is set.
+        on_note (`Callable[[str], None]`, *optional*): called with each excluded id that matched nothing, and with the
+            groups of similar images that were too large to be copies.
 
     Returns:
-        What was written.
+        The statistics of the release that was written.
 
     Raises:
-        UsageError: no runs, or arguments that are out of range or do not fit together.
-        JournalError: a folder is not a run, or the cache of image hashes (image_similarity.py) cannot be kept in the
-            first one.
-        SourceError: images are gone.
-        ReleaseError: `out` holds something else, there is nothing to write, or less than `select` asks for.
+        UsageError: `runs` is empty, or arguments are out of range or contradict each other.
+        JournalError: a directory is not a run, or the cache of image hashes (image_similarity.py) cannot be written to
+            the first run.
+        SourceError: an image source cannot be read any more.
+        ReleaseError: `out` contains other files, or there are no rows to write, or fewer than `select` asks for.
     """
     run_directories = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     if not run_directories:
-        raise UsageError("no run was given; name at least one folder that `compact generate --out` made")
+        raise UsageError("no run was given: name at least one directory that `compact generate --out` wrote")
     options = {
         "--image-root": image_root,
         "--instruction-fraction": instruction_fraction,
@@ -108,14 +110,14 @@ def assemble(
     }
     used_options = [name for name, value in options.items() if value is not None]
     if instruction is None and used_options:
-        raise UsageError(f"{used_options[0]} needs --instruction FILE beside it, a JSON list in LLaVA's format")
+        raise UsageError(f"{used_options[0]} needs an instruction file: add --instruction FILE")
     if image_license is not None and not _LICENSE.fullmatch(image_license):
-        raise UsageError(f"got the licence {image_license!r}; give a short name such as cc-by-4.0")
+        raise UsageError(f"invalid image licence {image_license!r}: give a short name such as cc-by-4.0")
     max_distance = None if group_similar is None else check_distance(group_similar)
     excluded_ids = frozenset[str]() if exclude_ids is None else read_ids(Path(exclude_ids))
     fingerprint_cache = FingerprintCache(run_directories[0])
     held_out: set[str] = set()
-    # Refuses a wrong file at once, and reads it after the runs, when `held_out` is complete.
+    # The file's format is checked here, before any work; its rows are read after the runs, when `held_out` is complete.
     instruction_sample = _sample_instructions(
         instruction,
         image_root=image_root,
@@ -156,7 +158,7 @@ def _sample_instructions(
     held_out: set[str],
     fingerprint_cache: FingerprintCache,
 ) -> Iterator[Row | Reject]:
-    """Return the instruction part, empty without a file; raises UsageError if the file has another format."""
+    """Return the rows of the instruction part, none if there is no file; raise UsageError for a wrong file format."""
     if instruction is None:
         return iter(())
     return sample_instruction_rows(
@@ -172,10 +174,10 @@ def _sample_instructions(
 
 @dataclass(frozen=True, slots=True)
 class _Assembly:
-    """Which rows of the runs a release has: read, filtered, selected, each step an iterator over the one before.
+    """The pipeline that reads, filters and selects rows; each step is an iterator over the one before.
 
-    The runs are read once for each question about all of them (which images look alike, which conversations to select)
-    and once more for the rows themselves: in memory there are ids and hashes, never rows.
+    The runs are read in several passes: one to find similar images, one to select conversations (both only if asked
+    for), and one for the rows themselves. Memory holds ids and hashes, never all rows.
     """
 
     runs: Sequence[Path]
@@ -194,12 +196,13 @@ class _Assembly:
         on_balance: Callable[[NotebookSummary], None],
         on_note: Callable[[str], None],
     ) -> Iterator[Row | Reject]:
-        """Yield the rows of the runs, then the instruction part, and fill `held_out` in between.
+        """Yield the rows of the runs, which fill `held_out`, and then the instruction part.
 
         Args:
-            instruction_sample (`Iterator[Row | Reject]`): read after the last row of the runs.
-            held_out (`set[str]`): gets the ids of the images for validation, which stay out of the instruction part.
-            on_balance, on_note (`Callable`): see `assemble`.
+            instruction_sample (`Iterator[Row | Reject]`): the instruction part, which is read after the runs.
+            held_out (`set[str]`): receives the ids of the validation images; the instruction part excludes them.
+            on_balance (`Callable[[NotebookSummary], None]`): see `assemble`.
+            on_note (`Callable[[str], None]`): see `assemble`.
         """
         row_filter = self._make_filter()
         for row in self._iter_selected(row_filter, on_balance):
@@ -211,6 +214,7 @@ class _Assembly:
             on_note(note)
 
     def _make_filter(self) -> RowFilter:
+        """Return the filter for exclusions, with the similar images already grouped if that is asked for."""
         datasets = [str(dataset) for dataset in self.exclude_images_of]
         exclusions = Exclusions(self.excluded_ids, read_excluded_images(datasets) if datasets else None)
         row_filter = RowFilter(exclusions, self.fingerprint_cache, distance=self.max_distance)
@@ -220,6 +224,7 @@ class _Assembly:
     def _iter_selected(
         self, row_filter: RowFilter, on_balance: Callable[[NotebookSummary], None]
     ) -> Iterator[Row | Reject]:
+        """Yield the rows that pass the filter and the selection; a selection needs a first pass over all rows."""
         if self.select is None:
             return row_filter.apply(self._iter_rows(on_balance))
         apply_choice = self.select.choose(row_filter.apply(self._iter_rows()))
@@ -232,14 +237,14 @@ class _Assembly:
 
 
 def _reject_mixed_splits(row: Row | Reject) -> Row | Reject:
-    """Return the row, or a reject where some of its images are for training and others for validation."""
+    """Return the row, or a reject if some of its images belong to the training split and others to validation."""
     if isinstance(row, Row) and len(set(map(is_validation_image, row.image_ids))) > 1:
         return Reject("assembly", AssemblyReason.BOTH_SPLITS, row.id, str(row.image_id))
     return row
 
 
 def _fill_licenses(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:
-    """Set the licence of the runs' images whose licence is unknown."""
+    """Replace the licence `unknown` in rows of the runs by `license`; instruction rows stay as they are."""
     for row in rows:
         if (
             license is not None

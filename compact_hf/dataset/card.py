@@ -1,15 +1,16 @@
-"""The card of a dataset: README.md, a YAML header that `datasets` reads and a text, and its figures.
+"""Renders and checks the dataset card: README.md with a YAML header that `datasets` reads, and its figures.
 
-Everything in it is measured (stats.py, provenance.py) or follows from the layout; the text is templates/card.md.jinja.
-Its blocks hold what can be measured again in the data files: `validate` does so, and finds a card that says something
-else. Each figure carries its own description and a digest of the counts that it shows, so that a figure of other data
-is found without drawing it anew. The same counts give the same bytes (with the same matplotlib).
+All numbers in the card are measured (stats.py, provenance.py) or follow from the file layout. The text is
+templates/card.md.jinja. Its blocks contain what can be measured again from the data files: `compact validate` renders
+them again and reports a card that says something else. Each figure file stores its description and a digest of the
+counts that it shows, so that an outdated figure is detected without drawing it again. The same counts give the same
+bytes (with the same version of matplotlib).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +22,7 @@ from compact_hf.dataset.schema import (
     SPLITS,
     card_features,
     configs_from_subsets,
-    own_columns,
+    describe_columns,
     parse_data_path,
 )
 from compact_hf.dataset.stats import DatasetStats
@@ -36,18 +37,28 @@ if TYPE_CHECKING:
 
 FIGURE_DIRECTORY: Final = "assets"
 FIGURE_PATH: Final = re.compile(rf"{FIGURE_DIRECTORY}/[a-z0-9-]+\.png")
-"""Path of a card's figure inside a release."""
+"""Path of a card's figure inside a release, as a regular expression."""
 
-_COUNTS_KEY: Final = "Counts"  # PNG's text chunk with the digest
+_COUNTS_KEY: Final = "Counts"  # the PNG text chunk that stores the digest
 
 
 def draw_figures(stats: DatasetStats) -> dict[str, Plot]:
-    """Return path -> the figure to be put there."""
+    """Draw the figures of a card, and return them by path inside the release.
+
+    Args:
+        stats (`DatasetStats`): statistics of the release.
+    """
     return {_figure_path(name): plot for statistics in stats.statistics for name, plot in statistics.figures().items()}
 
 
 def write_figures(figures: Mapping[str, Plot], stats: DatasetStats, directory: Path) -> None:
-    """Write the figures below a release's folder."""
+    """Write the figures into a release directory, each with its description and its digest.
+
+    Args:
+        figures (`Mapping[str, Plot]`): the figures by path inside the release.
+        stats (`DatasetStats`): the statistics that the figures show.
+        directory (`Path`): directory of the release.
+    """
     digests = _figure_digests(stats)
     for path, plot in figures.items():
         (directory / path).parent.mkdir(exist_ok=True)
@@ -56,32 +67,38 @@ def write_figures(figures: Mapping[str, Plot], stats: DatasetStats, directory: P
 
 
 def iter_figure_defects(directory: Path, card: str, stats: DatasetStats) -> Iterator[tuple[str, str, str]]:
-    """Yield (check, path, detail) for each defect of the figures in `directory` with this card and these counts."""
+    """Yield (check, path, detail) for each figure that is missing, damaged, not shown by the card, or outdated.
+
+    Args:
+        directory (`Path`): directory of the release.
+        card (`str`): text of the card.
+        stats (`DatasetStats`): statistics measured from the data files.
+    """
     from PIL import Image
 
     digests = _figure_digests(stats)
     for figure in sorted((directory / FIGURE_DIRECTORY).glob("*.png")):
         path = f"{FIGURE_DIRECTORY}/{figure.name}"
         if path not in digests:
-            yield "card's picture shows other data", path, "there is nothing that it could show"
+            yield "card's figure shows other data", path, "no such figure exists"
     for path, expected_digest in digests.items():
         if f'src="{path}"' not in card:
-            yield "card does not show its picture", path, "assemble the release again"
+            yield "card does not show its figure", path, "assemble the release again"
         try:
             with Image.open(directory / path) as image:
                 image.load()
                 stored_digest = image.info.get(_COUNTS_KEY)
         except FileNotFoundError:
-            yield "card's picture is missing", path, "assemble the release again"
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # the second is Pillow's for broken PNG
-            yield "card's picture cannot be read", path, " ".join(str(error).split())
+            yield "card's figure is missing", path, "assemble the release again"
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+            yield "card's figure cannot be read", path, " ".join(str(error).split())
         else:
             if stored_digest != expected_digest:
-                yield "card's picture shows other data", path, "assemble the release again"
+                yield "card's figure shows other data", path, "assemble the release again"
 
 
 def _figure_digests(stats: DatasetStats) -> dict[str, str]:
-    """Return path -> the digest of what the figure there shows."""
+    """Return the digest of the counts that each figure shows, by the figure's path."""
     return {
         _figure_path(name): statistics.figure_digest()
         for statistics in stats.statistics
@@ -96,15 +113,16 @@ def _figure_path(name: str) -> str:
 CARD: Final = "README.md"
 CHANGELOG: Final = "CHANGELOG.md"
 TAG: Final = "compact_hf"
-"""Tag in the header by which an earlier release is known as ours."""
+"""Tag in the card's header that marks a release as written by this package."""
 
-# Beside the data lie the card and its figures, what versions changed (changelog.py), and what the Hub and its client
-# leave in every copy of a repository.
+# Files of a release besides the data: the card, its figures, the changelog, and files that the Hub and its client add
+# to every copy of a repository.
 _EXTRA_FILES: Final = re.compile(
     rf"{re.escape(CARD)}|{re.escape(CHANGELOG)}|{FIGURE_PATH.pattern}|\.gitattributes|\.cache/huggingface/.*"
 )
 _SECTIONS: Final = ("Load it", "A row", "Licences", "Limits", "Versions", "Citation")
 _FIGURES_PART: Final = "asks"
+_FACT: Final = re.compile(r'\d+(?:[.,]\d+)*%?|`[^`]+`|"[^"]+"')
 _SIZE_CATEGORIES: Final = (
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),
@@ -112,7 +130,7 @@ _SIZE_CATEGORIES: Final = (
     (10**6, "100K<n<1M"),
     (10**7, "1M<n<10M"),
 )
-# Those of the Hub's identifiers that images come under; the Hub refuses a card with any other word.
+# The Hub's licence identifiers that apply to images. The Hub rejects a card with any other identifier.
 LICENSES: Final = frozenset(
     (
         "unknown other mit apache-2.0 pddl odc-by odbl cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 "
@@ -123,12 +141,17 @@ LICENSES: Final = frozenset(
 
 
 def render_card(stats: DatasetStats, figures: Mapping[str, Plot]) -> str:
-    """Return README.md of a release, header and text, with these figures (path -> figure) in it."""
+    """Return the text of README.md, header included.
+
+    Args:
+        stats (`DatasetStats`): statistics of the release.
+        figures (`Mapping[str, Plot]`): the figures to show, by path inside the release.
+    """
     return _load_template(_read_template()).render(header=_render_header(stats), **_template_context(stats, figures))
 
 
 def _render_part(name: str, *, stats: DatasetStats, figures: Mapping[str, Plot]) -> str:
-    """Return the part of a card of that name, from all kinds of rows that have something to say in it."""
+    """Return the named part of the card: the texts of all kinds of rows whose templates have a block of that name."""
     texts = (
         "".join(template.blocks[name](template.new_context(_part_context(statistics, stats, figures)))).strip()
         for statistics in stats.statistics
@@ -158,26 +181,45 @@ def _part_context(statistics: RowStatistics, stats: DatasetStats, figures: Mappi
 
 
 def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str]]:
-    """Yield (check, detail) for each section that a card lacks, and each that says something else than the facts.
+    """Yield (check, detail) for each section that is missing from a card or disagrees with the data.
 
     Args:
-        text (`str`): the card's.
-        stats (`DatasetStats`): as they were measured in the data files; what was dropped, and how all of it came
-            about, cannot be seen there, and is not compared.
+        text (`str`): the text of the card.
+        stats (`DatasetStats`): statistics measured from the data files. Rejects and provenance cannot be measured from
+            them and are not compared.
     """
     for name in _SECTIONS:
         if f"\n## {name}\n" not in text:
             yield "card lacks a section", name
+    card_facts = [fact for fact, _ in _iter_facts(text)]
     for name, expected in _iter_measured_text(stats):
-        if expected not in text:
-            lines = expected.splitlines()
-            # Where all are there, they are in another order, or others stand between them.
-            line = next((line for line in lines if line not in text.splitlines()), lines[0])
-            yield "card disagrees with the data", f"its {name} should say: {line}"
+        facts = list(_iter_facts(expected))
+        if not _is_part([fact for fact, _ in facts], card_facts):
+            # If no line is missing, the lines are in another order or have others between them: show the first.
+            line = next((line for fact, line in facts if fact not in card_facts), facts[0][1])
+            yield "card disagrees with the data", f"its part {name} should contain: {line}"
+
+
+def _iter_facts(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (fact, line) for each line of a card that states something measurable.
+
+    Only facts are compared, so that the wording of a card can change between versions of this package: the title and the
+    rows of tables as they are; of other lines and of the heads of tables the numbers and what is quoted.
+    """
+    lines = text.splitlines()
+    for line, next_line in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith(("|---", "# ")) or (line.startswith("|") and not next_line.startswith("|---")):
+            yield line, line
+        elif facts := _FACT.findall(line):
+            yield " ".join(facts), line
+
+
+def _is_part(part: Sequence[str], whole: Sequence[str]) -> bool:
+    return any(whole[start : start + len(part)] == part for start in range(len(whole) - len(part) + 1))
 
 
 def _iter_measured_text(stats: DatasetStats) -> Iterator[tuple[str, str]]:
-    """Yield the name and the text of each part of a card that follows from the rows."""
+    """Yield the name and the text of each part of the card that can be derived from the rows."""
     template = _load_template(_read_template())
     context = template.new_context(_template_context(stats, {}))
     for name, block in template.blocks.items():
@@ -191,7 +233,10 @@ def _iter_measured_text(stats: DatasetStats) -> Iterator[tuple[str, str]]:
 
 
 def read_header(directory: Path) -> dict[str, Any]:
-    """Return the YAML header of the card in `directory`, empty where there is no card or no header.
+    """Return the YAML header of the card in `directory`, an empty dict if there is no card or no header.
+
+    Args:
+        directory (`Path`): directory of a release.
 
     Raises:
         OSError: the card cannot be read.
@@ -202,7 +247,10 @@ def read_header(directory: Path) -> dict[str, Any]:
 
 
 def parse_header(text: str) -> dict[str, Any]:
-    """Return the YAML header of a card's text, empty where it has none.
+    """Return the YAML header of a card's text, an empty dict if it has none.
+
+    Args:
+        text (`str`): text of the card.
 
     Raises:
         ValueError: the header is not YAML, or not a mapping.
@@ -221,7 +269,11 @@ def parse_header(text: str) -> dict[str, Any]:
 
 
 def is_dataset_directory(directory: Path) -> bool:
-    """Whether `directory` holds a release of ours, whole or damaged, and no other file."""
+    """Return whether a directory is a release of this package, possibly damaged, and contains no other files.
+
+    Args:
+        directory (`Path`): the directory.
+    """
     try:
         tags = read_header(directory).get("tags")
     except (OSError, ValueError):
@@ -230,23 +282,31 @@ def is_dataset_directory(directory: Path) -> bool:
 
 
 def list_foreign_files(directory: Path) -> list[str]:
-    """Return the paths below `directory`, sorted, of files and links that are no part of a release."""
+    """Return the sorted relative paths of files and links in a directory that do not belong to a release.
+
+    Args:
+        directory (`Path`): the directory.
+    """
     paths = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
     names = (path.relative_to(directory).as_posix() for path in paths)
     return sorted(name for name in names if is_foreign_file(name))
 
 
 def is_foreign_file(name: str) -> bool:
-    """Whether a file of this path (inside a folder or a repository) is no part of a release."""
+    """Return whether a file does not belong to a release, judged by its path.
+
+    Args:
+        name (`str`): path inside a directory or repository.
+    """
     return parse_data_path(name) is None and not _EXTRA_FILES.fullmatch(name)
 
 
 def header_configs(split_keys: Collection[tuple[str, str]], version: str) -> list[dict[str, Any]]:
-    """Return the header's `configs`: for each config the globs of its splits, without a copy of any file.
+    """Return the header's `configs`: the file globs of each config's splits. Configs share files and copy none.
 
     Args:
         split_keys (`Collection[tuple[str, str]]`): each (subset, split) that has files.
-        version (`str`): X.Y.Z, which `datasets` shows as the version of what it loads.
+        version (`str`): X.Y.Z; `datasets` shows it as the version of the loaded dataset.
     """
     entries: list[dict[str, Any]] = []
     for name, subsets in configs_from_subsets(subset for subset, _ in split_keys).items():
@@ -260,7 +320,7 @@ def header_configs(split_keys: Collection[tuple[str, str]], version: str) -> lis
     return entries
 
 
-@cache  # compiling it takes a tenth of a second, and a run of many releases or a validation needs it again
+@cache  # compiling takes 0.1 s, and a validation renders the template several times
 def _load_template(text: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
@@ -280,10 +340,11 @@ def _load_template(text: str) -> Template:
 
 
 def _template_context(stats: DatasetStats, figures: Mapping[str, Plot]) -> dict[str, Any]:
+    """Return the variables of card.md.jinja. `example_subset` is the last config that has one subset (of questions)."""
     return {
         "stats": stats,
         "title": _title(stats),
-        "columns": {name: column.description for name, column in own_columns(stats.sources).items()},
+        "columns": describe_columns(stats.sources),
         "example_subset": next(
             (name for name, subsets in reversed(stats.configs.items()) if subsets == (name,) and name != INSTRUCTION),
             "",
@@ -294,7 +355,7 @@ def _template_context(stats: DatasetStats, figures: Mapping[str, Plot]) -> dict[
 
 
 def _teacher_terms(stats: DatasetStats) -> list[str]:
-    """Return what to look up about the texts of each teacher that was asked, once where teachers share it."""
+    """Return the notes about the terms of use of all teachers that were asked, without repetition."""
     asked = {usage.backend for usage in stats.provenance.model_usage} if stats.provenance else set()
     return list(dict.fromkeys(backend.terms for name, backend in BACKENDS.items() if name in asked and backend.terms))
 
@@ -315,7 +376,7 @@ def _format_size(count: int) -> str:
 
 
 def _format_usd(cost: float | None) -> str:
-    """Return US dollars to the cent, or to two digits where they are fewer than that."""
+    """Format US dollars to the cent, or to two significant digits below 0.10."""
     if cost is None:
         return "not known"
     return f"{cost:,.2f}" if cost >= 0.1 or not cost else f"{cost:.2g}"
@@ -327,7 +388,7 @@ def _join_names(names: Collection[str]) -> str:
 
 
 def _escape_cell(text: str) -> str:
-    """Return a name that others have given as a table can hold it: it ends no cell, and is no markup."""
+    """Escape a name from outside for a Markdown table, so that it neither ends the cell nor becomes markup."""
     return " ".join(text.replace("|", r"\|").replace("<", "&lt;").split())
 
 
@@ -369,7 +430,7 @@ def _config_info(stats: DatasetStats, name: str, subsets: tuple[str, ...]) -> di
 
 
 def _dataset_license(stats: DatasetStats) -> str:
-    """What the maker said; else the images' one licence, `other` where they have several or none of the Hub's."""
+    """Return the given licence, or the one that all images share if the Hub knows it, or `other`."""
     if stats.license is not None:
         return stats.license
     licenses = {license.lower() for license in stats.licenses} or {"unknown"}

@@ -1,7 +1,7 @@
-"""CHANGELOG.md of a release: in go its facts, or what changed since the version before, out comes its text.
+"""Writes CHANGELOG.md of a release.
 
-`write_dataset` puts the entry of the release's own version into the folder. `publish` gives it a date and what changed
-since the version before, and puts the entries that the repository holds below it: those are never written anew.
+`write_dataset` writes the entry of the release's own version. `publish` adds the date and the changes since the
+previous version to it, and appends the entries that the repository already has, unchanged.
 """
 
 from __future__ import annotations
@@ -19,36 +19,43 @@ _SINCE_HEADING: Final = "\n\n### Since "
 
 
 def initial_changelog(stats: DatasetStats) -> str:
-    """Return CHANGELOG.md of a release that no one has published yet: its own entry, without a date."""
+    """Return CHANGELOG.md of a release that is not published yet: the entry of its own version, without a date.
+
+    Args:
+        stats (`DatasetStats`): statistics of the release.
+    """
     provenance = (("preset", stats.presets), ("teacher", stats.teachers), ("verifier", stats.verifiers))
     subsets = stats.configs[DEFAULT_CONFIG]
     lines = [f"- {stats.rows():,} rows: {', '.join(f'{subset} {stats.rows(subset):,}' for subset in subsets)}"]
     lines += [f"- {name}: {', '.join(names)}" for name, names in provenance if names]
     exclusions = sorted((reason, count) for (stage, reason), count in stats.rejects.items() if stage == "assembly")
     if exclusions:
-        lines.append(f"- left out in assembly: {', '.join(f'{reason} {count:,}' for reason, count in exclusions)}")
+        lines.append(f"- excluded during assembly: {', '.join(f'{reason} {count:,}' for reason, count in exclusions)}")
     return _join_entries({stats.version: "\n".join([f"## {stats.version}", "", *lines])})
 
 
 def published_changelog(
     local_text: str, remote_text: str, *, version: str, date: str, difference: Difference | None
 ) -> str:
-    """Return CHANGELOG.md as it shall stand in the repository.
+    """Return CHANGELOG.md for the repository.
 
-    An entry that stands there already, of a release that was merged and not yet tagged, keeps its day: the same release
-    gives the same text whenever it is published to its end.
+    If the repository already has an entry for `version` (an interrupted publication that was merged but not tagged),
+    its date is kept, so that resuming a publication gives the same text.
 
     Args:
-        local_text (`str`): that of the folder, from which the entry of `version` is taken; empty where there is none.
-        remote_text (`str`): that of the repository, empty where there is none.
-        version (`str`): X.Y.Z.
-        date (`str`): YYYY-MM-DD.
-        difference (`Difference`, *optional*): to the version before; None for the first one.
+        local_text (`str`): the changelog in the release directory, which has the entry of `version`; may be empty.
+        remote_text (`str`): the changelog in the repository; empty if there is none.
+        version (`str`): version of the release, X.Y.Z.
+        date (`str`): date of publication, YYYY-MM-DD.
+        difference (`Difference`, *optional*): the changes since the previous version; None for the first version.
+
+    Returns:
+        The text of the file.
     """
     remote_entries = _parse_entries(remote_text)
     if (match := _ENTRY.match(remote_entries.pop(version, ""))) and match["date"]:
         date = match["date"]
-    # What an earlier attempt to publish has written about another day or another repository is written anew.
+    # An earlier attempt may have written the date and the changes for another day or repository: drop both.
     body = _parse_entries(local_text).get(version, "").partition(_SINCE_HEADING)[0].partition("\n")[2]
     entry = f"## {version} ({date})\n{body}".strip("\n")
     return _join_entries({version: entry + (_format_changes(difference) if difference else "")} | remote_entries)
@@ -59,14 +66,14 @@ def _join_entries(entries: dict[str, str]) -> str:
 
 
 def _parse_entries(text: str) -> dict[str, str]:
-    """Return version -> its entry with its heading, in the order of the text."""
+    """Return the entries by version, each with its heading, in the order of the text."""
     starts = list(_ENTRY.finditer(text))
     ends = [*(match.start() for match in starts[1:]), len(text)]
     return {match["version"]: text[match.start() : end].strip("\n") for match, end in zip(starts, ends, strict=False)}
 
 
 def _format_changes(difference: Difference) -> str:
-    """Return the part of an entry that says what changed."""
+    """Return the part of an entry that lists the changes since the previous version."""
     lines = [f"- {reason}" for reason in difference.reasons()] or ["- nothing changed"]
     header = ("config", "split", "rows before", "rows now", *CHANGE_KINDS)
     table = [

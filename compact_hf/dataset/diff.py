@@ -1,16 +1,15 @@
-"""`compact diff A B`: which rows, columns and configs differ, and which version may follow.
+"""Compares two dataset releases: which rows, columns and configs differ, and which version number may follow.
 
     compact diff org/compact@v1.0.0 release
 
-A row is known by its id, a hash of its image and text; of what is left, compositional rows of the same image are one
-row with other turns. Of files with the same bytes on both sides only the footer is read, of the others every column but
-the images themselves, which `image_id` stands for: from the Hub this is a hundredth of the bytes. Memory grows with the
-number of rows by two ids and a digest for each.
+Rows are matched by id, a hash of image and text. The remaining rows are matched by image: two compositional rows about
+the same image count as one changed row. Of files with identical bytes on both sides only the footer is read. Of other
+files all columns are read except the images, which `image_id` represents; from the Hub this is about 1% of the bytes.
+Memory use grows with the number of rows: two ids and a digest per row.
 
-Versions: a higher major version if code that loads the one before may fail (a column is gone, new or of another type; a
-config or a split is gone); a higher minor one if the same code loads other rows; a higher patch if it loads the very
-same images and messages. So a takedown is minor: what loaded before still loads, but two results on 1.2.0 and 1.2.1 may
-be compared.
+Version numbers: a major step if code that loads the previous version may fail (a column is missing, new or of another
+type; a config or split is missing), a minor step if the same code loads other rows, and a patch if it loads the same
+images and messages. A takedown is therefore a minor step, and results on 1.2.0 and 1.2.1 can be compared.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _VERSION: Final = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 
 class Version(NamedTuple):
-    """Three numbers that compare as versions do."""
+    """A version number X.Y.Z; versions compare by major, then minor, then patch."""
 
     major: int
     minor: int
@@ -50,23 +49,35 @@ class Version(NamedTuple):
 
     @property
     def tag(self) -> str:
-        """As the Hub's tags are called."""
+        """The name of the version's tag on the Hub, such as `v1.0.0`."""
         return f"v{self}"
 
 
 def parse_version(text: str) -> Version | None:
-    """Return the version that `X.Y.Z` or `vX.Y.Z` names, None for any other text."""
+    """Parse a version; return None for text that is not one.
+
+    Args:
+        text (`str`): `X.Y.Z` or `vX.Y.Z`.
+    """
     match = _VERSION.fullmatch(text)
     return Version(*map(int, match.groups())) if match else None
 
 
 def highest_version(tags: Iterable[str]) -> Version | None:
-    """Return the highest version among tags, None where none of them is one; tags without `v` are not ours."""
+    """Return the highest version among tags, or None if there is none.
+
+    Args:
+        tags (`Iterable[str]`): names of tags; those not of the form `vX.Y.Z` are ignored.
+    """
     return max((version for tag in tags if tag[:1] == "v" and (version := parse_version(tag))), default=None)
 
 
 def next_version(version: Version, step: Step) -> Version:
-    """Return the lowest version that may follow `version` where a change takes this step.
+    """Return the lowest version that may follow `version` after a change of this step.
+
+    Args:
+        version (`Version`): the previous version.
+        step (`Step`): `major`, `minor` or `patch`.
 
     >>> str(next_version(Version(1, 2, 3), "minor"))
     '1.3.0'
@@ -86,24 +97,26 @@ _Metadata = tuple[str | None, ...]
 
 CHANGE_KINDS: Final[tuple[ChangeKind, ...]] = ("added", "removed", "changed", "corrected")
 MAX_EXAMPLES: Final = 3
-"""Ids that a difference names of each kind."""
+"""Number of ids that a `Difference` lists per kind of change."""
 
-# What is said about a row, apart from what is trained on: other values correct a row and do not change it.
+# Metadata is not trained on: a row whose metadata differs is corrected, not changed.
 _METADATA_COLUMNS: Final = ("source", "image_source", "image_license", "teacher", "verifier", "preset_version")
 _KEY_COLUMNS: Final = ("id", "image_id", "source")
-_MAX_OPEN_FILES: Final = 8  # of the Hub: its answers take longer than our work
+_MAX_OPEN_FILES: Final = 8  # on the Hub, where waiting for replies takes longer than the comparison
 _BATCH_ROWS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Rows of one split of one config.
+    """Counts of the rows of one split of one config.
 
     Attributes:
-        before, after (`int`): how many there are.
-        added, removed (`int`): there on one side only.
-        changed (`int`): the same row with other turns, messages or capabilities.
-        corrected (`int`): the same image and messages, and something else said about them, such as the licence.
+        before (`int`): number of rows in the old release.
+        after (`int`): number of rows in the new release.
+        added (`int`): rows that only the new release has.
+        removed (`int`): rows that only the old release has.
+        changed (`int`): rows with other turns, messages or capabilities.
+        corrected (`int`): rows with the same image and messages, but other metadata, such as the licence.
     """
 
     before: int
@@ -116,15 +129,17 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Difference(NotebookSummary):
-    """How a release differs from another.
+    """The differences between two releases.
 
     Attributes:
-        old, new (`str`): the two, as they were given.
-        versions (`tuple[str, str]`): theirs, by their cards; empty where the card does not say.
-        rows (`dict[tuple[str, str], Changes]`): (config, split) -> its rows, for all of either side.
-        columns (`dict[str, tuple[str, str]]`): column -> its type before and after, empty where it is not there.
-        examples (`dict[str, tuple[str, ...]]`): kind of change -> the first few ids; of changed rows, the new ones.
-        card (`bool`): whether the card's text differs in more than its version.
+        old (`str`): path or repository of the old release, as given.
+        new (`str`): path or repository of the new release, as given.
+        versions (`tuple[str, str]`): the versions that the two cards state; empty if a card states none.
+        rows (`dict[tuple[str, str], Changes]`): the counts by (config, split), for each that either release has.
+        columns (`dict[str, tuple[str, str]]`): for each column that differs, its type before and after; empty if a
+            release does not have the column.
+        examples (`dict[str, tuple[str, ...]]`): the first few ids for each kind of change; the new ids of changed rows.
+        card (`bool`): whether the texts of the cards differ in more than the version.
     """
 
     old: str
@@ -137,12 +152,12 @@ class Difference(NotebookSummary):
 
     @property
     def removed_splits(self) -> tuple[SplitKey, ...]:
-        """(config, split) that had rows and have none."""
+        """Each (config, split) that had rows in the old release and has none in the new one."""
         return tuple(split_key for split_key, changes in self.rows.items() if changes.before and not changes.after)
 
     @property
     def step(self) -> Step:
-        """What a version of the new one has to go up by at least."""
+        """The smallest step from the old to the new version number: major, minor or patch."""
         if self.columns or self.removed_splits:
             return "major"
         all_changes = self.rows.values()
@@ -151,17 +166,17 @@ class Difference(NotebookSummary):
         )
 
     def reasons(self) -> list[str]:
-        """Return what changed, most important first, each in a few words; nothing where nothing did."""
+        """Return a short phrase for each kind of change, most important first; empty if nothing changed."""
         lines = [f"column {name}: {old or 'none'} -> {new or 'none'}" for name, (old, new) in self.columns.items()]
-        lines += [f"config {config} has no {split} rows any more" for config, split in self.removed_splits]
+        lines += [f"config {config} no longer has {split} rows" for config, split in self.removed_splits]
         all_changes = [changes for (config, _), changes in self.rows.items() if config == "all"]
         for kind in CHANGE_KINDS:
             if count := sum(getattr(changes, kind) for changes in all_changes):
                 lines.append(f"{count:,} {'row' if count == 1 else 'rows'} {kind}")
-        return lines or ["the card differs"] * self.card  # which counts rows, and so differs with them
+        return lines or ["the card differs"] * self.card  # a card counts rows, so it changes with them
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield the tables of rows, columns and examples, and a sentence that sums them up."""
+        """Yield tables of rows, columns and example ids, and a summarizing sentence."""
         yield Table(
             ("config", "split", "before", "after", *CHANGE_KINDS),
             [
@@ -173,12 +188,12 @@ class Difference(NotebookSummary):
             ("column", "before", "after"),
             [(name, *(type_name or "none" for type_name in types)) for name, types in self.columns.items()],
         )
-        yield Table(("rows", "such as"), [(kind, " ".join(ids)) for kind, ids in self.examples.items()])
+        yield Table(("rows", "examples"), [(kind, " ".join(ids)) for kind, ids in self.examples.items()])
         reasons = "; ".join(self.reasons())
         yield f"{self.old} -> {self.new}: {reasons or 'nothing changed'}; a {self.step} change"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it: `rows` by config, then by split."""
+        """Return the difference for JSON, with `rows` nested by config and split."""
         rows: dict[str, dict[str, Any]] = defaultdict(dict)
         for (config, split), changes in self.rows.items():
             rows[config][split] = asdict(changes)
@@ -186,17 +201,17 @@ class Difference(NotebookSummary):
 
 
 class _Entry(NamedTuple):
-    """What is kept of a row: where it lies, its keys, a digest of what is trained on, and what is said about it."""
+    """What is kept in memory of a row: its place, its keys, a digest of what is trained on, and its metadata."""
 
     split_key: SplitKey
     id: str
-    image_id: str | None  # None for instruction rows, which share images
+    image_id: str | None  # None for instruction rows: several of them may share an image
     content_digest: bytes
     metadata: _Metadata
 
 
 class _Pair(NamedTuple):
-    """A row on both sides, or on one."""
+    """A row that is in both releases or only in one."""
 
     old: _Entry | None
     new: _Entry | None
@@ -211,23 +226,29 @@ class _Pair(NamedTuple):
 
 
 def diff(a: str | Path, b: str | Path) -> Difference:
-    """Compare two releases.
+    """Compare two dataset releases.
 
     Args:
-        a, b (`str | Path`): the one before and the one after: a folder, or `org/name[@revision]` (a dataset repository
-            on the Hub; main without a revision).
+        a (`str | Path`): the old release: a directory, or `org/name[@revision]` (a dataset repository on the Hub; the
+            default revision is main).
+        b (`str | Path`): the new release, likewise.
+
+    Returns:
+        The differences.
 
     Raises:
-        UsageError: one is neither a folder nor named like a repository.
-        ReleaseError: one holds no release, or a file of it cannot be read.
-        HubError: the Hub cannot be reached or refuses.
+        UsageError: one of them is neither a directory nor the name of a repository.
+        ReleaseError: one of them is not a release, or a file of it cannot be read.
+        HubError: the Hub cannot be reached or rejects the request.
     """
     old, new = open_dataset(a), open_dataset(b)
     same_files = {path for path, sha256 in old.file_hashes.items() if sha256 and new.file_hashes.get(path) == sha256}
     types = _column_types(old), _column_types(new)
     shared_columns = [name for name in types[0] if types[0][name] == types[1].get(name)]
     if missing := [name for name in _KEY_COLUMNS if name not in shared_columns]:
-        raise ReleaseError(f"{a} and {b} cannot be compared: not both have a column {missing[0]} of the same type")
+        raise ReleaseError(
+            f"{a} and {b} cannot be compared: they do not both have a column {missing[0]} of the same type"
+        )
     counts = _count_rows(old, new, same_files)
     pairs = list(
         _pair_rows(_iter_entries(old, same_files, shared_columns), _iter_entries(new, same_files, shared_columns))
@@ -250,9 +271,11 @@ def diff(a: str | Path, b: str | Path) -> Difference:
 
 
 def _column_types(reader: DatasetReader) -> dict[str, str]:
-    """Return column -> type, by the first file: all files of a release have one schema (validate.py)."""
+    """Return the types of the columns, read from the first file: all files of a release have the same schema."""
     if not reader.file_hashes:
-        raise ReleaseError(f"{reader.name} holds no release: there are no files data/k1/train-00000-of-00001.parquet")
+        raise ReleaseError(
+            f"{reader.name} is not a dataset release: no files such as data/k1/train-00000-of-00001.parquet"
+        )
     schema = read_parquet(reader, next(iter(reader.file_hashes)), lambda file: file.schema_arrow)
     return {name: str(schema.field(name).type) for name in schema.names}
 
@@ -260,7 +283,7 @@ def _column_types(reader: DatasetReader) -> dict[str, str]:
 def _count_rows(
     old: DatasetReader, new: DatasetReader, same_files: set[str]
 ) -> tuple[Counter[SplitKey], Counter[SplitKey]]:
-    """Return (subset, split) -> rows, of both; what is the same is looked at once, in a folder where there is one."""
+    """Return the number of rows by (subset, split) of both releases; shared files are read locally if possible."""
     preferred_reader = new if isinstance(new, DirectoryReader) else old
     totals: tuple[Counter[SplitKey], Counter[SplitKey]] = (Counter(), Counter())
     for reader, total in zip((old, new), totals, strict=True):
@@ -274,7 +297,7 @@ def _count_rows(
 
 
 def _iter_entries(reader: DatasetReader, same_files: set[str], columns: list[str]) -> Iterator[_Entry]:
-    """Yield the rows of all files but those that are the same on both sides, in the order of the files."""
+    """Yield the rows of all files that are not identical on both sides, in the order of the files."""
     paths = [path for path in reader.file_hashes if path not in same_files]
     read_rows = partial(_read_rows, columns=[name for name in columns if name != "images"])
     with ThreadPoolExecutor(_MAX_OPEN_FILES if not isinstance(reader, DirectoryReader) else 1) as pool:
@@ -284,11 +307,11 @@ def _iter_entries(reader: DatasetReader, same_files: set[str], columns: list[str
 
 
 def _read_rows(file: Any, columns: list[str]) -> list[tuple[str, str | None, bytes, _Metadata]]:
-    """Return of each row its id, its image where it is no instruction row, a digest, and what is said about it."""
+    """Return (id, image id, digest of the content, metadata) of each row; the image id of instruction rows is None."""
     content_columns = [name for name in columns if name not in _METADATA_COLUMNS]
     metadata_columns = [name for name in columns if name in _METADATA_COLUMNS]
     rows = []
-    interned: dict[_Metadata, _Metadata] = {}  # few rows differ in it
+    interned: dict[_Metadata, _Metadata] = {}  # most rows share the same metadata, so keep one copy of each
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
         values = {name: batch.column(name).to_pylist() for name in columns}
         contents = zip(*(values[name] for name in content_columns), strict=True)
@@ -312,7 +335,7 @@ def _digest(values: tuple[Any, ...]) -> bytes:
 
 
 def _pair_rows(old: Iterable[_Entry], new: Iterable[_Entry]) -> Iterator[_Pair]:
-    """Yield every row that is not the same on both sides: matched by id, then by image, then alone."""
+    """Yield each row that differs: first matched by id, then by image; the rest were added or removed."""
     unmatched_old = {entry.id: entry for entry in old}
     unmatched_new: list[_Entry] = []
     for entry in new:
@@ -321,7 +344,7 @@ def _pair_rows(old: Iterable[_Entry], new: Iterable[_Entry]) -> Iterator[_Pair]:
         elif (pair := _Pair(match, entry)).kind:
             yield pair
     by_image: dict[str, list[_Entry]] = defaultdict(list)
-    for entry in reversed(unmatched_old.values()):  # the first of an image is taken first
+    for entry in reversed(unmatched_old.values()):  # reversed, so that pop() takes the first row of an image first
         if entry.image_id is not None:
             by_image[entry.image_id].append(entry)
     for entry in unmatched_new:
@@ -334,7 +357,10 @@ def _pair_rows(old: Iterable[_Entry], new: Iterable[_Entry]) -> Iterator[_Pair]:
 
 
 def _count_changes(counts: tuple[Counter[SplitKey], Counter[SplitKey]], pairs: list[_Pair]) -> dict[SplitKey, Changes]:
-    """Count the changes as a reader of each config meets them: what moved from k1 to k2 is gone from the one."""
+    """Count the changes per config and split.
+
+    A row that moved from subset k1 to k2 counts as removed in config k1 and as added in config k2.
+    """
     pair_counts = Counter(
         (pair.old and pair.old.split_key, pair.new and pair.new.split_key, pair.kind) for pair in pairs
     )
@@ -355,6 +381,7 @@ def _count_changes(counts: tuple[Counter[SplitKey], Counter[SplitKey]], pairs: l
 
 
 def _pick_examples(pairs: list[_Pair]) -> dict[ChangeKind, tuple[str, ...]]:
+    """Return the first ids of each kind of change, in the order of subsets and ids."""
     examples: dict[ChangeKind, tuple[str, ...]] = {}
     for kind in CHANGE_KINDS:
         entries = ((pair.new or pair.old) for pair in pairs if pair.kind == kind)
@@ -367,7 +394,7 @@ def _pick_examples(pairs: list[_Pair]) -> dict[ChangeKind, tuple[str, ...]]:
 
 
 def _card_version(card: str) -> str:
-    """Return the version that a card states, an empty string where it states none."""
+    """Return the version that a card states, or an empty string if it states none."""
     try:
         return str(parse_header(card)["configs"][0]["version"])
     except (ValueError, LookupError, TypeError):
@@ -375,4 +402,5 @@ def _card_version(card: str) -> str:
 
 
 def _mask_version(card: str, version: str) -> str:
+    """Replace the version in a card's text, so that two cards can be compared without it."""
     return card.replace(version, "X.Y.Z") if version else card

@@ -1,7 +1,7 @@
-"""Samples to look at: which images are wanted, and a choice among them by hash, so that it is the same every time.
+"""Selects sample images to look at, by hash, so that the selection is the same every time.
 
-In: images as they stream by, without their bytes. Out: a few of them, as evenly over the sections (k = 1, k = 2, ...)
-as there are.
+It takes a stream of images, without their bytes, and keeps a few of them, spread as evenly as possible over the
+sections (k = 1, k = 2, ...).
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from compact_hf.records import digest
 from compact_hf.reports.contact_sheet import Section, SheetItem, pick
 
 MAX_SAMPLES: Final = 120
-"""Images on a sheet, at most: more are no longer looked at, and a PNG would be too tall to open."""
+"""Largest number of images on a contact sheet: with more, the PNG would be too tall to open."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleQuery:
-    """Which images are wanted, and how many.
+    """Which images to select, and how many.
 
     Attributes:
-        filters (`Mapping[str, Any]`): what a method is asked for, such as `{"k": 3, "capability": "counting"}`.
-        count (`int`): how many images at most.
-        seed (`int`): decides which.
+        filters (`Mapping[str, Any]`): conditions that the method understands, such as
+            `{"k": 3, "capability": "counting"}`.
+        count (`int`): largest number of images, 1 to 120.
+        seed (`int`): random seed of the selection.
 
     Raises:
-        UsageError: no such count.
+        UsageError: `count` is out of range.
     """
 
     filters: Mapping[str, Any] = field(default_factory=dict)
@@ -39,16 +40,21 @@ class SampleQuery:
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_SAMPLES:
-            raise UsageError(f"got n = {self.count}; give 1 to {MAX_SAMPLES} pictures")
+            raise UsageError(f"n is {self.count}: it must be 1 to {MAX_SAMPLES} images")
 
     def rank(self, *parts: object) -> int:
-        """Return a number by which the same things always come in the same, shuffled order."""
+        """Return a pseudorandom sort key; the same seed and parts always give the same key."""
         return int(digest("sample", self.seed, *parts), 16)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An image that may be shown, and what reads its file."""
+    """An image that may be shown.
+
+    Attributes:
+        sample (`Sample`): the texts to show with the image.
+        read_image (`Callable[[], bytes]`): reads the image file.
+    """
 
     sample: Sample
     read_image: Callable[[], bytes] = field(repr=False)
@@ -60,7 +66,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class SampleSet:
-    """What was chosen: the images, ordered by section, and the teachers and verifiers, sorted."""
+    """The selected samples.
+
+    Attributes:
+        items (`tuple[SheetItem, ...]`): the images, in the order of their sections.
+        teachers (`tuple[str, ...]`): sorted names of the teachers that wrote the questions.
+        verifiers (`tuple[str, ...]`): sorted names of the verifiers.
+    """
 
     items: tuple[SheetItem, ...]
     teachers: tuple[str, ...]
@@ -69,33 +81,42 @@ class SampleSet:
 
 @dataclass(slots=True)
 class Reservoir:
-    """Keeps of each group the candidates with the lowest ranks; memory holds `query.count` of each group."""
+    """Keeps the candidates with the lowest ranks of each group, at most `query.count` per group.
+
+    Attributes:
+        query (`SampleQuery`): the query, whose `count` is the limit.
+    """
 
     query: SampleQuery
     _by_group: dict[Hashable, list[tuple[int, int, Candidate]]] = field(default_factory=dict)
     _added: int = 0
 
     def add(self, rank: int, candidate: Candidate, group: Hashable) -> None:
-        """Take one into account.
+        """Add a candidate.
 
         Args:
-            rank (`int`): the lowest ones are kept.
-            group (`Hashable`): what of it is enough by itself: a section, or a subset.
+            rank (`int`): pseudorandom sort key; the candidates with the lowest ranks are kept.
+            candidate (`Candidate`): the image.
+            group (`Hashable`): the section or subset of the image; `query.count` candidates are kept for each.
         """
         self._added += 1
         heap = self._by_group.setdefault(group, [])
-        entry = -rank, self._added, candidate
+        entry = -rank, self._added, candidate  # negated: heappushpop then drops the highest rank
         if len(heap) < self.query.count:
             heapq.heappush(heap, entry)
         else:
             heapq.heappushpop(heap, entry)
 
     def is_full(self, group: Hashable) -> bool:
-        """Whether no more of this group can be shown than there are already."""
+        """Return whether a group already has `query.count` candidates.
+
+        Args:
+            group (`Hashable`): the group, as in `add`.
+        """
         return len(self._by_group.get(group, ())) >= self.query.count
 
     def read_samples(self) -> SampleSet:
-        """Read the images that were chosen, as evenly over the sections as there are."""
+        """Select images as evenly over the sections as possible, and read their files."""
         ranked = (candidate for heap in self._by_group.values() for _, _, candidate in sorted(heap, key=_entry_rank))
         chosen = pick(ranked, self.query.count)
         return SampleSet(

@@ -1,9 +1,9 @@
-"""Leave rows out: takedowns by id, images of other datasets such as benchmarks, and near duplicates across the splits.
+"""Excludes rows: takedowns by id, images of other datasets such as benchmarks, and near duplicates across the splits.
 
-Each row that stays out becomes a `Reject`, which the card counts as every other. An image counts as one of a dataset if
-the bytes of its file are the same, with or without metadata, or if their perceptual hashes differ in at most
-`MAX_COPY_DISTANCE` bits. That finds what was compressed or scaled again. It does not find what was cropped, mirrored or
-turned, and rarely takes something else for it that looks the same in 32 x 32 grey pixels.
+Each excluded row becomes a `Reject`, which the card counts like any other. An image belongs to an excluded dataset if a
+file there has the same bytes, with or without metadata, or a perceptual hash that differs in at most
+`MAX_COPY_DISTANCE` bits. This finds images that were compressed or scaled again, but not cropped, mirrored or rotated
+ones. In rare cases it takes a different image for a copy, if the two look the same in 32 x 32 grey pixels.
 """
 
 from __future__ import annotations
@@ -38,36 +38,43 @@ from compact_hf.runs.sources import open_source
 from compact_hf.storage import prefetch
 
 MAX_COPY_DISTANCE: Final = 4
-"""Bits, of 64, in which the hashes of one image may differ after it was compressed or scaled again."""
+"""Bits, of 64, by which the hashes of an image may differ after it was compressed or scaled again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExcludedImages:
-    """Images of other datasets, and how they are recognised.
+    """The images of other datasets, and how they are recognised.
 
     Attributes:
-        ids (`frozenset[str]`): hashes of their bytes, as they are and without metadata.
-        hashes (`Hashes`): of shape [n], what they look like.
+        ids (`frozenset[str]`): hashes of the files' bytes, both as they are and without metadata.
+        hashes (`Hashes`): perceptual hashes, of shape `(n,)`.
     """
 
     ids: frozenset[str]
     hashes: Hashes
 
     def contains(self, fingerprint: ImageFingerprint) -> bool:
-        """Whether an image is one of these."""
+        """Return whether an image is a copy of one of these.
+
+        Args:
+            fingerprint (`ImageFingerprint`): fingerprint of the image.
+        """
         is_similar = fingerprint.hash is not None and min_distance(fingerprint.hash, self.hashes) <= MAX_COPY_DISTANCE
         return is_similar or not self.ids.isdisjoint(fingerprint.ids)
 
 
 def read_excluded_images(datasets: Sequence[str]) -> ExcludedImages:
-    """Look at all images of some datasets; what stays in memory are 300 bytes of each.
+    """Read all images of datasets that are to be excluded. About 300 bytes per image stay in memory.
 
     Args:
-        datasets (`Sequence[str]`): each a folder of images, a release, or `org/name[@revision]` on the Hub.
+        datasets (`Sequence[str]`): each an image directory, a release, or `org/name[@revision]` on the Hub.
+
+    Returns:
+        Hashes of the images.
 
     Raises:
-        SourceError: one of them cannot be read, or holds no images.
-        UsageError: one is not the address of a dataset.
+        SourceError: a dataset cannot be read, or contains no images.
+        UsageError: an address is not that of a dataset.
     """
     ids: set[str] = set()
     hashes: set[int] = set()
@@ -80,31 +87,35 @@ def read_excluded_images(datasets: Sequence[str]) -> ExcludedImages:
 
 
 def read_ids(file: Path) -> frozenset[str]:
-    """Return the ids in a file: those of rows or of images, one a line, with comments after `#`.
+    """Return the ids of rows or images in a text file: one per line, with comments after `#`.
+
+    Args:
+        file (`Path`): the file, in UTF-8.
+
+    Returns:
+        The ids, in lower case.
 
     Raises:
-        UsageError: the file cannot be read, or holds no ids.
+        UsageError: the file cannot be read, or contains no ids.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise UsageError(
-            f"{file} cannot be read ({error.strerror}); give a text file with an id on each line"
-        ) from None
+        raise UsageError(f"{file} cannot be read ({error.strerror}): give a text file with one id per line") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{file} is not UTF-8; give a text file with an id on each line") from None
+        raise UsageError(f"{file} is not UTF-8: give a text file with one id per line") from None
     ids = frozenset(filter(None, (line.partition("#")[0].strip().lower() for line in lines)))
     if not ids:
-        raise UsageError(f"{file} holds no ids; give those of rows or of pictures, one a line, or leave it out")
+        raise UsageError(f"{file} contains no ids: list ids of rows or images, one per line, or omit the option")
     return ids
 
 
 class Exclusions:
-    """Decides what stays out, and remembers which ids were met.
+    """Decides which rows are excluded on request, and records which of the given ids were found.
 
     Args:
-        ids (`frozenset[str]`): of rows or of images.
-        images (`ExcludedImages`, *optional*): of other datasets; where there are none, no image is looked at.
+        ids (`frozenset[str]`): ids of rows or images.
+        images (`ExcludedImages`, *optional*): the images of other datasets. If None, no image is read.
     """
 
     def __init__(self, ids: frozenset[str], images: ExcludedImages | None) -> None:
@@ -114,20 +125,20 @@ class Exclusions:
 
     @property
     def has_images(self) -> bool:
-        """Whether images have to be looked at."""
+        """Whether the images of rows have to be read."""
         return self._images is not None
 
     @property
     def unmatched_ids(self) -> list[str]:
-        """The ids that no row or image has had, sorted."""
+        """The given ids, sorted, that no row or image had."""
         return sorted(self._ids - self._matched_ids)
 
     def find_reject(self, row: Row, fingerprints: Fingerprints) -> Reject | None:
-        """Return why a row stays out, None if it does not.
+        """Return the reject of an excluded row, or None if the row is kept.
 
         Args:
             row (`Row`): the row.
-            fingerprints (`Fingerprints`): its images', where images are looked at.
+            fingerprints (`Fingerprints`): those of its images; empty if images are not read.
         """
         if matched := self._ids & {row.id, *row.image_ids}:
             self._matched_ids |= matched
@@ -138,6 +149,7 @@ class Exclusions:
 
 
 def _open_images(dataset: str) -> ImageSource:
+    """Open a dataset by its address: a directory of Parquet files, a repository, or any other image source."""
     path = Path(dataset)
     if path.is_dir() and next(path.rglob("*.parquet"), None) is not None:
         return DatasetSource(Address(str(path.resolve()), on_hub=False))
@@ -147,14 +159,17 @@ def _open_images(dataset: str) -> ImageSource:
 
 
 def _iter_fingerprints(source: ImageSource, dataset: str) -> Iterator[ImageFingerprint]:
+    """Yield the fingerprints of all images of a source that can be decoded."""
+
     def read_fingerprint(ref: str) -> ImageFingerprint | None:
         try:
             return fingerprint_image(source.read(ref))
         except (FileNotFoundError, ImageError):
-            return None  # a row without an image, or one that no release can hold, as it cannot be decoded
+            return None  # a row without an image, or an image that cannot be decoded and so cannot be in a release
         except OSError as error:
             raise SourceError(
-                f"{ref} in {dataset} cannot be read ({error.strerror or error}), so it could not be left out; mend it"
+                f"{ref} in {dataset} cannot be read, so it cannot be excluded ({error.strerror or error}): "
+                "fix it and retry"
             ) from error
 
     for _, fingerprint in prefetch(source.refs(), read_fingerprint):
@@ -163,13 +178,13 @@ def _iter_fingerprints(source: ImageSource, dataset: str) -> Iterator[ImageFinge
 
 
 class RowFilter:
-    """Decides row by row.
+    """Filters rows: exclusions on request, then training images that are similar to a validation image.
 
     Args:
-        exclusions (`Exclusions`): what is left out on request.
-        fingerprint_cache (`FingerprintCache`): fingerprints of images that were seen before.
-        distance (`int`, *optional*): bits in which the hashes of images that look alike may differ; None does not
-            compare the splits.
+        exclusions (`Exclusions`): what is excluded on request.
+        fingerprint_cache (`FingerprintCache`): cache of the images' fingerprints.
+        distance (`int`, *optional*): number of bits by which the hashes of similar images may differ. None: the splits
+            are not compared.
     """
 
     def __init__(self, exclusions: Exclusions, fingerprint_cache: FingerprintCache, *, distance: int | None) -> None:
@@ -179,10 +194,14 @@ class RowFilter:
         self._fingerprint_reader = FingerprintReader(fingerprint_cache)
 
     def compare_images(self, iter_rows: Callable[[], Iterator[Row | Reject]]) -> None:
-        """Find the images that look alike in the rows of the runs, before `apply`; nothing to do without a distance.
+        """Group the similar images of the runs. Call it before `apply`; without a distance it does nothing.
+
+        Args:
+            iter_rows (`Callable[[], Iterator[Row | Reject]]`): returns an iterator over the rows of the runs.
 
         Raises:
-            ReleaseError, SourceError: an image cannot be read any more.
+            ReleaseError: an image cannot be read any more, or has changed.
+            SourceError: an image source cannot be read any more.
         """
         if self._distance is None:
             return
@@ -195,10 +214,14 @@ class RowFilter:
         self._similar_images = find_similar_images(hashes, self._distance)
 
     def apply(self, rows: Iterable[Row | Reject]) -> Iterator[Row | Reject]:
-        """Yield the rows that stay, and a reject for each that does not.
+        """Yield the rows that are kept, and a reject for each row that is not.
+
+        Args:
+            rows (`Iterable[Row | Reject]`): the rows; rejects among them are passed on.
 
         Raises:
-            ReleaseError, SourceError: an image cannot be read any more.
+            ReleaseError: an image cannot be read any more, or has changed.
+            SourceError: an image source cannot be read any more.
         """
         needs_images = self._distance is not None or self._exclusions.has_images
         pairs: Iterable[tuple[Row | Reject, Fingerprints]] = (
@@ -211,7 +234,7 @@ class RowFilter:
                 self._similar_images.find_reject(row, fingerprints) if self._similar_images else None
             ):
                 yield reject
-            # What has come into the runs since the images were compared is left for the next release.
+            # Rows of a running run that were added after the images were compared are left for the next release.
             elif (
                 self._similar_images is None
                 or row.source == INSTRUCTION
@@ -220,13 +243,12 @@ class RowFilter:
                 yield row
 
     def notes(self) -> Iterator[str]:
-        """Yield what people should know at the end, each as one line."""
+        """Yield notes for the user after the last row, one line each."""
         for unmatched_id in self._exclusions.unmatched_ids:
-            yield f"{unmatched_id} is to be left out, and is the id of no row or picture here"
+            yield f"excluded id {unmatched_id} matches no row or image"
         if self._similar_images is not None and self._similar_images.ignored_sizes:
             sizes = ", ".join(map(str, self._similar_images.ignored_sizes[:5]))
             yield (
-                f"{len(self._similar_images.ignored_sizes)} groups of pictures that look alike are over 1% of "
-                "all and stay in both "
-                f"splits ({sizes} pictures); lower --group-similar if they are no copies"
+                f"{len(self._similar_images.ignored_sizes)} groups of similar images each have more than 1% of all "
+                f"images and are kept in both splits ({sizes} images): lower --group-similar if they are not copies"
             )

@@ -1,14 +1,15 @@
-"""`compact export`: convert a dataset, a directory or on the Hub, to the format of another training code.
+"""Converts a dataset release, in a directory or on the Hub, to the format of other training code.
 
     compact export release --format llava --out llava
 
-    llava        train.json, a JSON list as LLaVA's and LLaMA-Factory's code read it, images/, and dataset_info.json, by
-                 which LLaMA-Factory finds it: `dataset_dir: FOLDER`, `media_dir: FOLDER`, `dataset: compact_train`
+    llava        train.json, a JSON list for the training code of LLaVA and LLaMA-Factory, images/, and
+                 dataset_info.json, by which LLaMA-Factory finds it: `dataset_dir: DIR`, `media_dir: DIR`,
+                 `dataset: compact_train`
     finevision   data/CONFIG/train-*.parquet: `images`, `texts`, `source`, and the teacher's confidence
-    messages     train/metadata.jsonl and train/images/, which `load_dataset` reads as TRL takes it
+    messages     train/metadata.jsonl and train/images/, which `load_dataset` reads in the form that TRL expects
 
-and the same for `validation`. An image is written once, with the bytes that the dataset has, under its hash. One row
-group is in memory at a time; of a repository only the files that are needed are downloaded, at one commit.
+The validation split is written in the same way. An image is written once, with the bytes from the dataset, and is named
+by its hash. One row group is in memory at a time; of a repository only the needed files are downloaded, at one commit.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from compact_hf.images.inspection import compute_image_id
 from compact_hf.storage import is_empty_directory, replace_directory, translate_disk_errors
 
 COLUMNS: Final = ("id", "images", "messages", "turns", "source")
-"""What exports need of a row; only these columns are read."""
+"""The columns that exports need; no others are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFiles:
-    """A config of a release, or some of its splits.
+    """The data files of a config of a release, or of some of its splits.
 
     Attributes:
-        root (`Path`): the folder in which the files lie.
-        config (`str`): the config's name.
-        files (`dict[str, tuple[str, ...]]`): split -> its files inside `root`, in the order of the rows.
+        root (`Path`): directory that contains the files.
+        config (`str`): name of the config.
+        files (`dict[str, tuple[str, ...]]`): for each split its files, relative to `root`, in the order of the rows.
     """
 
     root: Path
@@ -50,6 +51,9 @@ class ConfigFiles:
     def iter_records(self, split: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of a split as records of `COLUMNS`, images as the bytes of their files.
 
+        Args:
+            split (`str`): `train` or `validation`.
+
         Raises:
             ReleaseError: a file cannot be read, or lacks a column.
         """
@@ -58,26 +62,30 @@ class ConfigFiles:
 
 
 def find_config_files(dataset: str | Path, *, config: str = DEFAULT_CONFIG, split: str | None = None) -> ConfigFiles:
-    """Find a config's files.
+    """Find the data files of a config; those of a repository are downloaded.
 
     Args:
-        dataset (`str | Path`): a folder, or `org/name[@revision]`, with or without `hf://datasets/` before it.
-        config (`str`, *optional*, defaults to `all`): one of the configs in the release's card.
-        split (`str`, *optional*): `train` or `validation`; those that are there by default.
+        dataset (`str | Path`): a directory, or `org/name[@revision]` on the Hub, with or without the prefix
+            `hf://datasets/`.
+        config (`str`, *optional*, defaults to `all`): one of the configs that the release's card lists.
+        split (`str`, *optional*): `train` or `validation`; by default all splits that exist.
+
+    Returns:
+        The files.
 
     Raises:
-        UsageError: there is no such folder, config or split, or it is not a repository's name.
+        UsageError: the directory, config or split does not exist, or the name is not that of a repository.
         ReleaseError: there are no data files of a release.
-        HubError: the Hub cannot be reached, or has no such repository.
+        HubError: the Hub cannot be reached, or the repository was not found.
     """
     if split is not None and split not in SPLITS:
-        raise UsageError(f"got the split {split!r}; a release has {' and '.join(SPLITS)}")
+        raise UsageError(f"unknown split {split!r}: choose {' or '.join(SPLITS)}")
     directory = Path(dataset)
     if directory.is_dir():
         names = [path.relative_to(directory).as_posix() for path in directory.rglob("*.parquet")]
         return ConfigFiles(directory, config, _select_files(str(dataset), names, config, split))
     if directory.is_absolute() or (not str(dataset).startswith(HUB_PREFIX) and str(dataset).count("/") != 1):
-        raise UsageError(f"there is no folder {dataset}; give one, or org/name of a data set on the Hub")
+        raise UsageError(f"directory {dataset} does not exist: give a directory, or org/name of a dataset on the Hub")
     return _download_config_files(Address.parse(f"{HUB_PREFIX}{str(dataset).removeprefix(HUB_PREFIX)}"), config, split)
 
 
@@ -92,12 +100,15 @@ def _download_config_files(address: Address, config: str, split: str | None) -> 
 
 
 def _select_files(display_name: str, names: list[str], config: str, split: str | None) -> dict[str, tuple[str, ...]]:
+    """Return the files of a config by split, in the order of subsets; raise if there are none."""
     split_keys = {name: split_key for name in names if (split_key := parse_data_path(name))}
     if not split_keys:
-        raise ReleaseError(f"{display_name} holds no data files of a release; give what `compact assemble` wrote")
+        raise ReleaseError(
+            f"{display_name} has no data files of a dataset release: give the output of `compact assemble`"
+        )
     available = configs_from_subsets(subset for subset, _ in split_keys.values())
     if config not in available:
-        raise UsageError(f"{display_name} has no config {config!r}; it has {', '.join(available)}")
+        raise UsageError(f"{display_name} has no config {config!r}: choose one of {', '.join(available)}")
     ordered = sorted(split_keys, key=lambda name: (subset_order(split_keys[name][0]), name))
     by_split = {
         split_name: tuple(
@@ -108,7 +119,7 @@ def _select_files(display_name: str, names: list[str], config: str, split: str |
     }
     if not any(by_split.values()):
         raise UsageError(
-            f"config {config!r} of {display_name} has no rows in {split}; leave the split out, or give another"
+            f"config {config!r} of {display_name} has no {split} rows: omit the split, or choose the other one"
         )
     return {split_name: split_files for split_name, split_files in by_split.items() if split_files}
 
@@ -120,12 +131,14 @@ def _iter_records(file: Path) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             if missing := set(COLUMNS) - set(parquet.schema_arrow.names):
-                raise ReleaseError(f"{file} lacks {', '.join(sorted(missing))}; it is no file of a release")
+                raise ReleaseError(
+                    f"{file} does not belong to a dataset release (no column {', '.join(sorted(missing))})"
+                )
             for batch in parquet.iter_batches(batch_size=MAX_GROUP_ROWS, columns=list(COLUMNS)):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         message = " ".join(str(error).split())
-        raise ReleaseError(f"{file} cannot be read ({message}); `compact validate` says what else is wrong") from error
+        raise ReleaseError(f"{file} cannot be read ({message}): run `compact validate` to list all problems") from error
 
 
 Records = Iterable[dict[str, Any]]
@@ -136,12 +149,18 @@ _LLAVA_ROLES: Final = {"user": "human", "assistant": "gpt"}
 
 
 def write_llava(records: Records, directory: Path, *, config: str, split: str) -> int:  # noqa: ARG001 (one signature)
-    """Write `SPLIT.json` and return its rows: a list of `{id, image, conversations: [{from, value}]}`.
+    """Write `SPLIT.json`, a list of `{id, image, conversations: [{from, value}]}`, and return the number of rows.
 
     The first human turn starts with `<image>`; rows without an image have no `image`.
 
+    Args:
+        records (`Iterable[dict[str, Any]]`): the rows of the split.
+        directory (`Path`): output directory.
+        config (`str`): name of the config; not used by this format.
+        split (`str`): name of the split.
+
     Raises:
-        ReleaseError: a row holds no image where it says one, or several, which the format has no place for.
+        ReleaseError: a row's image cannot be decoded, or a row has several images, which the format does not support.
     """
     count = 0
     with (directory / f"{split}.json").open("w", encoding="utf-8") as file:
@@ -149,7 +168,7 @@ def write_llava(records: Records, directory: Path, *, config: str, split: str) -
         for count, record in enumerate(records, 1):
             names = _write_images(record, directory)
             if len(names) > 1:
-                raise ReleaseError(f"row {record['id']} has {len(names)} pictures; LLaVA's format holds one")
+                raise ReleaseError(f"row {record['id']} has {len(names)} images: LLaVA's format supports one per row")
             prefix = f"{IMAGE_TOKEN}\n" if names else ""
             turns = [
                 {"from": _LLAVA_ROLES[message["role"]], "value": f"{'' if index else prefix}{message['content']}"}
@@ -163,12 +182,18 @@ def write_llava(records: Records, directory: Path, *, config: str, split: str) -
 
 
 def write_messages(records: Records, directory: Path, *, config: str, split: str) -> int:  # noqa: ARG001
-    """Write `SPLIT/metadata.jsonl` and return its rows: `{id, images_file_names, messages}` in each line.
+    """Write `SPLIT/metadata.jsonl`, with `{id, images_file_names, messages}` per line, and return the number of rows.
 
-    That is the name by which `load_dataset(folder)` makes a column `images` of the files.
+    `load_dataset(directory)` turns a column of the name `images_file_names` into a column `images`.
+
+    Args:
+        records (`Iterable[dict[str, Any]]`): the rows of the split.
+        directory (`Path`): output directory.
+        config (`str`): name of the config; not used by this format.
+        split (`str`): name of the split.
 
     Raises:
-        ReleaseError: a row holds something other than an image.
+        ReleaseError: a row's image cannot be decoded.
     """
     count = 0
     (directory / split).mkdir()
@@ -182,12 +207,21 @@ def write_messages(records: Records, directory: Path, *, config: str, split: str
 
 
 def write_finevision(records: Records, directory: Path, *, config: str, split: str) -> int:
-    """Write `data/CONFIG/SPLIT-*.parquet` and return the rows: `{images, texts: [{user, assistant}], source}`.
+    """Write `data/CONFIG/SPLIT-*.parquet`, rows of `{images, texts: [{user, assistant}], source}`, and count them.
 
-    FineVision's own ratings (relevance, formatting, image correspondence, visual dependency, 1 to 5) were given by
-    judges that a release has not asked, so they are left out. What is known stands beside, in the same manner and under
-    a name of its own: `confidence_ratings`, the teacher's confidence in per cent for each turn, and `confidence_min`,
-    the lowest; empty and null for instruction rows.
+    FineVision's own ratings (relevance, formatting, image correspondence, visual dependency, 1 to 5) come from judge
+    models that were not asked about a release, so these columns are omitted. Two similar columns are added:
+    `confidence_ratings`, the teacher's confidence in per cent for each turn, and `confidence_min`, the lowest of them.
+    For instruction rows the first is an empty list and the second is null.
+
+    Args:
+        records (`Iterable[dict[str, Any]]`): the rows of the split.
+        directory (`Path`): output directory.
+        config (`str`): name of the config, which becomes a directory below `data`.
+        split (`str`): name of the split.
+
+    Returns:
+        The number of rows.
     """
     from datasets import Features, Image, List, Value
 
@@ -224,11 +258,11 @@ FORMATS: Final[dict[str, Callable[..., int]]] = {
     "llava": write_llava,
     "messages": write_messages,
 }
-"""Format -> what writes a split of it."""
+"""The function that writes a split, by format."""
 
 
 def _add_dataset_info(directory: Path, split: str) -> None:
-    """Tell LLaMA-Factory of a split; what it takes for granted of `sharegpt` are LLaVA's own names of speakers."""
+    """Add a split to dataset_info.json. LLaMA-Factory's defaults for `sharegpt` are LLaVA's names of the speakers."""
     file = directory / "dataset_info.json"
     info = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     info[f"compact_{split}"] = {
@@ -240,15 +274,15 @@ def _add_dataset_info(directory: Path, split: str) -> None:
 
 
 def _write_images(record: dict[str, Any], directory: Path) -> list[str]:
-    """Return the images' paths inside `directory`, where they lie now."""
+    """Write the images of a row, and return their paths relative to `directory`."""
     names = []
     for image in record["images"]:
-        # The name comes of the bytes: somebody else's release may name any path in its columns.
+        # The file name is derived from the bytes: the paths in a release of someone else cannot be trusted.
         data = image["bytes"] or b""
         try:
             extension = _EXTENSIONS[strip_metadata(data).format]
         except ImageError as error:
-            raise ReleaseError(f"the picture of row {record['id']} cannot be used ({error})") from error
+            raise ReleaseError(f"the image of row {record['id']} cannot be exported ({error})") from error
         name = f"{_IMAGE_DIRECTORY}/{compute_image_id(data)}.{extension}"
         path = directory / name
         if not path.exists():
@@ -266,33 +300,33 @@ def export(
     config: str = DEFAULT_CONFIG,
     split: str | None = None,
 ) -> dict[str, int]:
-    """Write a release in another format. Images keep their bytes; memory holds one row group at a time.
+    """Write a dataset release in another format. Images keep their bytes; memory holds one row group at a time.
 
-    `k`, capabilities, licences and the other columns of a release have no place in these formats; the `id` of `llava`
-    and `messages` leads back to them.
+    The formats have no columns for `k`, capabilities, licences and other metadata. The `id` in `llava` and `messages`
+    refers to the row of the release.
 
     Args:
-        dataset (`str | Path`): a folder, or `org/name[@revision]` of a dataset on the Hub.
-        out (`str | Path`): a folder that is new or empty; it is there completely or not at all.
-        format (`str`): `llava`, `finevision` or `messages` (the top of this file says what each holds).
-        config (`str`, *optional*, defaults to `all`): one of the configs in the release's card.
-        split (`str`, *optional*): `train` or `validation`; both by default.
+        dataset (`str | Path`): a directory, or `org/name[@revision]` of a dataset on the Hub.
+        out (`str | Path`): output directory, new or empty. It is written completely or not at all.
+        format (`str`): `llava`, `finevision` or `messages`; the module docstring describes them.
+        config (`str`, *optional*, defaults to `all`): one of the configs that the release's card lists.
+        split (`str`, *optional*): `train` or `validation`; by default both.
 
     Returns:
-        Split -> rows that were written.
+        The number of rows that were written, by split.
 
     Raises:
-        UsageError: no such release, format, config or split.
+        UsageError: the release, format, config or split does not exist.
         ReleaseError: `out` is not empty or cannot be written, or the release is damaged.
-        HubError: the Hub cannot be reached, or has no such repository.
+        HubError: the Hub cannot be reached, or the repository was not found.
     """
     if format not in FORMATS:
-        raise UsageError(f"got the format {format!r}; there are {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format {format!r}: choose one of {', '.join(FORMATS)}")
     out = Path(out)
     _check_empty(out)
     config_files = find_config_files(dataset, config=config, split=split)
     with (
-        translate_disk_errors(ReleaseError, out, "nothing was left there, make room or choose another --out"),
+        translate_disk_errors(ReleaseError, out, "nothing was written, free some disk space or choose another --out"),
         replace_directory(out, is_replaceable=lambda directory: False) as directory,
     ):
         return _write_splits(config_files, directory, FORMATS[format])
@@ -309,4 +343,4 @@ def _write_splits(config_files: ConfigFiles, directory: Path, write_split: Calla
 
 def _check_empty(out: Path) -> None:
     if out.is_dir() and not is_empty_directory(out):
-        raise ReleaseError(f"{out} is not empty; an export is written to a new or empty folder, choose another --out")
+        raise ReleaseError(f"{out} is not empty: choose a new or empty directory for --out")

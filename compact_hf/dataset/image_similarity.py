@@ -1,10 +1,10 @@
-"""Find images that are the same or alike: their hashes, a cache of these, and groups of images across the splits.
+"""Finds identical and similar images: hashes of images, a cache of the hashes, and groups of images across the splits.
 
-An assembly decodes no image twice: what it computes of an image is kept in a file of the run directory, also if it is
-killed. Which image is for validation depends on its own hash alone (schema.py), so that none changes its split when
-others join in the next version. Of a group of images that look alike, those for training are left out if one is for
-validation; that is how all that remain share a split. Groups of many images are ignored and reported: products on white
-all look alike.
+No image is decoded twice: the hashes of an image are stored in a file of the run directory as soon as they are
+computed, so they also survive a kill. The split of an image depends only on the hash of its own bytes (schema.py), so
+no image changes its split when the next version adds others. If a group of similar images contains a validation image,
+its training images are excluded; what remains of the group is then in one split. Very large groups are reported and
+kept: product photos on a white background, for example, all look similar.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from compact_hf.storage import get_network_file_system, prefetch
 
 @dataclass(frozen=True, slots=True)
 class ImageFingerprint:
-    """What an image is known by.
+    """The hashes by which copies of an image are recognised.
 
     Attributes:
-        ids (`frozenset[str]`): hashes of its bytes, as they are and without metadata.
-        hash (`int`, *optional*): 64 bits of what it looks like (images/phash.py).
+        ids (`frozenset[str]`): hashes of the file's bytes, both as they are and without metadata.
+        hash (`int`, *optional*): perceptual hash of 64 bits (images/phash.py); None for an image of a single colour.
     """
 
     ids: frozenset[str]
@@ -46,14 +46,20 @@ class ImageFingerprint:
 
 
 Fingerprints = tuple[ImageFingerprint, ...]
-"""Those of a row's images, in order; empty if it has none, or if images are not inspected."""
+"""The fingerprints of a row's images, in order; empty if it has no image, or if images are not read."""
 
 
 def fingerprint_image(data: bytes) -> ImageFingerprint:
-    """Look at an image file.
+    """Compute the fingerprint of an encoded image.
+
+    Args:
+        data (`bytes`): the image file.
+
+    Returns:
+        Its fingerprint.
 
     Raises:
-        ImageError: the bytes are no image, or cannot be decoded.
+        ImageError: the bytes are not an image, or cannot be decoded.
     """
     return ImageFingerprint(
         frozenset((compute_image_id(data), compute_image_id(clean_image(data)))), perceptual_hash(data)
@@ -61,10 +67,10 @@ def fingerprint_image(data: bytes) -> ImageFingerprint:
 
 
 class FingerprintReader:
-    """Looks at the images of rows, each image once.
+    """Computes the fingerprints of the images of rows, once per image.
 
     Args:
-        fingerprint_cache (`FingerprintCache`): of images that were seen before, by the hash of their bytes.
+        fingerprint_cache (`FingerprintCache`): the fingerprints that are known, by the hash of the image's bytes.
     """
 
     def __init__(self, fingerprint_cache: FingerprintCache) -> None:
@@ -73,9 +79,12 @@ class FingerprintReader:
     def iter_fingerprints(self, rows: Iterable[Row | Reject]) -> Iterator[tuple[Row | Reject, Fingerprints]]:
         """Yield the rows in their order, each with the fingerprints of its images.
 
+        Args:
+            rows (`Iterable[Row | Reject]`): the rows; a reject comes with no fingerprints.
+
         Raises:
-            ReleaseError: an image cannot be read any more, or is another one now.
-            SourceError: its source is gone.
+            ReleaseError: an image cannot be read any more, or has changed.
+            SourceError: an image source cannot be read any more.
         """
         looks = (look for row in rows for look in _iter_looks(row))
         fingerprints: list[ImageFingerprint] = []
@@ -90,7 +99,7 @@ class FingerprintReader:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One of a row's images, or the row where it has none."""
+    """One image of a row, or the row itself if it has no image."""
 
     row: Row | Reject
     index: int = 0
@@ -98,6 +107,7 @@ class _Look:
 
 
 def _iter_looks(row: Row | Reject) -> Iterator[_Look]:
+    """Yield one item per image of a row, and one item for a row without images."""
     count = 0 if isinstance(row, Reject) else len(row.read_images)
     if not count:
         yield _Look(row)
@@ -111,14 +121,15 @@ def _image_id(look: _Look) -> str | None:
 
 
 def _read_fingerprint(look: _Look) -> str:
+    """Read an image and return its fingerprint as the JSON that the cache stores: `[ids, hash]`."""
     row = look.row
     assert isinstance(row, Row)
     try:
         fingerprint = fingerprint_image(row.read_images[look.index]())
     except OSError as error:
-        raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
-    if row.image_ids[look.index] not in fingerprint.ids:  # or it would be kept as what this image looks like
-        raise ReleaseError(f"the picture of row {row.id} has changed since it was asked about; put it back")
+        raise ReleaseError(f"the image of row {row.id} cannot be read any more ({error}): restore it") from error
+    if row.image_ids[look.index] not in fingerprint.ids:  # else the cache would store a wrong fingerprint
+        raise ReleaseError(f"the image of row {row.id} has changed since the run: restore it")
     return json.dumps([sorted(fingerprint.ids), fingerprint.hash])
 
 
@@ -129,11 +140,11 @@ _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS looks (picture TEXT PRIMARY KEY, bo
 
 
 class FingerprintCache:
-    """Fingerprints of images in a file of the run, so that assembly decodes no image twice.
+    """Stores fingerprints of images in an SQLite file of the run directory, so that no image is decoded twice.
 
     Args:
-        directory (`Path`, *optional*): where the file lies. Without it looks are kept in memory, and so they are where
-            nothing can be written, or on a network file system, on which SQLite's locks cannot be relied on.
+        directory (`Path`, *optional*): directory of the file. Fingerprints are kept only in memory if it is None or not
+            writable, or if it is on a network file system, where SQLite's locks are not reliable.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -145,13 +156,14 @@ class FingerprintCache:
     def iter_cached(
         self, items: Iterable[T], get_key: Callable[[T], str | None], inspect: Callable[[T], str | None]
     ) -> Iterator[tuple[T, str | None]]:
-        """Yield each item, in order, with what a look at its image found.
+        """Yield each item, in order, with the cached result for its image.
 
         Args:
-            get_key (`Callable[[T], str | None]`): what tells an item's image from others: the hash of its content, or
-                its place and stamp. None where it has none; such an item comes with None.
-            inspect (`Callable[[T], str | None]`): called in a thread for images that were not seen yet; JSON, or None
-                for what is not to be kept. What it raises is raised here.
+            items (`Iterable[T]`): the items.
+            get_key (`Callable[[T], str | None]`): returns the key of an item's image: the hash of its content, or its
+                path with size and time of change; None for an item without an image, which is yielded with None.
+            inspect (`Callable[[T], str | None]`): called in a thread for images that are not in the cache; returns a
+                result as JSON, or None for one that must not be stored. Its exceptions are raised here.
 
         Raises:
             JournalError: the file is damaged, or the disk is full.
@@ -181,7 +193,7 @@ class FingerprintCache:
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
             if self._db is None:
-                # Autocommit: what was seen stays seen, whatever comes.
+                # Autocommit: each result is stored at once, and a kill loses none of them.
                 self._db = sqlite3.connect(self._file, isolation_level=None, timeout=10, check_same_thread=False)
                 weakref.finalize(self, self._db.close)
                 self._db.execute("PRAGMA journal_mode = WAL")
@@ -190,27 +202,27 @@ class FingerprintCache:
             yield self._db
         except sqlite3.DatabaseError as error:
             raise JournalError(
-                f"{self._file} cannot be used ({error}); make room, or delete it: it only saves time"
+                f"{self._file} cannot be used ({error}): free some disk space, or delete this cache file"
             ) from error
 
 
 MAX_GROUP_SHARE: Final = 0.01
-"""Share of all images above which a group is not taken for copies of one image."""
+"""A group with more than this share of all images is not regarded as copies of one image."""
 MIN_SIZE_LIMIT: Final = 10
-"""Images that may be a group whatever their share: in a small set one hundredth is less than a pair."""
+"""Groups of up to this size are never too large: in a small set, 1% of the images is less than a pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimilarImages:
-    """Which images are like one of the validation split.
+    """The training images that are similar to an image of the validation split.
 
     Attributes:
-        distance (`int`): bits in which neighbours' hashes may differ.
+        distance (`int`): number of bits by which the hashes of two similar images may differ.
         image_ids (`frozenset[str]`): ids of all images that were compared.
-        excluded_ids (`frozenset[str]`): ids of those for training in groups that have one for validation.
-        validation_hashes (`Hashes`): of shape [n], hashes of the images for validation that are in no too large
-            group.
-        ignored_sizes (`tuple[int, ...]`): sizes of the groups that were left as they are, largest first.
+        excluded_ids (`frozenset[str]`): ids of the training images in groups that contain a validation image.
+        validation_hashes (`Hashes`): perceptual hashes of the validation images, of shape `(n,)`, except those in
+            groups that are too large.
+        ignored_sizes (`tuple[int, ...]`): sizes of the groups that are too large and therefore kept, largest first.
     """
 
     distance: int
@@ -220,7 +232,14 @@ class SimilarImages:
     ignored_sizes: tuple[int, ...]
 
     def find_reject(self, row: Row, fingerprints: Fingerprints) -> Reject | None:
-        """Return why a row stays out, None if it does not; an instruction row is compared with each in validation."""
+        """Return the reject of a row that is similar to a validation image, or None if the row is kept.
+
+        Rows of the runs were grouped beforehand; an instruction row is compared with every validation image.
+
+        Args:
+            row (`Row`): the row.
+            fingerprints (`Fingerprints`): those of its images.
+        """
         reason = AssemblyReason.LIKE_VALIDATION
         if row.source != INSTRUCTION:
             if self.excluded_ids.isdisjoint(row.image_ids):
@@ -233,23 +252,32 @@ class SimilarImages:
 
 
 def check_distance(distance: int) -> int:
-    """Return the distance as it is.
+    """Return the distance unchanged.
+
+    Args:
+        distance (`int`): number of bits.
 
     Raises:
-        UsageError: it is out of range.
+        UsageError: it is not in the range 0 to 10.
     """
     if not 0 <= distance <= MAX_DISTANCE:
-        raise UsageError(f"got {distance} bits for similar pictures; it must be 0 to {MAX_DISTANCE}, 6 is usual")
+        raise UsageError(f"the distance of similar images is {distance} bits: use 0 to {MAX_DISTANCE}, commonly 6")
     return distance
 
 
 def find_similar_images(hashes: Mapping[str, int | None], distance: int) -> SimilarImages:
-    """Group images; the order of `hashes` does not matter.
+    """Group similar images, and find the training images in groups with a validation image.
+
+    The order of `hashes` does not matter.
 
     Args:
-        hashes (`Mapping[str, int | None]`): image id -> perceptual hash of the images of all but the instruction
-            part, None where an image looks like nothing.
-        distance (`int`): 0 to 10 bits; two images are in one group if steps of at most so many lead across.
+        hashes (`Mapping[str, int | None]`): perceptual hash of each image, by image id, without the instruction part;
+            None for an image of a single colour.
+        distance (`int`): 0 to 10 bits. Two images are in the same group if a chain of images connects them in which
+            neighbours differ by at most this number of bits.
+
+    Returns:
+        The result of the comparison.
     """
     hash_by_id = {image_id: hash for image_id, hash in hashes.items() if hash is not None}
     ids = list(hash_by_id)

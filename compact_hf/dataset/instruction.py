@@ -1,11 +1,11 @@
-"""The instruction part: a sample of a LLaVA-format file, such as llava_v1_5_mix665k.json, as rows of a release.
+"""Samples the instruction part of a release from a file in LLaVA's format, such as llava_v1_5_mix665k.json.
 
-In: a JSON list in LLaVA's format (images/conversations.py) and the folder that the image paths start from. Out: a
-`Row` or a `Reject` for each row of the sample.
+It reads a JSON list in LLaVA's format (images/conversations.py) and the image files that it names, and yields a `Row`
+or a `Reject` for each row of the sample.
 
-The sample is the n smallest hashes of (seed, row content): the same rows in any order give the same sample in the
-same order, and a larger n only adds to it. The file is read as a stream, so that only the sample is in memory. Its
-images are looked at a few ahead, each once (image_similarity.py).
+The sample consists of the n rows with the smallest hashes of (seed, row content). The same rows in any order give the
+same sample in the same order, and a larger n only adds rows to it. The file is read as a stream, so only the sample is
+in memory. Images are read ahead in threads, each only once (image_similarity.py).
 """
 
 from __future__ import annotations
@@ -46,34 +46,34 @@ def sample_instruction_rows(
     held_out: Container[str] = frozenset(),
     fingerprint_cache: FingerprintCache | None = None,
 ) -> Iterator[Row | Reject]:
-    """Sample a LLaVA-format file.
+    """Sample rows of a file in LLaVA's format.
 
     Args:
         file (`Path`): a JSON list in LLaVA's format.
-        image_root (`Path`): the folder that the rows' `image` paths start from.
-        seed (`int`): another seed, another sample.
-        rows (`int`, *optional*): how many rows to draw, at least 1; all where the file has fewer.
-        fraction (`float`, *optional*): the share of the file's rows to draw instead, above 0 and at most 1; the
-            file is then read twice. The paper takes 0.05.
-        held_out (`Container[str]`, *optional*): ids of the images in the validation split, which must not be
-            trained on.
-        fingerprint_cache (`FingerprintCache`, *optional*): keeps what was seen of images; without it nothing is kept.
+        image_root (`Path`): directory to which the `image` paths of the rows are relative.
+        seed (`int`): random seed of the sample.
+        rows (`int`, *optional*): number of rows to sample, at least 1; all rows if the file has fewer. Give either
+            this or `fraction`.
+        fraction (`float`, *optional*): share of the file's rows to sample, above 0 and at most 1. The file is then read
+            twice, first to count its rows. The paper uses 0.05.
+        held_out (`Container[str]`, *optional*): ids of the validation images, which must not be trained on.
+        fingerprint_cache (`FingerprintCache`, *optional*): cache of what is known about the images; none by default.
 
     Returns:
-        An iterator over the sample, in the order of the hashes. A row that cannot be used is a `Reject` of stage
-        `instruction` and is not replaced by another, so that the sample does not depend on what is on the disk.
+        An iterator over the sample, in the order of the hashes. A row that cannot be used becomes a `Reject` of stage
+        `instruction`. It is not replaced by another row, so that the sample does not depend on which images exist.
 
     Raises:
-        UsageError: the arguments do not fit, there is no such file, or it is not a JSON list (the last also
-            while iterating).
-        SourceError: there is no such image root.
+        UsageError: the arguments contradict each other or are out of range, or the file does not exist or is not a
+            JSON list (a syntax error may also be raised while iterating).
+        SourceError: `image_root` does not exist.
     """
     if (rows is None) == (fraction is None):
-        raise UsageError("an instruction sample needs either a number of rows or a fraction, and not both")
+        raise UsageError("an instruction sample needs either a number of rows or a fraction: give one of them")
     if rows is not None and rows < 1:
-        raise UsageError(f"{rows} instruction rows were asked for; at least 1 is possible, or leave the file out")
+        raise UsageError(f"the number of instruction rows is {rows}: give at least 1, or omit the instruction file")
     if fraction is not None and not 0 < fraction <= 1:
-        raise UsageError(f"an instruction fraction of {fraction} was asked for; it must be above 0 and at most 1")
+        raise UsageError(f"the instruction fraction is {fraction}: it must be above 0 and at most 1")
     check_json_list(file)
     source = ImageFolder(image_root)
     return _iter_sample(file, source, seed, rows, fraction, held_out, fingerprint_cache or FingerprintCache())
@@ -81,7 +81,7 @@ def sample_instruction_rows(
 
 @dataclass(frozen=True, slots=True)
 class _SampledItem:
-    """One item of the sample: its row as far as the text goes, and the image that it names, if any."""
+    """One item of the sample: its row, still without the image, and the path of the image, if it names one."""
 
     item: Any
     row: Row | Reject
@@ -97,6 +97,7 @@ def _iter_sample(
     held_out: Container[str],
     fingerprint_cache: FingerprintCache,
 ) -> Iterator[Row | Reject]:
+    """Yield the sample: select items by hash, then add the images, whose inspection is cached."""
     if fraction is not None:
         total = sum(1 for _ in iter_json_items(file))
         rows = min(total, max(1, round(fraction * total)))
@@ -110,9 +111,9 @@ def _iter_sample(
 
 
 def _select_smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[str, int]]:
-    """Yield the `n` items with the smallest hashes, smallest first, as JSON with how often each came."""
+    """Yield the `n` items with the smallest hashes, smallest first: each as JSON, with its number of occurrences."""
     by_key: dict[int, tuple[str, int]] = {}
-    negated_keys: list[int] = []  # the negated keys of `by_key`, as a heap
+    negated_keys: list[int] = []  # a heap of the negated keys of `by_key`: its first item is the largest key
     for item in items:
         key = int(digest(seed, item), 16)
         if key in by_key:
@@ -129,6 +130,7 @@ def _select_smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[
 
 
 def _expand_copies(text: str, copies: int) -> Iterator[_SampledItem]:
+    """Yield an item once as a row, preceded by a reject for each repetition in the file."""
     item = json.loads(text)
     for _ in range(copies - 1):
         yield _SampledItem(item, _reject(InstructionReason.REPETITION, item))
@@ -136,6 +138,7 @@ def _expand_copies(text: str, copies: int) -> Iterator[_SampledItem]:
 
 
 def _parse_item(item: Any) -> _SampledItem:
+    """Check the text of an item, and return its row or the reject that says what is wrong with it."""
     messages = parse_nonempty_messages(item)
     if isinstance(messages, Defect):
         return _SampledItem(item, _reject(messages.reason, item, messages.detail))
@@ -151,18 +154,18 @@ def _parse_item(item: Any) -> _SampledItem:
 
 
 def _cache_key(source: ImageFolder, sampled: _SampledItem) -> str | None:
-    """Return what tells the image from others without reading it: its path, size and time of change."""
+    """Return the cache key of the item's image, which needs no reading: its path, size and time of change."""
     return f"{source.identity}/{sampled.ref} {source.stamp(sampled.ref)}" if sampled.ref else None
 
 
 def _inspect_image(source: ImageFolder, sampled: _SampledItem) -> str | None:
-    """Return the image; None, which is not kept, for what cannot be used now and may be mended."""
+    """Return the inspected image as JSON, or None for an unusable one, which is not cached because it may be fixed."""
     result = inspect_image(source, sampled.ref)
     return to_json(result) if isinstance(result, ImageInfo) else None
 
 
 def _add_image(sampled: _SampledItem, source: ImageFolder, held_out: Container[str], body: str | None) -> Row | Reject:
-    """Return the row with the image that was seen."""
+    """Return the row with its image, or a reject if the image cannot be used or is in the validation split."""
     item, ref = sampled.item, sampled.ref
     image = inspect_image(source, ref) if body is None else from_json(ImageInfo, body)
     if isinstance(image, Reject):
@@ -173,7 +176,7 @@ def _add_image(sampled: _SampledItem, source: ImageFolder, held_out: Container[s
     return replace(
         sampled.row,
         image_id=image.image_id,
-        # LLaVA's pool keeps each dataset in a folder of its own: coco/, gqa/, ocr_vqa/, textvqa/, vg/.
+        # In LLaVA's image pool each dataset has its own directory: coco/, gqa/, ocr_vqa/, textvqa/, vg/.
         image_source=PurePosixPath(ref).parts[0] if "/" in ref else source.origin(ref)[0],
         image_license=image.image_license,
         read_images=(partial(source.read, ref),),

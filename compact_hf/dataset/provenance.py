@@ -1,6 +1,7 @@
-"""How a release came about: in go the runs that it is made of, out come who was asked, how often, when, and the price.
+"""Reads the provenance of a release from its runs: which models were asked, how often, when, and at what cost.
 
-Everything is read from the runs' journals and nothing from the clock, so that the same journals always tell the same.
+Everything is read from the journals of the runs and nothing from the clock, so the same journals always give the same
+result.
 """
 
 from __future__ import annotations
@@ -21,23 +22,25 @@ from compact_hf.runs.usage import RoleUsage, usage_by_role
 from compact_hf.teachers.base import Role
 
 PUBLIC_SETTINGS: Final = ("method", "preset", "k", "seed", "max_edge", "prompts")
-"""Of any run's identity, what may be published: not its source, which may be a path. A method may name others."""
+"""Settings of a run's identity that may be published; methods add their own. The image source may be a private path."""
 
-# Of an absolute path all but its last part, at the start or behind `openai:`.
+# All but the last part of an absolute path, at the start of a name or after a prefix such as `openai:`.
 _DIRECTORY_PREFIX: Final = re.compile(r"(^|:)(?:[A-Za-z]:)?[/\\~](?:.*[/\\])?")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """Who was asked in one role, over all runs.
+    """The use of one model in one role, summed over all runs.
 
     Attributes:
         role (`str`): `teacher` or `verifier`.
-        name (`str`): as the run was told it, `NAME[:MODEL]`; of a path its last part.
-        versions (`tuple[str, ...]`): the models that answered, as they named themselves, sorted.
-        requests, input_tokens, output_tokens (`int`): what was answered, and the tokens as billed.
-        cost (`float`, *optional*): USD, at list prices on the days of the replies; None where nobody knows them.
-        price_source (`str`): where the prices are from, such as `genai-prices 0.2.3` or `runs here`; empty without any.
+        name (`str`): the model as given to the run, `NAME[:MODEL]`; of a path only the last part.
+        versions (`tuple[str, ...]`): sorted names of the models that answered, as reported in their replies.
+        requests (`int`): number of requests that were answered.
+        input_tokens (`int`): billed input tokens.
+        output_tokens (`int`): billed output tokens.
+        cost (`float`, *optional*): USD, at list prices on the days of the replies; None if a price is unknown.
+        price_source (`str`): source of the prices, such as `genai-prices 0.2.3` or `runs here`; empty if unknown.
     """
 
     role: Role
@@ -57,15 +60,17 @@ class ModelUsage:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How a release came about.
+    """How the rows of a release were made.
 
     Attributes:
-        model_usage (`tuple[ModelUsage, ...]`): teachers first.
-        first_day, last_day (`str`): of the replies, `YYYY-MM-DD` in UTC; empty where nobody replied.
-        images, kept_images (`int`): how many were finished, and how many of them kept questions.
-        settings (`dict[str, tuple[str, ...]]`): name -> its values in the runs, sorted; for those of `PUBLIC_SETTINGS`.
-        selection_phrases (`tuple[str, ...]`): which part of it was taken on purpose, a phrase each; empty where all
-            was.
+        model_usage (`tuple[ModelUsage, ...]`): the models that were used, teachers first.
+        first_day (`str`): day of the first reply, `YYYY-MM-DD` in UTC; empty if there are no replies.
+        last_day (`str`): day of the last reply, likewise.
+        images (`int`): number of images that were finished.
+        kept_images (`int`): number of these images that have accepted questions.
+        settings (`dict[str, tuple[str, ...]]`): the sorted values of each public setting in the runs.
+        selection_phrases (`tuple[str, ...]`): phrases that describe the selected part of the data; empty if all of it
+            was taken.
     """
 
     model_usage: tuple[ModelUsage, ...]
@@ -78,14 +83,14 @@ class Provenance:
 
     @property
     def cost(self) -> float | None:
-        """USD of all requests together, None where a part of it is not known."""
+        """Cost of all requests in USD, or None if a part of it is unknown."""
         costs = [usage.cost for usage in self.model_usage if usage.cost is not None]
         return math.fsum(costs) if len(costs) == len(self.model_usage) else None
 
 
 @dataclass(slots=True)
 class _UsageSums:
-    """What is added up for one role and name."""
+    """Usage that is added up for one role and model name."""
 
     usages: list[RoleUsage] = field(default_factory=list)
     versions: set[str] = field(default_factory=set)
@@ -105,13 +110,16 @@ class _UsageSums:
 
 
 def read_provenance(runs: Sequence[Path]) -> Provenance:
-    """Return how what lies in the runs came about.
+    """Read how the data in the runs was made.
 
     Args:
-        runs (`Sequence[Path]`): run folders, or folders that hold the shards of one run.
+        runs (`Sequence[Path]`): run directories, or directories that contain the shards of a run.
+
+    Returns:
+        The provenance, summed over all runs.
 
     Raises:
-        JournalError: one of the folders is not a run, or cannot be read.
+        JournalError: one of the directories is not a run, or cannot be read.
     """
     sums: dict[tuple[Role, str], _UsageSums] = {}
     settings: dict[str, set[str]] = {}
@@ -155,5 +163,5 @@ def _format_setting(value: object) -> str:
 
 
 def _strip_directories(name: str) -> str:
-    """Return a model's name without folders: a server may call a model by the path from which it has read it."""
+    """Return a model's name without directories: some servers name a model by the path of its files."""
     return _DIRECTORY_PREFIX.sub(r"\1", name)

@@ -1,10 +1,10 @@
-"""`compact publish`: in goes a release folder, out comes a tagged version of a dataset repository, whole or not.
+"""Publishes a release directory as a tagged version of a dataset repository, completely or not at all.
 
     compact publish release org/compact
 
-How it gets there in one piece is hub/push.py's. Here stands what has to be so beforehand: a valid release, a version
-that goes up by as much as its difference to the last one demands (diff.py), an entry in CHANGELOG.md, and that
-readers find every config.
+hub/push.py uploads and merges it in one step. This module checks what is required before: the release is valid, its
+version number is higher by as large a step as its differences to the last version require (diff.py), CHANGELOG.md has
+an entry for it, and `datasets` finds the files of every config in the pull request.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from compact_hf.storage import translate_disk_errors
 
 @dataclass(frozen=True, slots=True)
 class PublishedDataset:
-    """What was published, or would be.
+    """What was published, or what would be published.
 
     Attributes:
-        tag (`str`): `vX.Y.Z`, from the card's version.
-        files (`dict[str, int]`): path -> bytes.
-        difference (`Difference`, *optional*): to the highest version that is there; None where there is none.
-        pushed (`PushResult`, *optional*): where it stands; None after a dry run.
+        tag (`str`): `vX.Y.Z`, from the version in the card.
+        files (`dict[str, int]`): size of each file in bytes, by path.
+        difference (`Difference`, *optional*): difference to the highest published version; None for the first one.
+        pushed (`PushResult`, *optional*): the commit, tag and URL; None after a dry run.
     """
 
     tag: str
@@ -54,33 +54,38 @@ def publish(
     dry_run: bool = False,
     on_progress: Callable[[str], None] = lambda message: None,
 ) -> PublishedDataset:
-    """Publish a release as the next version of a dataset repository, in one piece.
+    """Publish a release as the next version of a dataset repository, in one step.
 
-    The same call goes on after an interruption; until it is done, readers see the version before.
+    After an interruption, the same call resumes. Until it is complete, readers see the previous version.
 
     Args:
-        directory (`str | Path`): a release that `validate` accepts. Its CHANGELOG.md becomes the repository's: the
-            entry of this version gets the day (UTC) and what changed, and the entries that are there follow.
-        repo_id (`str`): `namespace/name`; created where it is not there.
-        private (`bool`, *optional*, defaults to False): creates it private, and refuses to publish into a public one.
-        dry_run (`bool`, *optional*, defaults to False): only checks and lists.
-        on_progress (`Callable[[str], None]`, *optional*): is told each step in words.
+        directory (`str | Path`): a release that `validate` accepts. Its CHANGELOG.md is replaced by that of the
+            repository, with a new entry for this version that states the date (UTC) and the changes.
+        repo_id (`str`): `namespace/name`; the repository is created if it does not exist.
+        private (`bool`, *optional*, defaults to False): create a private repository, and refuse to publish to a public
+            one.
+        dry_run (`bool`, *optional*, defaults to False): only check the release and list the files.
+        on_progress (`Callable[[str], None]`, *optional*): called with a message at each step.
+
+    Returns:
+        What was published, or with `dry_run` what would be.
 
     Raises:
-        UsageError: `directory` is no folder, or `repo_id` is not `namespace/name`.
-        ReleaseError: the release is not valid, its version exists, is not above the highest one or not by as much as
-            the difference demands, the repository holds something else, or the Hub does not hand out what it should.
-        HubError: the Hub cannot be reached or refuses.
+        UsageError: `directory` is not a directory, or `repo_id` is not `namespace/name`.
+        ReleaseError: the release is not valid; its version exists, is not higher than the last one, or is too small a
+            step; the repository contains other files; or `datasets` would not load the right files from the Hub.
+        HubError: the Hub cannot be reached or rejects the request.
     """
     directory = Path(directory)
     files = list_files(directory)
     remote = get_remote_state(
         repo_id, repo_type="dataset"
-    )  # before the validation, because a wrong name must not cost one
+    )  # before the validation, which takes long: a wrong name should fail at once
     if foreign_files := list(filter(is_foreign_file, remote.files)):
         raise ReleaseError(
-            f"{repo_id} holds files that are no part of a release, and would be lost ({', '.join(foreign_files[:3])}"
-            f"{', ...' if len(foreign_files) > 3 else ''}); remove them there, or choose another repository"
+            f"{repo_id} contains files that do not belong to a release and would be lost "
+            f"({', '.join(foreign_files[:3])}{', ...' if len(foreign_files) > 3 else ''}): "
+            "delete them on the Hub, or choose another repository"
         )
     _check_valid(directory)
     header = read_header(directory)
@@ -114,21 +119,20 @@ def _check_valid(directory: Path) -> None:
         message = " ".join(filter(None, (problem.file, problem.row, problem.detail)))
         raise ReleaseError(
             f"{directory} is not a valid release ({problem.check}: {message}; {sum(report.counts.values())} "
-            "problems in all); "
-            f"nothing was published, see them with compact validate {directory}"
+            f"problems in total) and was not published: list the problems with compact validate {directory}"
         )
 
 
 def _check_version(repo_id: str, text: str, tags: tuple[str, ...]) -> Version:
-    """Return the card's version if it is above the highest that is there."""
+    """Return the version that the card states; raise if it is not higher than all published versions."""
     version, latest = parse_version(text), highest_version(tags)
     if version is None:
-        raise ReleaseError(f"the card's version {text!r} is not X.Y.Z; assemble the release again")
+        raise ReleaseError(f"the card's version {text!r} is not of the form X.Y.Z: assemble the release again")
     if latest is not None and version <= latest:
-        state = "exists" if version.tag in tags else "is not above it"
+        state = "exists already" if version.tag in tags else "is not higher"
         raise ReleaseError(
-            f"{repo_id} is at {latest.tag}, and {version.tag} {state}; a version is never replaced, assemble with a "
-            "higher one"
+            f"{repo_id} is at {latest.tag}, and {version.tag} {state}; published versions are never replaced: "
+            "assemble the release with a higher version"
         )
     return version
 
@@ -137,15 +141,16 @@ def _check_step(repo_id: str, latest: Version, version: Version, difference: Dif
     lowest = next_version(latest, difference.step)
     if version < lowest:
         raise ReleaseError(
-            f"{version} is too small a step from {latest.tag} of {repo_id}: "
-            f"{'; '.join(difference.reasons()[:5])}, which "
-            f"is a {difference.step} change; assemble with --version {lowest} or above"
+            f"{version} is too small a step from {latest.tag} of {repo_id} "
+            f"({'; '.join(difference.reasons()[:5])}, which is a {difference.step} change): "
+            f"assemble with --version {lowest} or higher"
         )
 
 
 def _build_changelog(
     directory: Path, repo_id: str, remote: RemoteState, version: Version, difference: Difference | None
 ) -> bytes:
+    """Return the repository's changelog with the entry of this version, dated today (UTC)."""
     local_text = (directory / CHANGELOG).read_text(encoding="utf-8") if (directory / CHANGELOG).is_file() else ""
     remote_text = HubReader.from_repo(repo_id, "main").read_text(CHANGELOG) if CHANGELOG in remote.files else ""
     today = datetime.now(UTC).date().isoformat()
@@ -154,15 +159,15 @@ def _build_changelog(
 
 
 def _write_changelog(changelog: bytes, directory: Path) -> None:
-    """Replace the folder's changelog at once: a kill must not leave half of it, nor a file that is foreign to it."""
+    """Replace the changelog atomically; the temporary file is outside the directory, so a kill leaves none in it."""
     temp_file = directory.absolute().parent / f".{directory.absolute().name}.changelog"
-    with translate_disk_errors(ReleaseError, directory / CHANGELOG, "nothing was published, make it writable"):
+    with translate_disk_errors(ReleaseError, directory / CHANGELOG, "nothing was published, make the file writable"):
         temp_file.write_bytes(changelog)
         os.replace(temp_file, directory / CHANGELOG)
 
 
 def _check_loadable(repo_id: str, header: dict[str, Any], files: dict[str, int], commit: str) -> None:
-    """Raise where `datasets` does not find, at a commit on the Hub, the files of each config that the card lists."""
+    """Raise unless `datasets` finds, at a commit on the Hub, exactly the files that the card lists for each config."""
     from datasets import load_dataset_builder
     from datasets.exceptions import DatasetsError
 
@@ -182,5 +187,5 @@ def _check_loadable(repo_id: str, header: dict[str, Any], files: dict[str, int],
         actual = {split: sorted(url.partition(f"@{commit}/")[2] for url in urls) for split, urls in data_files.items()}
         if actual != expected:
             raise ReleaseError(
-                f"config {name} would load other files from the Hub than from the folder; nothing merged"
+                f"config {name} would load other files from the Hub than from the directory; nothing was merged"
             )

@@ -1,7 +1,7 @@
-"""Where a release is held, a folder or a dataset repository at a revision, and reading it there piece by piece.
+"""Reads releases piece by piece, from a directory or from a dataset repository at a revision.
 
-In: a path or `org/name[@revision]`. Out: its files, their hashes, and files opened so that a read takes no more bytes
-than it asked for; from the Hub these are requests for ranges, all of one commit.
+A `DatasetReader` lists the files of a release with their hashes, and opens them so that a read fetches only the bytes
+that it needs. On the Hub these are range requests, all at the same commit.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class DatasetReader(Protocol):
     """A release that can be read.
 
     Attributes:
-        name (`str`): as it was given.
-        file_hashes (`dict[str, str]`): path of each Parquet file -> SHA-256 of its bytes, empty where only reading it
-            would tell; sorted by path.
+        name (`str`): path or repository, as given.
+        file_hashes (`dict[str, str]`): SHA-256 of each Parquet file by path, sorted by path; empty if it is not known
+            without reading the file.
     """
 
     @property
@@ -38,23 +38,48 @@ class DatasetReader(Protocol):
     def file_hashes(self) -> dict[str, str]: ...
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """Return a file to read and seek in; OSError where that fails."""
+        """Open a file of the release for reading and seeking.
+
+        Args:
+            path (`str`): path inside the release.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
         ...
 
     def read_text(self, path: str) -> str:
-        """Return a text file, an empty string where it is not there."""
+        """Return the content of a text file, or an empty string if it does not exist.
+
+        Args:
+            path (`str`): path inside the release.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryReader:
-    """A release in a folder."""
+    """A release in a directory.
+
+    Attributes:
+        name (`str`): path of the directory.
+        file_hashes (`dict[str, str]`): see `DatasetReader`.
+    """
 
     name: str
     file_hashes: dict[str, str] = field(repr=False)
 
     @classmethod
     def from_path(cls, path: Path, *, compute_hashes: bool = True) -> DirectoryReader:
+        """List the data files of a directory.
+
+        Args:
+            path (`Path`): the directory.
+            compute_hashes (`bool`, *optional*, defaults to True): read all files to compute their hashes.
+
+        Raises:
+            ReleaseError: a file cannot be read.
+        """
         names = sorted(file.relative_to(path).as_posix() for file in path.glob("data/*/*.parquet"))
         with _translate_read_errors():
             return cls(
@@ -73,7 +98,14 @@ class DirectoryReader:
 
 @dataclass(frozen=True, slots=True)
 class HubReader:
-    """A release in a repository, at one commit."""
+    """A release in a repository on the Hub, at one commit.
+
+    Attributes:
+        name (`str`): repository and revision.
+        file_hashes (`dict[str, str]`): see `DatasetReader`; only files in git LFS have a hash.
+        root (`str`): path of the commit for `HfFileSystem`.
+        paths (`frozenset[str]`): paths of all files of the commit.
+    """
 
     name: str
     file_hashes: dict[str, str] = field(repr=False)
@@ -82,6 +114,15 @@ class HubReader:
 
     @classmethod
     def from_repo(cls, repo_id: str, revision: str) -> HubReader:
+        """List the files of a repository at the commit to which the revision currently points.
+
+        Args:
+            repo_id (`str`): `namespace/name`.
+            revision (`str`): a branch, tag or commit.
+
+        Raises:
+            HubError: the Hub cannot be reached or rejects the request.
+        """
         from huggingface_hub import HfApi
 
         with translate_read_errors(repo_id, revision):
@@ -94,7 +135,7 @@ class HubReader:
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
         from huggingface_hub import HfFileSystem
 
-        # No reading ahead: between the columns that are wanted lie the images, which are a hundred times larger.
+        # No read-ahead: between the needed columns are the images, which are a hundred times larger.
         file: Any = HfFileSystem().open(f"{self.root}/{path}", "rb", cache_type="none")
         return file  # type: ignore[no-any-return]
 
@@ -106,35 +147,43 @@ class HubReader:
 
 
 def open_dataset(path: str | Path, *, compute_hashes: bool = True) -> DatasetReader:
-    """Return the release in a folder, or in a repository (`org/name`, `org/name@v1.0.0`) as it is at this moment.
+    """Open a release in a directory or in a repository; a repository is read at its current commit.
 
     Args:
-        path (`str | Path`): which of them.
-        compute_hashes (`bool`, *optional*, defaults to True): False leaves a folder's files unread until they are
-            opened.
+        path (`str | Path`): a directory, or `org/name[@revision]` on the Hub.
+        compute_hashes (`bool`, *optional*, defaults to True): compute the hashes of local files. If False, files are
+            not read until they are opened.
+
+    Returns:
+        The reader.
 
     Raises:
-        UsageError: `path` is neither.
-        ReleaseError: a file of the folder cannot be read.
-        HubError: the Hub cannot be reached or refuses.
+        UsageError: `path` is neither a directory nor the name of a repository.
+        ReleaseError: a file in the directory cannot be read.
+        HubError: the Hub cannot be reached or rejects the request.
     """
     if Path(path).is_dir():
         return DirectoryReader.from_path(Path(path), compute_hashes=compute_hashes)
     ref = RepoRef.parse(str(path))
     if ref is None:
         raise UsageError(
-            f"{str(path)!r} is neither a folder nor a repository; give the folder of a release, or namespace/name "
-            "with @revision where it is not main"
+            f"{str(path)!r} is neither a directory nor a repository: give the directory of a release, or "
+            "namespace/name[@revision]"
         )
     return HubReader.from_repo(ref.repo_id, ref.revision or "main")
 
 
 def read_parquet(reader: DatasetReader, path: str, read: Callable[[Any], T]) -> T:
-    """Return what `read` makes of a Parquet file that is open for it.
+    """Open a Parquet file of a release and return the result of `read`.
+
+    Args:
+        reader (`DatasetReader`): the release.
+        path (`str`): path of the file inside the release.
+        read (`Callable[[Any], T]`): called with the open `pyarrow.parquet.ParquetFile`.
 
     Raises:
-        ReleaseError: it is damaged, or cannot be read.
-        HubError: the Hub cannot be reached or refuses.
+        ReleaseError: the file is damaged, or cannot be read.
+        HubError: the Hub cannot be reached or rejects the request.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -145,10 +194,12 @@ def read_parquet(reader: DatasetReader, path: str, read: Callable[[Any], T]) -> 
             with reader.open(path) as raw, pq.ParquetFile(raw) as file:
                 return read(file)
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, HTTPError | ConnectionError):  # the Hub's, some of which are OSErrors too
+            if isinstance(error, HTTPError | ConnectionError):  # errors of the Hub; some of them are OSErrors too
                 raise
             message = " ".join(str(error).split())
-            raise ReleaseError(f"{path} of {reader.name} cannot be read ({message}); put a whole one there") from error
+            raise ReleaseError(
+                f"{path} of {reader.name} cannot be read ({message}): replace it with an intact copy"
+            ) from error
 
 
 @contextmanager
@@ -156,7 +207,7 @@ def _translate_read_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ReleaseError(f"{error.filename} cannot be read ({error.strerror}); mend it and run it again") from error
+        raise ReleaseError(f"{error.filename} cannot be read ({error.strerror}): fix it and retry") from error
 
 
 def _sha256(path: Path) -> str:

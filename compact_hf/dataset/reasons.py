@@ -1,4 +1,4 @@
-"""Reasons why a row is left out of a dataset, independent of its method."""
+"""Defines the reasons why a row is excluded from a release, independent of its method."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from compact_hf.records import Reason
 
 
 class AssemblyReason(Reason):
-    """Why a row is excluded."""
+    """Why a row is excluded. Cards contain these words, so those of a reason never change."""
 
     EXCLUDED_ID = "excluded by id"
     EXCLUDED_IMAGE = "picture of an excluded data set"
@@ -15,7 +15,7 @@ class AssemblyReason(Reason):
 
 
 class InstructionReason(Reason):
-    """Why a row of the instruction data is skipped, in addition to `RowReason` and `ImageReason`."""
+    """Why a row of the instruction file is skipped, in addition to `RowReason` and `ImageReason`."""
 
     REPETITION = "repeats another row"
     NO_IMAGE = "names no picture for its <image>"

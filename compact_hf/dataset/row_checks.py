@@ -1,7 +1,7 @@
-"""What one row of a dataset must fulfil. Pure: in goes a record as Parquet holds it, out come its defects.
+"""Checks single rows of a release.
 
-A defect is a pair: the name of the check, a short fixed phrase under which defects are counted, and what was got. What
-holds for all rows is checked here, what holds for those of one method by its `RowKind`.
+A defect is a pair of the name of the check (a fixed phrase by which defects are counted) and a detail. This module
+checks what is required of all rows; the `RowKind` of a method checks what is required of its own rows.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ _ABSOLUTE_PATH: Final = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
 
 
 def iter_defects(record: Record, *, columns: Mapping[str, Any], subset: str, split: str) -> Iterator[RowDefect]:
-    """Yield every defect of a record in this subset and split.
+    """Yield every defect of a row.
 
     Args:
-        record (`Record`): a row of a file with these columns.
-        columns (`Mapping[str, Any]`): the dataset's features.
+        record (`Record`): a row as read from a Parquet file, with all of `columns`.
+        columns (`Mapping[str, Any]`): the features of the release.
+        subset (`str`): subset of the file that contains the row.
+        split (`str`): split of the file that contains the row.
     """
     kind = get_row_kind(record["source"] or "")
     if kind is None:
-        yield "unknown source", f"no method that is installed is called {record['source']!r}"
+        yield "unknown source", f"no installed method has the name {record['source']!r}"
         return
     own_columns = _own_columns(kind.name)
     if null_column := _find_null_column(record, own_columns):
         yield "null value", null_column
-        return  # the other checks could not look at it
+        return  # the other checks cannot handle nulls
     if missing := own_columns.keys() - columns.keys():
         yield "column is missing", ", ".join(sorted(missing))
         return
@@ -50,14 +52,14 @@ def iter_defects(record: Record, *, columns: Mapping[str, Any], subset: str, spl
     yield from kind.check(record)
 
 
-@cache  # asked for each row
+@cache  # called for every row
 def _own_columns(source: str) -> dict[str, Column]:
     kind = get_row_kind(source)
     return {} if kind is None else kind.columns()
 
 
 def _find_null_column(record: Record, own_columns: Mapping[str, Any]) -> str:
-    """Return the name of a column that holds a null where none may be, or an empty string."""
+    """Return the name of the first column with a null that is not allowed there, or an empty string."""
     required = (
         name for name in record if name in own_columns or (name in COMMON_COLUMNS and name not in _NULLABLE_COLUMNS)
     )
@@ -65,6 +67,7 @@ def _find_null_column(record: Record, own_columns: Mapping[str, Any]) -> str:
 
 
 def _holds_null(value: Any) -> bool:
+    """Return whether a value is null or contains a null; the `path` of an embedded image may be null."""
     if isinstance(value, list):
         return any(map(_holds_null, value))
     if isinstance(value, dict):
@@ -75,7 +78,7 @@ def _holds_null(value: Any) -> bool:
 def _check_foreign_columns(
     record: Record, columns: Mapping[str, Any], own_columns: Mapping[str, Any]
 ) -> Iterator[RowDefect]:
-    """Yield the columns of other methods in which a row says something."""
+    """Yield a defect for each column of another method in which the row has a value."""
     for name in columns.keys() - COMMON_COLUMNS - own_columns.keys():
         if record[name] != get_empty_value(columns[name]):
             check = (
@@ -85,15 +88,16 @@ def _check_foreign_columns(
 
 
 def _check_location(record: Record, kind: type[RowKind], subset: str, split: str) -> Iterator[RowDefect]:
+    """Check that the row is in the right subset and split, which follow from its content and its image ids."""
     image_id = record["image_id"]
     ids = split_image_ids(image_id)
     if image_id is not None and not (ids and all(map(_IMAGE_ID.fullmatch, ids))):
-        yield "image_id is no hash", repr(image_id)
+        yield "image_id is not a hash", repr(image_id)
         return
     if kind.get_subset(record) != subset:
-        yield "wrong leaf", f"belongs into {kind.get_subset(record)}"
+        yield "wrong subset", f"should be in {kind.get_subset(record)}"
     if get_split(record["source"], image_id) != split:
-        yield "wrong split", f"belongs into {get_split(record['source'], image_id)}"
+        yield "wrong split", f"should be in {get_split(record['source'], image_id)}"
     if kind.has_validation and len(set(map(is_validation_image, ids))) > 1:
         yield "images of both splits", image_id
 
@@ -116,22 +120,22 @@ def _check_paths(record: Record) -> Iterator[RowDefect]:
             yield "absolute path", f"{name} is {value!r}"
     for image in record["images"]:
         if re.search(r"[/\\]", image["path"] or ""):
-            yield "absolute path", f"the picture's path names folders: {image['path']!r}"
+            yield "absolute path", f"the image's path contains directories: {image['path']!r}"
 
 
 def _check_images(record: Record) -> Iterator[RowDefect]:
     images = record["images"]
     if len(images) != len(split_image_ids(record["image_id"])):
-        yield "picture and image_id do not match", f"{len(images)} pictures, image_id {record['image_id']}"
+        yield "image and image_id do not match", f"{len(images)} images, image_id {record['image_id']}"
     for name in _IMAGE_COLUMNS:
         if (record[name] is None) != (record["image_id"] is None):
-            yield "picture and image_id do not match", f"{name} is {record[name]}"
+            yield "image and image_id do not match", f"{name} is {record[name]}"
     for image in images:
         try:
             decode(strip_metadata(image["bytes"]), target_edge=1)
         except ImageError as error:
-            yield "picture does not decode", str(error)
+            yield "image cannot be decoded", str(error)
             continue
-        # Cleaning changes nothing that is clean: no EXIF, GPS, XMP, comment, thumbnail or second frame is left.
+        # A clean image has no EXIF, GPS, XMP, comment, thumbnail or second frame: cleaning does not change it.
         if clean_image(image["bytes"]) != image["bytes"]:
-            yield "picture is not clean", "has metadata, an orientation, further frames or no proper end"
+            yield "image is not clean", "it has metadata, an orientation or further frames, or is truncated"

@@ -1,11 +1,11 @@
-"""`compact show`: a contact sheet, HTML and PNG, of samples of a run, a dataset or its repository.
+"""Writes a contact sheet, as HTML and PNG, with samples from a run, a release, or a dataset repository.
 
     compact show run --k 3 --rejects
 
-Outcomes of a run stream by, and images are read once they are chosen: a run may be larger than memory, and may still be
-running. Of a dataset little is read: of each k's files, those for training first, row groups in an order by hash until
-there are enough questions in them, and images only of those groups. Rows are ordered by their images' hashes, so that a
-row group is as good a sample as any.
+The outcomes of a run are read as a stream, and only the images that were selected are read, so the run may be larger
+than memory and may still be running. Of a release only a few row groups are read: for each subset, files of the
+training split first, and row groups in an order by hash until there are enough questions. Images are read only from
+these groups. Rows are ordered by the hashes of their images, so any row group is a random sample.
 """
 
 from __future__ import annotations
@@ -40,15 +40,24 @@ _IMAGE_COLUMN: Final = "images"
 
 
 def read_dataset_samples(reader: DatasetReader, query: SampleQuery) -> SampleSet:
-    """Choose among a dataset's rows, but for those of the instruction part.
+    """Select samples from the rows of a release, except the instruction part.
+
+    Args:
+        reader (`DatasetReader`): the release.
+        query (`SampleQuery`): which samples, and how many.
+
+    Returns:
+        The selected images with their questions.
 
     Raises:
-        UsageError: there is nothing that is wanted.
+        UsageError: no row matches the query.
         ReleaseError: there are no data files of a release, or one cannot be read.
-        HubError: the Hub cannot be reached or refuses.
+        HubError: the Hub cannot be reached or rejects the request.
     """
     if not reader.file_hashes:
-        raise ReleaseError(f"{reader.name} holds no data files of a release; give what `compact assemble` wrote")
+        raise ReleaseError(
+            f"{reader.name} has no data files of a dataset release: give the output of `compact assemble`"
+        )
     paths_by_subset: dict[str, list[str]] = {}
     for path in reader.file_hashes:
         subset, _ = parse_data_path(path) or ("", "")
@@ -66,15 +75,15 @@ def read_dataset_samples(reader: DatasetReader, query: SampleQuery) -> SampleSet
             _add_candidates(reader, kind, subset, paths_by_subset[subset], reservoir)
     sample_set = reservoir.read_samples()
     if not sample_set.items:
-        available = ", ".join(sorted(paths_by_subset, key=subset_order)) or "the instruction part only, which has no k"
+        available = ", ".join(sorted(paths_by_subset, key=subset_order)) or "only an instruction part, which has no k"
         wanted = " ".join(filter(None, ("questions", _describe_filters(query))))
-        raise UsageError(f"{reader.name} has no {wanted}; there is {available}")
+        raise UsageError(f"{reader.name} has no {wanted}; it has {available}")
     return sample_set
 
 
 @dataclass(slots=True)
 class _RowGroup:
-    """A row group of a file. Images are read all at once, when the first is asked for, of the rows in `rows`."""
+    """A row group of a file. The first `read_image` reads the images of all `rows` at once."""
 
     reader: DatasetReader
     path: str
@@ -95,7 +104,7 @@ class _RowGroup:
 def _add_candidates(
     reader: DatasetReader, kind: type[RowKind], subset: str, paths: Iterable[str], reservoir: Reservoir
 ) -> None:
-    """Offer what is wanted in the files of one subset, until there is enough of it."""
+    """Add matching rows from the files of one subset to the reservoir, until it has enough of them."""
     query = reservoir.query
 
     def sort_key(path: str) -> tuple[bool, int]:
@@ -110,10 +119,13 @@ def _add_candidates(
 def _add_row_groups(
     reader: DatasetReader, path: str, kind: type[RowKind], subset: str, reservoir: Reservoir, file: Any
 ) -> None:
+    """Add matching rows of one file to the reservoir, row group by row group, without reading their images."""
     query = reservoir.query
     columns = [*COMMON_COLUMNS, *kind.columns()]
     if missing := set(columns) - set(file.schema_arrow.names):
-        raise ReleaseError(f"{path} of {reader.name} lacks {', '.join(sorted(missing))}; it is no file of a release")
+        raise ReleaseError(
+            f"{path} of {reader.name} is not a file of a release (no column {', '.join(sorted(missing))})"
+        )
     columns.remove(_IMAGE_COLUMN)
     for index in sorted(range(file.num_row_groups), key=partial(query.rank, path)):
         if reservoir.is_full(subset):
@@ -127,17 +139,20 @@ def _add_row_groups(
 
 
 def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleSet:
-    """Choose among a run's images.
+    """Select samples from the images of a run.
 
     Args:
-        run (`Path`): a run folder, or a folder that holds the shards of one.
-        query (`SampleQuery`): which, and how many.
-        rejects (`bool`): show drafts that were dropped instead of questions that were kept.
+        run (`Path`): a run directory, or a directory that contains the shards of a run.
+        query (`SampleQuery`): which samples, and how many.
+        rejects (`bool`): show rejected drafts instead of accepted questions.
+
+    Returns:
+        The selected images with their questions or drafts.
 
     Raises:
-        UsageError: it makes no conversations, or there is nothing that is wanted.
-        JournalError: it cannot be read.
-        SourceError: an image is gone, or is another one now.
+        UsageError: the run makes no conversations, or nothing in it matches the query.
+        JournalError: the run cannot be read.
+        SourceError: an image cannot be read any more, or has changed.
     """
     reservoir = Reservoir(query)
     sections: set[Section] = set()
@@ -147,7 +162,7 @@ def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleS
             method = get_method(RunIdentity.of(journal).method)
             if not method.makes_rows:
                 raise UsageError(
-                    f"{run} is a run of {method.name}, which keeps no questions; give one of compact generate"
+                    f"{run} is a run of {method.name}, which makes no questions: give a run of compact generate"
                 )
             if method.describe_filters(query.filters) is None:
                 continue
@@ -163,27 +178,27 @@ def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleS
                     reservoir.add(query.rank(outcome.image_id), candidate, sample.section)
         sample_set = reservoir.read_samples()
     if not sample_set.items:
-        subject = "dropped drafts" if rejects else "kept questions"
-        available = f"there are some of {_join_labels(sections)}" if sections else "there are none at all so far"
+        subject = "rejected drafts" if rejects else "accepted questions"
+        available = f"there are some for {_join_labels(sections)}" if sections else "there are none so far"
         raise UsageError(f"{run} has no {' '.join(filter(None, (subject, _describe_filters(query))))}; {available}")
     return sample_set
 
 
 def _join_labels(sections: Iterable[Section]) -> str:
-    """Return the sections' names, such as `k = 1, 2`."""
+    """Return the names of the sections, such as `k = 1, 2`."""
     first, *others = (section.label for section in sorted(sections))
     prefix = first.rpartition(" ")[0]
     return ", ".join([first, *(label.removeprefix(f"{prefix} ") for label in others)])
 
 
 def _read_image(outcome: FinishedOutcome) -> bytes:
-    # Where the run's last start found it gone, reading it again says so.
+    # Without an entry for the image (it was gone when the run last started), reading it raises the error.
     image = outcome.get_image() or ImageInfo(outcome.image_id, outcome.ref, 0, 0, "")
     return reread_verified(outcome.source, image)
 
 
 def _describe_filters(query: SampleQuery) -> str:
-    """Return in words what is wanted.
+    """Return the filters of a query in words.
 
     Raises:
         UsageError: no method knows one of the filters, or a value is out of range.
@@ -203,9 +218,9 @@ class Sheet:
     """A contact sheet. A notebook shows it as its image.
 
     Attributes:
-        page (`Path`): one HTML file that needs nothing beside it.
-        image (`Path`): the same as a PNG file.
-        count (`int`): how many images there are on it.
+        page (`Path`): a self-contained HTML file.
+        image (`Path`): the same content as a PNG file.
+        count (`int`): number of images on the sheet.
     """
 
     page: Path
@@ -226,36 +241,40 @@ def show(
     n: int = 12,
     seed: int = 0,
 ) -> Sheet:
-    """Write a contact sheet: a few images with their questions, answers and capabilities, as even over k as can be.
+    """Write a contact sheet: a few images with their questions, answers and capabilities, spread evenly over k.
 
-    Which ones is decided by hash, so that the same call shows the same. A run may still go on, and may be larger than
-    memory; of a repository only the row groups that are looked into are fetched.
+    Images are selected by hash, so the same call shows the same images. A run may still be running, and may be larger
+    than memory. Of a repository only the row groups that are needed are downloaded.
 
     Args:
-        path (`str | Path`): a run folder (or one with the shards of a run), a release, or `org/name[@revision]` on the
-            Hub, with or without `hf://datasets/` before it.
-        out (`str | Path`, *optional*, defaults to `NAME-sheet` here): the folder for the two files, in place of
-            earlier ones.
-        k (`int`, *optional*): 1 to 10; only images of this k.
-        capability (`str`, *optional*): only questions that were to need it.
-        rejects (`bool`, *optional*, defaults to False): of a run: the drafts that were dropped, and why, at most four a
-            image, instead of what was kept.
-        n (`int`, *optional*, defaults to 12): 1 to 120 images.
-        seed (`int`, *optional*, defaults to 0): another one shows other images.
+        path (`str | Path`): a run directory (or a directory with the shards of a run), a release, or
+            `org/name[@revision]` on the Hub, with or without the prefix `hf://datasets/`.
+        out (`str | Path`, *optional*, defaults to `NAME-sheet` in the current directory): output directory for the two
+            files; existing ones are replaced.
+        k (`int`, *optional*): show only images with this k, 1 to 10.
+        capability (`str`, *optional*): show only questions for which this capability was requested.
+        rejects (`bool`, *optional*, defaults to False): show the rejected drafts of a run with the reasons, at most
+            four per image, instead of the accepted questions.
+        n (`int`, *optional*, defaults to 12): number of images, 1 to 120.
+        seed (`int`, *optional*, defaults to 0): random seed of the selection.
+
+    Returns:
+        The paths of the two files, and the number of images.
 
     Raises:
-        UsageError: an argument that is out of range, or nothing that could be shown.
-        JournalError, SourceError: the run cannot be read, or its images are gone.
+        UsageError: an argument is out of range, or nothing matches.
+        JournalError: the run cannot be read.
+        SourceError: images of the run cannot be read any more.
         ReleaseError: the release is damaged, or `out` cannot be written.
-        HubError: the Hub cannot be reached, or has no such repository.
+        HubError: the Hub cannot be reached, or the repository was not found.
     """
     capability_name = None if capability is None else re.sub(r"[\s-]+", "_", capability.strip().lower())
     filters = {"k": k, "capability": capability_name}
     query = SampleQuery({name: value for name, value in filters.items() if value is not None}, n, seed)
-    _describe_filters(query)  # which refuses what is out of range
+    _describe_filters(query)  # raises if a value is out of range
     is_run = _is_run(path)
     if rejects and not is_run:
-        raise UsageError(f"{path} is no run, and only a run keeps what was dropped; give the folder of the run")
+        raise UsageError(f"{path} is not a run, and only runs contain rejected drafts: give a run directory")
     sample_set = (
         read_run_samples(Path(path), query, rejects=rejects)
         if is_run
@@ -263,7 +282,7 @@ def show(
     )
     name = Path(path).resolve().name if Path(path).is_dir() else str(path).removeprefix(HUB_PREFIX)
     directory = Path(out) if out is not None else Path(f"{_UNSAFE_CHARS.sub('-', name)}-sheet")
-    title = f"{name}: {'what was dropped' if rejects else 'questions and answers'}"
+    title = f"{name}: {'rejected drafts' if rejects else 'questions and answers'}"
     page = contact_sheet.render_page(
         sample_set.items, title=title, summary=list(_iter_summary(sample_set, query, rejects=rejects))
     )
@@ -278,24 +297,26 @@ def _is_run(path: str | Path) -> bool:
 def _open_dataset(path: str | Path) -> DatasetReader:
     if Path(path).is_dir():
         if not (Path(path) / "data").is_dir():
-            raise UsageError(f"{path} is neither a run (no {FILE_NAME}) nor a release (no folder data); give one")
+            raise UsageError(
+                f"{path} is neither a run (no {FILE_NAME}) nor a dataset release (no directory data): give one"
+            )
     elif Path(path).exists() or Path(path).is_absolute() or str(path).removeprefix(HUB_PREFIX).count("/") != 1:
-        raise UsageError(f"{path} is no folder; give a run, a release, or org/name[@revision] on the Hub")
+        raise UsageError(f"{path} is not a directory: give a run, a dataset release, or org/name[@revision] on the Hub")
     return open_dataset(path if Path(path).is_dir() else str(path).removeprefix(HUB_PREFIX), compute_hashes=False)
 
 
 def _iter_summary(sample_set: SampleSet, query: SampleQuery, *, rejects: bool) -> Iterator[str]:
-    images = f"{len(sample_set.items)} {'picture' if len(sample_set.items) == 1 else 'pictures'}"
-    subject = f"{'dropped drafts' if rejects else 'questions'} {_describe_filters(query)}".strip()
-    yield f"{images} with {subject}, chosen by hash (seed {query.seed})."
+    images = f"{len(sample_set.items)} {'image' if len(sample_set.items) == 1 else 'images'}"
+    subject = f"{'rejected drafts' if rejects else 'questions'} {_describe_filters(query)}".strip()
+    yield f"{images} with {subject}, selected by hash (seed {query.seed})."
     if sample_set.teachers and sample_set.verifiers:
         yield f"Written by {', '.join(sample_set.teachers)}; checked by {', '.join(sample_set.verifiers)}."
     if rejects:
-        yield "Below each draft stand why it was dropped, and the capabilities that it was to need: k of them."
+        yield "Below each draft: the reason why it was rejected, and the k capabilities that were requested."
     else:
         yield (
-            "Below each answer stand the capabilities that were asked for: k of them. The verifier found the same, "
-            "unless the line above them says otherwise."
+            "Below each answer: the k capabilities that were requested. The verifier found the same ones, unless the "
+            "line above them says otherwise."
         )
 
 

@@ -1,6 +1,6 @@
-"""Count the rows of a dataset as they pass by, when they are written or checked, and what they came from.
+"""Counts the rows of a release while they are written or validated.
 
-Everything is measured, nothing is taken from a claim.
+All numbers are counted from the rows themselves.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ S = TypeVar("S", bound=RowStatistics)
 
 @dataclass(slots=True)
 class RowCounter:
-    """Counts rows and rejects as they pass: kinds, not rows.
+    """Counts rows and rejects as they stream by; its memory use does not depend on the number of rows.
 
     Attributes:
-        sources (`Counter[str]`): method, or `instruction` -> rows.
-        images (`Counter[tuple[str, str]]`): (image source, licence) -> rows with an image from there.
-        rejects (`Counter[tuple[str, str]]`): (stage, reason) -> how many were dropped.
-        teachers, verifiers, presets (`set[str]`): those that the rows name.
-        statistics (`dict[type[RowStatistics], RowStatistics]`): class -> what it has counted in rows of its kinds.
+        sources (`Counter[str]`): number of rows by method (or `instruction`).
+        images (`Counter[tuple[str, str]]`): number of rows with an image, by (image source, licence).
+        rejects (`Counter[tuple[str, str]]`): number of rejects by (stage, reason).
+        teachers (`set[str]`): the teachers that rows name.
+        verifiers (`set[str]`): the verifiers that rows name.
+        presets (`set[str]`): the preset versions that rows name.
+        statistics (`dict[type[RowStatistics], RowStatistics]`): statistics of the rows of each kind, by their class.
     """
 
     sources: Counter[str] = field(default_factory=Counter)
@@ -45,7 +47,11 @@ class RowCounter:
         self.rejects[reject.stage, reject.reason] += 1
 
     def add(self, record: Record) -> None:
-        """Count a row as Parquet holds it; one without defects (row_checks.py). Its images are not looked at."""
+        """Count a row; its images are not read.
+
+        Args:
+            record (`Record`): a row in the form of the Parquet files, without defects (row_checks.py).
+        """
         self.sources[record["source"]] += 1
         if record["image_id"] is not None:
             self.images[record["image_source"] or "unknown", record["image_license"] or "unknown"] += 1
@@ -60,13 +66,21 @@ class RowCounter:
             self.get_statistics(kind.statistics).add(record)
 
     def get_statistics(self, type_: type[S]) -> S:
-        """Return what objects of a class have counted; nothing so far where there are no such rows."""
+        """Return the statistics of a class, empty if no rows were counted for it.
+
+        Args:
+            type_ (`type[S]`): class of the statistics.
+        """
         statistics = self.statistics.setdefault(type_, type_())
         assert isinstance(statistics, type_)
         return statistics
 
     def merge(self, other: RowCounter) -> None:
-        """Add what another one has counted."""
+        """Add the counts of another counter.
+
+        Args:
+            other (`RowCounter`): the other counter, which is not changed.
+        """
         self.sources += other.sources
         self.images += other.images
         self.rejects += other.rejects
@@ -85,10 +99,10 @@ class SplitSize:
     """The files of one split of one subset.
 
     Attributes:
-        rows (`int`): rows in all files together.
+        rows (`int`): number of rows in all files together.
         files (`int`): number of files.
-        nbytes (`int`): bytes as an Arrow table.
-        file_bytes (`int`): bytes on the disk.
+        nbytes (`int`): size as an Arrow table in bytes.
+        file_bytes (`int`): size of the files in bytes.
     """
 
     rows: int
@@ -99,15 +113,15 @@ class SplitSize:
 
 @dataclass(frozen=True, slots=True)
 class DatasetStats(NotebookSummary):
-    """Everything the card says about a release.
+    """The statistics of a release, from which its card is written.
 
     Attributes:
-        version (`str`): X.Y.Z.
-        sizes (`dict[tuple[str, str], SplitSize]`): (subset, split) -> its files.
-        row_counter (`RowCounter`): what was counted in the rows, and among what was dropped.
+        version (`str`): version of the release, X.Y.Z.
+        sizes (`dict[tuple[str, str], SplitSize]`): sizes of the files by (subset, split).
+        row_counter (`RowCounter`): counts of the rows and rejects.
         sources (`tuple[str, ...]`): the methods whose columns the files have.
-        license (`str`, *optional*): of the release as a whole, where its maker has said one.
-        provenance (`Provenance`, *optional*): how it came about, where there are journals that say so.
+        license (`str`, *optional*): licence of the release as a whole, if one was given.
+        provenance (`Provenance`, *optional*): how the rows were made, if the journals of the runs are available.
     """
 
     version: str
@@ -119,11 +133,11 @@ class DatasetStats(NotebookSummary):
 
     @property
     def configs(self) -> dict[str, tuple[str, ...]]:
-        """Config -> its subsets."""
+        """The subsets of each config."""
         return configs_from_subsets(subset for subset, _ in self.sizes)
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield the rows of each config, and what was dropped."""
+        """Yield a table of the rows of each config, and a table of the rejects."""
         yield Table(
             ("config", "train", "validation"),
             [
@@ -134,7 +148,7 @@ class DatasetStats(NotebookSummary):
         yield Table(("dropped at", "reason", "count"), [(*key, count) for key, count in sorted(self.rejects.items())])
 
     def rows(self, *subsets: str, split: str | None = None) -> int:
-        """Return the number of rows of these subsets (all without any), in one split or in both."""
+        """Return the number of rows in the given subsets (default: all) and the given split (default: both)."""
         return sum(
             size.rows
             for (subset, split_name), size in self.sizes.items()
@@ -142,32 +156,32 @@ class DatasetStats(NotebookSummary):
         )
 
     def file_bytes(self, *subsets: str) -> int:
-        """Return the bytes on the disk of these subsets (all without any)."""
+        """Return the size in bytes of the files of the given subsets (default: all)."""
         return sum(size.file_bytes for (subset, _), size in self.sizes.items() if not subsets or subset in subsets)
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """Models that wrote the rows' questions, sorted."""
+        """The models that wrote the rows, sorted."""
         return tuple(sorted(self.row_counter.teachers))
 
     @property
     def verifiers(self) -> tuple[str, ...]:
-        """Models that checked them, sorted."""
+        """The models that verified the rows, sorted."""
         return tuple(sorted(self.row_counter.verifiers))
 
     @property
     def presets(self) -> tuple[str, ...]:
-        """Settings with which the rows were made, sorted."""
+        """The preset versions with which the rows were made, sorted."""
         return tuple(sorted(self.row_counter.presets))
 
     @property
     def images(self) -> Counter[tuple[str, str]]:
-        """(image source, licence) -> rows with an image from there."""
+        """Number of rows with an image, by (image source, licence)."""
         return self.row_counter.images
 
     @property
     def licenses(self) -> Counter[str]:
-        """Licence -> rows with an image under it."""
+        """Number of rows with an image, by licence."""
         counts: Counter[str] = Counter()
         for (_, license), count in self.row_counter.images.items():
             counts[license] += count
@@ -175,20 +189,24 @@ class DatasetStats(NotebookSummary):
 
     @property
     def rejects(self) -> Counter[tuple[str, str]]:
-        """(stage, reason) -> how many were dropped."""
+        """Number of rejects, by (stage, reason)."""
         return self.row_counter.rejects
 
     @property
     def libraries(self) -> dict[str, str]:
-        """Name -> version of what writes the files."""
+        """Versions of the libraries that write the files, by name."""
         return {name: metadata.version(name) for name in _LIBRARIES}
 
     @property
     def statistics(self) -> list[RowStatistics]:
-        """What there is to say of rows of each kind, in the order of the classes' names."""
+        """The statistics of the rows of each kind, in the order of the names of their classes."""
         counted = self.row_counter.statistics
         return [counted[type_] for type_ in sorted(counted, key=lambda type_: type_.__qualname__)]
 
     def get_statistics(self, type_: type[S]) -> S:
-        """Return what objects of a class have counted, such as `QuestionStatistics` for rows with k."""
+        """Return the statistics of a class.
+
+        Args:
+            type_ (`type[S]`): class of the statistics, such as `QuestionStatistics` for rows with k.
+        """
         return self.row_counter.get_statistics(type_)

@@ -1,10 +1,10 @@
-"""Validating a release: in goes its folder or its repository, out comes a report of every defect.
+"""Validates a release in a directory or a repository, and reports every defect.
 
     compact validate release
     compact validate org/compact@v1.0.0
 
-Files are checked side by side, each as a stream of row groups; what grows with the number of rows is only the ids,
-which must be unique. The rules for one row are in row_checks.py.
+Files are checked in parallel, each as a stream of row groups. Only the ids of all rows stay in memory, because they
+must be unique. The checks of single rows are in row_checks.py.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from compact_hf.records import split_image_ids
 from compact_hf.reports.table import NotebookSummary, Table
 
 MAX_PROBLEMS: Final = 10
-"""Problems of one check that a report names; the rest are only counted."""
+"""Number of problems per check that a report lists; further ones are only counted."""
 
 
 SplitKey = tuple[str, str]
@@ -57,7 +57,14 @@ SplitKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A defect and where it is: `row` is the row's id, empty where the whole file (or folder) is meant."""
+    """A defect of a release.
+
+    Attributes:
+        check (`str`): name of the check.
+        file (`str`): path inside the release.
+        row (`str`): id of the row; empty if the defect concerns the whole file or directory.
+        detail (`str`): what was found.
+    """
 
     check: str
     file: str
@@ -67,12 +74,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class ValidationReport(NotebookSummary):
-    """What validation found.
+    """The result of a validation.
 
     Attributes:
-        problems (`tuple[Problem, ...]`): the first `MAX_PROBLEMS` of each check.
-        counts (`dict[str, int]`): check -> how many problems there are; empty for a valid release.
-        rows (`dict[tuple[str, str], int]`): (subset, split) -> rows.
+        problems (`tuple[Problem, ...]`): the first `MAX_PROBLEMS` problems of each check.
+        counts (`dict[str, int]`): number of problems by check; empty for a valid release.
+        rows (`dict[tuple[str, str], int]`): number of rows by (subset, split).
     """
 
     problems: tuple[Problem, ...]
@@ -84,7 +91,7 @@ class ValidationReport(NotebookSummary):
         return not self.counts
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield whether it is valid, and the problems that are listed."""
+        """Yield a sentence that says whether the release is valid, and a table of the listed problems."""
         rows = sum(self.rows.values())
         yield f"valid: {rows:,} rows" if self.is_valid else f"not valid: {sum(self.counts.values()):,} problems"
         yield Table(
@@ -95,7 +102,7 @@ class ValidationReport(NotebookSummary):
 
 @dataclass(slots=True)
 class _Findings:
-    """Problems as they are found, and what has to be compared between files."""
+    """Problems found so far, and the data that has to be compared between files."""
 
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
@@ -110,6 +117,7 @@ class _Findings:
             self.problems.append(problem)
 
     def merge(self, other: _Findings) -> None:
+        """Add the findings in another file; of each check, only the first `MAX_PROBLEMS` problems are kept."""
         running_counts = self.counts.copy()
         self.counts += other.counts
         for problem in other.problems:
@@ -127,30 +135,33 @@ def validate(path: str | Path) -> ValidationReport:
     """Check a release.
 
     Args:
-        path (`str | Path`): the folder of the release; or, where there is no such folder, `org/name[@revision]` on the
-            Hub, with or without `hf://datasets/` before it, which is downloaded into the Hub's cache.
+        path (`str | Path`): the directory of the release; or, if there is no such directory, `org/name[@revision]` on
+            the Hub, with or without the prefix `hf://datasets/`. A repository is downloaded to the Hub's cache.
+
+    Returns:
+        A report of all problems.
 
     Raises:
-        UsageError: `path` is neither a folder nor such a name.
+        UsageError: `path` is neither a directory nor the name of a repository.
         HubUnavailableError: the Hub cannot be reached, or keeps failing.
-        HubError: there is no such repository or revision for this token.
+        HubError: the repository or revision was not found, or the token has no access to it.
     """
     path = _resolve_directory(path)
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.parquet"))
     files = {name: split_key for name in names if (split_key := parse_data_path(name))}
     sources = _read_column_sources(path, files)
-    columns = features(sources)  # here and not in the threads: `datasets` must not be imported by two at once
+    columns = features(sources)  # imports `datasets`, which two threads must not do at once
     findings = _Findings()
     for name in list_foreign_files(path):
-        findings.add(Problem("file that is no part of a release", name))
+        findings.add(Problem("unexpected file", name))
     for problem in _check_numbering(files):
         findings.add(problem)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding lets go of Python's lock
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding images releases the GIL
         for file_findings in pool.map(partial(_check_file, path, columns), files, files.values()):
             findings.merge(file_findings)
     for problem in [*_check_across_files(findings), *_check_card(path, set(files.values()), findings.rows, sources)]:
         findings.add(problem)
-    if not findings.counts:  # else there is nothing whole to compare the text with
+    if not findings.counts:  # the counts are only complete if every file and row is valid
         for problem in _check_card_text(path, files, findings, sources):
             findings.add(problem)
     return ValidationReport(tuple(findings.problems), dict(findings.counts), dict(findings.rows))
@@ -161,12 +172,14 @@ def _resolve_directory(path: str | Path) -> Path:
         return Path(path)
     ref = RepoRef.parse(str(path).removeprefix(HUB_PREFIX))
     if ref is None:
-        raise UsageError(f"{path} is not a folder; give the folder of a release, or org/name[@revision] on the Hub")
+        raise UsageError(
+            f"{path} is not a directory: give the directory of a release, or org/name[@revision] on the Hub"
+        )
     return download_snapshot(ref.repo_id, repo_type="dataset", revision=ref.revision)
 
 
 def _read_column_sources(root: Path, files: Mapping[str, SplitKey]) -> tuple[str, ...]:
-    """Return the methods whose columns the first file has that can be read; all files have one schema."""
+    """Return the methods whose columns the first readable file has; all files should have the same schema."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -177,12 +190,13 @@ def _read_column_sources(root: Path, files: Mapping[str, SplitKey]) -> tuple[str
 
 
 def _check_numbering(files: Mapping[str, SplitKey]) -> Iterator[Problem]:
+    """Check that the files of each split are numbered consecutively from 0, and that their names state their number."""
     if not files:
         yield Problem("no data files", "data")
     count = Counter(files.values())
     expected = {data_path(*split_key, index, total) for split_key, total in count.items() for index in range(total)}
     for name in sorted(files.keys() - expected):
-        yield Problem("data files are missing or too many", name, detail=f"{count[files[name]]} are there")
+        yield Problem("wrong number of data files", name, detail=f"{count[files[name]]} files exist")
 
 
 def _check_file(root: Path, columns: Any, name: str, split_key: SplitKey) -> _Findings:
@@ -197,6 +211,7 @@ def _check_file(root: Path, columns: Any, name: str, split_key: SplitKey) -> _Fi
 
 
 def _check_rows(root: Path, columns: Any, name: str, split_key: SplitKey, findings: _Findings) -> None:
+    """Check the schema of a file and each of its rows; valid rows are counted for the comparison with the card."""
     import pyarrow.parquet as pq
 
     subset, split = split_key
@@ -217,37 +232,41 @@ def _check_rows(root: Path, columns: Any, name: str, split_key: SplitKey, findin
 
 
 def _schema_difference(schema: Any, expected: Any) -> str:
-    """Return what differs between a file's schema and a release's, an empty string where nothing does."""
+    """Return how the schema of a file differs from the expected one, or an empty string if they are equal."""
     if set(COMMON_COLUMNS) <= set(schema.names) and (unknown := find_unknown_columns(schema.names)):
-        return f"no method that is installed has the column {', '.join(unknown)}; install its package, or remove it"
+        return (
+            f"no installed method has the column {', '.join(unknown)}: install the package of its method, or remove it"
+        )
     if schema.names != expected.names:
-        return f"columns {', '.join(schema.names)}; should be {', '.join(expected.names)}"
+        return f"the columns are {', '.join(schema.names)}; they should be {', '.join(expected.names)}"
     for name in expected.names:
         if schema.field(name).type != expected.field(name).type:
-            return f"{name} is {schema.field(name).type}; should be {expected.field(name).type}"
+            return f"{name} is {schema.field(name).type}; it should be {expected.field(name).type}"
     if (schema.metadata or {}).get(b"huggingface") != expected.metadata[b"huggingface"]:
-        return "the features for `datasets` are missing or others"
+        return "the metadata with the features for `datasets` is missing or differs"
     return ""
 
 
 def _check_across_files(findings: _Findings) -> Iterator[Problem]:
+    """Check that ids are unique, and that no image is in both splits."""
     for row_id, count in Counter(findings.ids).items():
         if count > 1:
             yield Problem("repeated id", "data", row_id, f"{count} times")
     for image_id in sorted(findings.image_ids["train"] & findings.image_ids["validation"]):
-        yield Problem("picture in both splits", "data", detail=f"image_id {image_id}")
+        yield Problem("image in both splits", "data", detail=f"image_id {image_id}")
 
 
 def _check_card(
     path: Path, split_keys: Collection[SplitKey], rows: Mapping[SplitKey, int], sources: Collection[str]
 ) -> Iterator[Problem]:
+    """Compare the YAML header of the card with the files and the numbers of rows."""
     try:
         header = read_header(path)
     except (OSError, ValueError) as error:
         yield Problem("card cannot be read", CARD, detail=str(error))
         return
     if not header:
-        yield Problem("card cannot be read", CARD, detail="no card, or no header in it")
+        yield Problem("card cannot be read", CARD, detail="there is no card, or it has no header")
         return
     try:
         version = str(header["configs"][0]["version"])
@@ -256,7 +275,7 @@ def _check_card(
         yield Problem("card cannot be read", CARD, detail=f"configs or dataset_info lack {error}")
         return
     if header["configs"] != header_configs(split_keys, version):
-        yield Problem("card's configs are not those of the files", CARD)
+        yield Problem("card's configs do not match the files", CARD)
     if any(info.get("features") != card_features(sources) for info in header["dataset_info"]):
         yield Problem("card's features differ", CARD)
     for name, subsets in configs_from_subsets(subset for subset, _ in split_keys).items():
@@ -272,7 +291,7 @@ def _check_card(
 def _check_card_text(
     path: Path, files: Mapping[str, SplitKey], findings: _Findings, sources: tuple[str, ...]
 ) -> Iterator[Problem]:
-    """Compare the card's text and images with what was counted in the rows."""
+    """Compare the text and the figures of the card with the counts from the rows."""
     file_bytes: Counter[SplitKey] = Counter()
     for name, split_key in files.items():
         file_bytes[split_key] += (path / name).stat().st_size
@@ -291,7 +310,7 @@ def _check_card_text(
 
 
 def _read_counts(header: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Return config -> split -> rows as the card says."""
+    """Return the numbers of rows that the card states, by config and split."""
     return {
         info["config_name"]: {split["name"]: split["num_examples"] for split in info["splits"]}
         for info in header["dataset_info"]

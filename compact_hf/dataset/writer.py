@@ -1,9 +1,9 @@
-"""Write a dataset: rows in, and a directory that `load_dataset` reads out, whole or not at all.
+"""Writes a release: a directory that `load_dataset` can read, complete or not at all.
 
-The directory holds README.md, CHANGELOG.md and Parquet files with embedded images (schema.py). Row groups have at most
-100 rows and 100 MB, files about 500 MB (what the Hub's viewer likes). Memory does not grow with the number of rows: it
-holds the row group that each split is at, and one that a thread is writing meanwhile. The same rows in the same order
-give the same Parquet files, byte for byte.
+The directory contains README.md, CHANGELOG.md and Parquet files with embedded images (schema.py). Row groups have at
+most 100 rows and 100 MB, files about 500 MB (sizes that suit the Hub's dataset viewer). Memory use does not grow with
+the number of rows: it is one unfinished row group per split, and one that a thread is writing. The same rows in the
+same order give the same Parquet files, byte for byte.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ MAX_FILE_BYTES: Final = 500 * 10**6
 
 
 class DatasetWriter:
-    """Writes below `root`; `close` gives the files their final names. To be left with `with`, whatever happens.
+    """Writes the data files of a release. Use it as a context manager; `close` gives the files their final names.
 
     Args:
-        root (`Path`): the folder of the release.
+        root (`Path`): directory of the release.
         features (`datasets.Features`): the columns.
     """
 
@@ -67,7 +67,16 @@ class DatasetWriter:
             split.abandon()
 
     def add(self, subset: str, split: str, record: dict[str, Any]) -> None:
-        """Take one record of `features`; an OSError means that the disk did not take what came before."""
+        """Add a row.
+
+        Args:
+            subset (`str`): subset of the row.
+            split (`str`): split of the row.
+            record (`dict[str, Any]`): values of all columns; images as `{"bytes": ..., "path": None}`.
+
+        Raises:
+            OSError: an earlier row group could not be written; it is written in a thread.
+        """
         split_key = subset, split
         if split_key not in self._splits:
             self._splits[split_key] = _SplitWriter(self._root, *split_key, self._features)
@@ -75,7 +84,7 @@ class DatasetWriter:
             self._write(self._splits[split_key], group)
 
     def close(self) -> dict[tuple[str, str], SplitSize]:
-        """Write what is left, number the files, and say what was written, in the order of the subsets."""
+        """Write the remaining rows, number the files, and return their sizes in the order of the subsets."""
         for split in self._splits.values():
             if group := split.pop_group():
                 self._write(split, group)
@@ -84,7 +93,7 @@ class DatasetWriter:
         return {split_key: self._splits[split_key].close() for split_key in ordered_keys}
 
     def _write(self, split: _SplitWriter, group: list[dict[str, Any]]) -> None:
-        self._wait()  # or memory would grow where the disk is slower than the rows
+        self._wait()  # at most one row group is pending, else memory would grow on a slow disk
         self._pending = self._executor.submit(split.write, group)
 
     def _wait(self) -> None:
@@ -93,9 +102,9 @@ class DatasetWriter:
 
 
 class _SplitWriter:
-    """The files of one split of one subset.
+    """Writes the files of one split of one subset.
 
-    `add` and `pop_group` belong to one thread, `write` may be called by another.
+    `add` and `pop_group` must be called in the same thread; `write` may be called in another one.
     """
 
     def __init__(self, root: Path, subset: str, split: str, features: Any) -> None:
@@ -104,12 +113,12 @@ class _SplitWriter:
         self._group: list[dict[str, Any]] = []
         self._group_bytes = 0
         self._writer: Any = None
-        self._file_bytes = 0  # bytes, as Arrow, in the file that is open
+        self._file_bytes = 0  # size of the open file, in bytes of its Arrow tables
         self._files: list[Path] = []
         self._rows = self._nbytes = 0
 
     def add(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """Take one record, and return the row group that is complete with it or before it, or an empty list."""
+        """Add a record; return a row group that is now complete (with or without this record), or an empty list."""
         size = sum(len(image["bytes"]) for image in record["images"])
         group = self.pop_group() if self._group and self._group_bytes + size > MAX_GROUP_BYTES else []
         self._group.append(record)
@@ -117,12 +126,12 @@ class _SplitWriter:
         return self.pop_group() if len(self._group) == MAX_GROUP_ROWS else group
 
     def pop_group(self) -> list[dict[str, Any]]:
-        """Return the records that are in no row group yet, and forget them."""
+        """Return and remove the records that are not in a row group yet."""
         group, self._group, self._group_bytes = self._group, [], 0
         return group
 
     def write(self, group: list[dict[str, Any]]) -> None:
-        """Write one row group."""
+        """Write one row group; start a new file if the current one would become too large."""
         import pyarrow as pa
 
         table = pa.Table.from_pylist(group, schema=self._schema)
@@ -136,7 +145,7 @@ class _SplitWriter:
         self._rows += table.num_rows
 
     def close(self) -> SplitSize:
-        """Number the files, and say what was written."""
+        """Give the files their final, numbered names, and return their sizes."""
         self._close_file()
         for index, path in enumerate(self._files):
             path.rename(self._root / data_path(self._subset, self._split, index, len(self._files)))
@@ -145,12 +154,13 @@ class _SplitWriter:
         return SplitSize(rows=self._rows, files=len(sizes), nbytes=self._nbytes, file_bytes=sum(sizes))
 
     def abandon(self) -> None:
-        """Let go of the open file, which will be deleted; nothing to do after `close`."""
+        """Close the open file, which the caller will delete; does nothing after `close`."""
         if self._writer is not None:
-            with suppress(OSError):  # the disk may be full, which is why we are here
+            with suppress(OSError):  # after an error such as a full disk, closing may fail as well
                 self._writer.close()
 
     def _open_file(self) -> None:
+        """Open the next file of the split; its final name is not known yet, because it contains the number of files."""
         import pyarrow.parquet as pq
         from datasets.arrow_writer import get_parquet_column_options
         from datasets.config import DEFAULT_CDC_OPTIONS
@@ -158,7 +168,7 @@ class _SplitWriter:
         path = self._root / "data" / self._subset / f"{self._split}-{len(self._files):05d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._files.append(path)
-        # As `Dataset.to_parquet` writes: content-defined chunks let the Hub store what versions have in common once.
+        # As in `Dataset.to_parquet`: with content-defined chunks, the Hub stores data that versions share only once.
         self._writer = pq.ParquetWriter(
             path,
             self._schema,
@@ -189,38 +199,38 @@ def write_dataset(
     """Write a release.
 
     Args:
-        rows (`Iterable[Row | Reject]`): the rows, in the order in which they shall lie in their subset, and the
-            rejects that the card shall count. Read once, as a stream.
-        out (`Path`): a folder that is new, empty, or an earlier release, which is then replaced.
-        version (`str`): X.Y.Z.
-        sources (`Collection[str]`): the methods of which rows may come, and `instruction`: all of their columns are in
-            the files.
-        license (`str`, *optional*, defaults to the images' one licence, or `other`): one of `LICENSES`.
-        provenance (`Provenance`, *optional*): how the rows came about, for the card, which says so if that is not
-            recorded.
+        rows (`Iterable[Row | Reject]`): the rows, in their order inside each subset, and the rejects, which the card
+            counts. They are read once, as a stream.
+        out (`Path`): the output directory: new, empty, or an earlier release, which is replaced.
+        version (`str`): version of the release, X.Y.Z.
+        sources (`Collection[str]`): names of the methods that rows may come from, and `instruction`. The files have the
+            columns of all of them.
+        license (`str`, *optional*, defaults to the licence that all images share, else `other`): one of `LICENSES`.
+        provenance (`Provenance`, *optional*): how the rows were made, for the card. Without it the card says that this
+            is not recorded.
 
     Returns:
-        What was written, as the card says it.
+        The statistics of the release, as stated in the card.
 
     Raises:
-        UsageError: `version` is not X.Y.Z, the licence is none of the Hub's, or a source is no registered method.
-        ReleaseError: `out` holds something else or cannot be written, there are no rows, or an image cannot be
-            read any more or is another than the one that was asked about. `out` is as it was before.
+        UsageError: `version` is not X.Y.Z, the Hub does not know the licence, or a source is not a registered method.
+        ReleaseError: `out` contains other files or cannot be written, there are no rows, or an image cannot be read any
+            more or has changed since the run. `out` is then left unchanged.
     """
     if not _VERSION.fullmatch(version):
-        raise UsageError(f"{version!r} is not a version; give three numbers such as 1.0.0")
+        raise UsageError(f"{version!r} is not a version: give three numbers such as 1.0.0")
     for source in sources:
         if get_row_kind(source) is None:
             raise UsageError(
-                f"rows of {source} need a method that an installed package registers under that name, or nobody could "
-                'check them; register it ([project.entry-points."compact_hf.methods"])'
+                f"rows of {source} cannot be validated because no installed package registers a method of that name: "
+                'register it under [project.entry-points."compact_hf.methods"]'
             )
     if license is not None and license not in LICENSES:
         raise UsageError(
-            f"{license!r} is no licence that the Hub's cards know; there are {', '.join(sorted(LICENSES))}"
+            f"{license!r} is not a licence identifier of the Hub: choose one of {', '.join(sorted(LICENSES))}"
         )
     with (
-        translate_disk_errors(ReleaseError, out, "nothing was changed, make room or choose another --out"),
+        translate_disk_errors(ReleaseError, out, "nothing was changed, free some disk space or choose another --out"),
         replace_directory(out, is_replaceable=is_dataset_directory) as directory,
     ):
         row_counter = RowCounter()
@@ -238,6 +248,7 @@ def write_dataset(
 def _write_splits(
     rows: Iterable[Row | Reject], directory: Path, columns: Any, row_counter: RowCounter
 ) -> dict[tuple[str, str], SplitSize]:
+    """Write and count all rows; images are read ahead in threads."""
     with DatasetWriter(directory, columns) as writer:
         for row, images in prefetch(_count_rejects(rows, row_counter), _read_images):
             record = to_record(row, images, columns)
@@ -251,16 +262,18 @@ def _read_images(row: Row) -> list[bytes]:
 
 
 def _read_image(row: Row, image_id: str, read: Callable[[], bytes]) -> bytes:
+    """Read an image, check that it is still the one of the run, and return it without metadata."""
     try:
         data = read()
         if compute_image_id(data) != image_id:
-            raise ReleaseError(f"the picture of row {row.id} has changed since it was asked about; put it back")
+            raise ReleaseError(f"the image of row {row.id} has changed since the run: restore it")
         return clean_image(data)
     except (OSError, ImageError) as error:
-        raise ReleaseError(f"the picture of row {row.id} cannot be read any more ({error}); put it back") from error
+        raise ReleaseError(f"the image of row {row.id} cannot be read any more ({error}): restore it") from error
 
 
 def _count_rejects(rows: Iterable[Row | Reject], row_counter: RowCounter) -> Iterator[Row]:
+    """Yield the rows, and count the rejects among them."""
     for row in rows:
         if isinstance(row, Reject):
             row_counter.add_reject(row)
@@ -270,6 +283,6 @@ def _count_rejects(rows: Iterable[Row | Reject], row_counter: RowCounter) -> Ite
 
 def _describe_rejects(row_counter: RowCounter) -> str:
     if not row_counter.rejects:
-        return "nothing was accepted or rejected; generate more first"
+        return "the runs have no accepted or rejected questions yet; generate more first"
     reasons = ", ".join(f"{reason} {count}" for (_, reason), count in row_counter.rejects.most_common(5))
-    return f"everything was rejected ({reasons}); generate more first"
+    return f"all rows were rejected ({reasons}); generate more first"

@@ -1,7 +1,7 @@
-"""A repository at one revision as a folder on this machine: in goes its name, out comes where its files lie.
+"""Downloads repositories of any type from the Hub, at one commit.
 
-They lie in the cache of the Hub's client, where `load_dataset` and `from_pretrained` look too: what is there is not
-fetched again, and a download that broke off goes on. It knows no dataset.
+Files are stored in the cache of the Hub's client, which `load_dataset` and `from_pretrained` use too: cached files are
+not downloaded again, and an interrupted download is resumed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RepoListing:
-    """What a revision holds.
+    """The files of a revision of a repository.
 
     Attributes:
-        commit (`str`): that it stands for now.
-        files (`dict[str, int]`): path -> bytes.
+        commit (`str`): hash of the commit to which the revision currently points.
+        files (`dict[str, int]`): size of each file in bytes, by path.
     """
 
     commit: str
@@ -32,7 +32,21 @@ class RepoListing:
 
 
 def get_repo_listing(repo_id: str, *, repo_type: RepoType, revision: str | None = None) -> RepoListing:
-    """Return what a repository holds, without fetching it; arguments and errors as for `download_snapshot`."""
+    """List the files of a repository without downloading them.
+
+    Args:
+        repo_id (`str`): `namespace/name`.
+        repo_type (`str`): `dataset`, `model` or `space`.
+        revision (`str`, *optional*, defaults to `main`): a branch, tag or commit, or `refs/pr/N`.
+
+    Returns:
+        The commit and its files.
+
+    Raises:
+        UsageError: `repo_id` is not `namespace/name`.
+        HubUnavailableError: the Hub cannot be reached, or keeps failing.
+        HubError: the repository or revision was not found, or the token has no access to it.
+    """
     from huggingface_hub import HfApi
 
     with translate_read_errors(check_repo_id(repo_id), revision):
@@ -44,31 +58,42 @@ def get_repo_listing(repo_id: str, *, repo_type: RepoType, revision: str | None 
 def download_snapshot(
     repo_id: str, *, repo_type: RepoType, revision: str | None = None, files: Collection[str] | None = None
 ) -> Path:
-    """Return a folder with the files of a repository, links into the cache.
+    """Download files of a repository to the cache, and return the directory that contains them (as links).
 
     Args:
         repo_id (`str`): `namespace/name`.
         repo_type (`str`): `dataset`, `model` or `space`.
-        revision (`str`, *optional*, defaults to `main`): a branch, a tag, a commit, or `refs/pr/N`; taken at the commit
-            that it stands for now.
-        files (`Collection[str]`, *optional*, defaults to all): which of them.
+        revision (`str`, *optional*, defaults to `main`): a branch, tag or commit, or `refs/pr/N`; the commit to which
+            it currently points is downloaded.
+        files (`Collection[str]`, *optional*): paths of the files to download; by default all.
+
+    Returns:
+        The directory.
 
     Raises:
         UsageError: `repo_id` is not `namespace/name`.
-        HubUnavailableError: the Hub cannot be reached or keeps failing; the same call goes on.
-        HubError: there is no such repository or revision for this token, or its files cannot be kept here.
+        HubUnavailableError: the Hub cannot be reached, or keeps failing; the same call resumes.
+        HubError: the repository or revision was not found, the token has no access to it, or the files cannot be
+            written to the cache.
     """
     from huggingface_hub import HfApi, snapshot_download
 
     with translate_read_errors(check_repo_id(repo_id), revision):
-        # Asked for first: without the Hub the cache would answer for a branch with the commit that it saw last.
+        # Resolved first: without a connection, the cache would silently use the last known commit of a branch.
         commit = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision).sha
         patterns = None if files is None else sorted(files)
         return Path(snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=patterns))
 
 
 def count_missing_bytes(repo_id: str, listing: RepoListing, files: Collection[str], *, repo_type: RepoType) -> int:
-    """Return how many bytes of a revision's files are not in the cache yet."""
+    """Return the number of bytes that have to be downloaded because the cache does not have them yet.
+
+    Args:
+        repo_id (`str`): `namespace/name`.
+        listing (`RepoListing`): the files of the revision.
+        files (`Collection[str]`): paths of the files that are needed.
+        repo_type (`str`): `dataset`, `model` or `space`.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     return sum(

@@ -1,4 +1,4 @@
-"""What a folder holds, and how a revision of a repository differs from it, by size and hash."""
+"""Lists the files of a directory, and compares them with a revision of a repository by size and hash."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile
 
 _CHUNK_SIZE: Final = 1 << 20
-_HUB_MANAGED_FILE: Final = ".gitattributes"  # the Hub puts it into every repository
+_HUB_MANAGED_FILE: Final = ".gitattributes"  # the Hub adds it to every repository
 
 
 def list_files(directory: str | Path) -> dict[str, int]:
-    """Return what of a folder is published: path inside it -> bytes, sorted.
+    """Return the size in bytes of each file that would be published from a directory, by sorted relative path.
+
+    Args:
+        directory (`str | Path`): the directory.
 
     Raises:
-        UsageError: it is no folder.
+        UsageError: `directory` is not a directory.
     """
-    # What `upload_folder` leaves out; both are public, and only not listed in `__all__`.
+    # These select the files that `upload_folder` ignores. Both are public, although not listed in `__all__`.
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         DEFAULT_IGNORE_PATTERNS,
         filter_repo_objects,
@@ -30,14 +33,21 @@ def list_files(directory: str | Path) -> dict[str, int]:
 
     directory = Path(directory)
     if not directory.is_dir():
-        raise UsageError(f"{directory} is not a folder; give the folder that shall be published")
+        raise UsageError(f"{directory} is not a directory: give the directory to publish")
     names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
     included = filter_repo_objects(names, ignore_patterns=DEFAULT_IGNORE_PATTERNS)
     return {name: (directory / name).stat().st_size for name in included}
 
 
 def get_repo_files(api: HfApi, repo_id: str, *, repo_type: str, revision: str) -> dict[str, RepoFile]:
-    """Return the files of a revision by path."""
+    """Return the files of a revision by path.
+
+    Args:
+        api (`HfApi`): the client.
+        repo_id (`str`): `namespace/name`.
+        repo_type (`str`): `dataset`, `model` or `space`.
+        revision (`str`): a branch, tag or commit.
+    """
     from huggingface_hub import RepoFile
 
     entries = api.list_repo_tree(repo_id, repo_type=repo_type, revision=revision, recursive=True)
@@ -45,24 +55,29 @@ def get_repo_files(api: HfApi, repo_id: str, *, repo_type: str, revision: str) -
 
 
 def iter_differences(remote: Mapping[str, RepoFile], directory: Path) -> Iterator[str]:
-    """Yield what differs between the files of a revision and a folder, cheap things first."""
+    """Yield the differences between the files of a revision and a directory, cheap comparisons first.
+
+    Args:
+        remote (`Mapping[str, RepoFile]`): the files of the revision, by path.
+        directory (`Path`): the local directory.
+    """
     local = list_files(directory)
     for name in remote.keys() - local.keys() - {_HUB_MANAGED_FILE}:
-        yield f"{name} is no part of the folder"
+        yield f"{name} is not in the directory"
     for name in local.keys() - remote.keys():
         yield f"{name} is missing"
     for name in local.keys() & remote.keys():
         if remote[name].size != local[name]:
-            yield f"{name} has {remote[name].size} bytes, should have {local[name]}"
-    for name in local.keys() & remote.keys():  # hashes last: they have to read the files
+            yield f"{name} has {remote[name].size} bytes instead of {local[name]}"
+    for name in local.keys() & remote.keys():  # last, because hashing reads the files
         lfs = remote[name].lfs
         expected = lfs.sha256 if lfs else remote[name].blob_id
         if _hash_file(directory / name, is_git_blob=not lfs) != expected:
-            yield f"{name} has another content"
+            yield f"{name} has different content"
 
 
 def _hash_file(path: Path, *, is_git_blob: bool) -> str:
-    """Return git's hash of a file as it stands, or its sha256, by which LFS knows it."""
+    """Return the git blob hash of a file, or the SHA-256 that git LFS uses."""
     with path.open("rb") as file:
         if not is_git_blob:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,11 @@
-"""A folder to the Hub in one piece: in goes a folder, out comes a commit of main (and a tag) that holds exactly it.
+"""Publishes a directory to a repository of any type, so that main (and a tag) has exactly the files of the directory.
 
-Files are uploaded into a pull request, compared there with the folder by size and hash, and only then merged and
-tagged: a reader of main or of a tag never sees half of it. Every step looks first at what is there already, so the
-same call goes on after an interruption, in the pull request that it had opened. It knows no dataset.
+Files are uploaded to a pull request and compared there with the directory, by size and hash. Only then the pull request
+is merged and tagged, so a reader of main or of a tag never sees an incomplete upload. Every step first checks what
+exists already. After an interruption, the same call therefore resumes in the pull request that it had opened.
 
-The token is HF_TOKEN's or that of `hf auth login`; the client's progress bars follow HF_HUB_DISABLE_PROGRESS_BARS.
+The token is taken from HF_TOKEN or `hf auth login`. HF_HUB_DISABLE_PROGRESS_BARS disables the progress bars of the
+client.
 """
 
 from __future__ import annotations
@@ -24,18 +25,23 @@ if TYPE_CHECKING:
 
 RepoType = Literal["dataset", "model", "space"]
 
-_RETRY_DELAYS_S: Final = (1.0, 2.0, 4.0, 8.0)  # before each further attempt; the client has waited between its own
-_MAX_RETRY_DELAY_S: Final = 60.0  # however long the Hub asks for
+_RETRY_DELAYS_S: Final = (
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+)  # waits before further attempts, in addition to the retries of the client itself
+_MAX_RETRY_DELAY_S: Final = 60.0  # upper bound of a wait that the Hub asks for by Retry-After
 
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """Where the folder stands now.
+    """The result of a push.
 
     Attributes:
-        commit (`str`): of main.
-        tag (`str`, *optional*): as asked for.
-        url (`str`): the page that shows it.
+        commit (`str`): hash of the published commit.
+        tag (`str`, *optional*): the tag, if one was requested.
+        url (`str`): page of the repository at the tag, or at main.
     """
 
     commit: str
@@ -45,11 +51,11 @@ class PushResult:
 
 @dataclass(frozen=True, slots=True)
 class RemoteState:
-    """What a repository holds.
+    """The tags and files of a repository.
 
     Attributes:
-        tags (`tuple[str, ...]`): as the Hub lists them.
-        files (`tuple[str, ...]`): paths on main, sorted.
+        tags (`tuple[str, ...]`): all tags, in the order of the Hub.
+        files (`tuple[str, ...]`): sorted paths of the files on main.
     """
 
     tags: tuple[str, ...]
@@ -58,7 +64,7 @@ class RemoteState:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What `push` was asked for, and the client to do it with."""
+    """The arguments of `push`, and the client that carries them out."""
 
     api: HfApi
     directory: Path
@@ -79,11 +85,11 @@ class _Target:
         return {tag.name for tag in self.api.list_repo_refs(**self.repo_args).tags}
 
     def find_difference(self, revision: str) -> str:
-        """Return how a revision differs from the folder, an empty string where it does not."""
+        """Return the first difference between a revision and the directory, or an empty string if they are equal."""
         return next(iter_differences(get_repo_files(self.api, **self.repo_args, revision=revision), self.directory), "")
 
     def get_blob_ids(self, revision: str) -> dict[str, str]:
-        """Return path -> git's hash."""
+        """Return the git hash of each file of a revision, by path."""
         return {
             path: file.blob_id for path, file in get_repo_files(self.api, **self.repo_args, revision=revision).items()
         }
@@ -100,30 +106,35 @@ def push(
     check: Callable[[str], None] = lambda commit: None,
     on_progress: Callable[[str], None] = lambda message: None,
 ) -> PushResult:
-    """Make main hold exactly the files of a folder, at once, and tag it.
+    """Publish a directory: replace the files on main by its files in one step, and tag the commit.
 
     Args:
-        directory (`str | Path`): what to publish; files that main has and the folder has not are deleted.
-        repo_id (`str`): `namespace/name`; created where it is not there.
+        directory (`str | Path`): the directory to publish. Files on main that it does not contain are deleted.
+        repo_id (`str`): `namespace/name`; the repository is created if it does not exist.
         repo_type (`str`): `dataset`, `model` or `space`.
-        message (`str`): one line for the commit; also the title by which an interrupted pull request is found again.
-        tag (`str`, *optional*): set at the end; one that exists is never moved: where it holds just these files,
-            nothing is left to do.
-        private (`bool`, *optional*, defaults to False): creates the repository private, and refuses a public one.
-        check (`Callable[[str], None]`, *optional*): is given the pull request's commit before it is merged, and
-            raises where that must not happen.
-        on_progress (`Callable[[str], None]`, *optional*): is told each step in words.
+        message (`str`): commit message of one line. It is also the title of the pull request, by which an interrupted
+            push is found again.
+        tag (`str`, *optional*): tag to create at the end. An existing tag is never moved; if it already has exactly
+            these files, nothing is left to do.
+        private (`bool`, *optional*, defaults to False): create a private repository, and refuse to publish to a public
+            one.
+        check (`Callable[[str], None]`, *optional*): called with the commit of the pull request before the merge;
+            raises to prevent the merge.
+        on_progress (`Callable[[str], None]`, *optional*): called with a message at each step.
+
+    Returns:
+        The commit, tag and URL.
 
     Raises:
-        UsageError: `directory` is no folder or empty, or `repo_id` is not `namespace/name`.
-        HubUnavailableError: the Hub cannot be reached or keeps failing; the same call goes on.
-        HubError: the Hub refuses. Main and all tags are as they were, unless the message says otherwise.
+        UsageError: `directory` is not a directory or has no files, or `repo_id` is not `namespace/name`.
+        HubUnavailableError: the Hub cannot be reached, or keeps failing; the same call resumes.
+        HubError: the Hub rejects a request. Main and all tags are unchanged, unless the message says otherwise.
     """
     from huggingface_hub import HfApi
 
     target = _Target(HfApi(), Path(directory), check_repo_id(repo_id), repo_type, message)
     if not list_files(target.directory):
-        raise UsageError(f"{directory} holds no files; give the folder that shall be published")
+        raise UsageError(f"{directory} contains no files: give the directory to publish")
     delays = iter(_RETRY_DELAYS_S)
     while True:
         try:
@@ -133,16 +144,20 @@ def push(
             if (wait_s := next(delays, None)) is None:
                 raise
             wait_s = min(_MAX_RETRY_DELAY_S, max(wait_s, error.retry_after_s))
-            on_progress(f"{error}; trying again in {wait_s:.0f} s")
+            on_progress(f"{error}; retrying in {wait_s:.0f} s")
             time.sleep(wait_s)
 
 
 def get_remote_state(repo_id: str, *, repo_type: RepoType) -> RemoteState:
-    """Return what a repository holds, nothing where it is not there (or not to be seen).
+    """Return the tags and files of a repository; none if it does not exist or the token has no access to it.
+
+    Args:
+        repo_id (`str`): `namespace/name`.
+        repo_type (`str`): `dataset`, `model` or `space`.
 
     Raises:
         UsageError: `repo_id` is not `namespace/name`.
-        HubError: the Hub cannot be reached or refuses.
+        HubError: the Hub cannot be reached or rejects the request.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -165,15 +180,18 @@ def _push(
     check: Callable[[str], None],
     on_progress: Callable[[str], None],
 ) -> PushResult:
+    """Make one attempt to publish; every step is skipped if its result exists already."""
     api = target.api
-    author = api.whoami(cache=True)["name"]  # the Hub counts these strictly, and we may come again
+    author = api.whoami(cache=True)["name"]  # cached: the Hub limits these calls strictly, and attempts repeat
     sdk = "gradio" if target.repo_type == "space" else None
     api.create_repo(**target.repo_args, private=private or None, exist_ok=True, space_sdk=sdk)
     if private and not api.repo_info(**target.repo_args).private:
-        raise HubError(f"{target.repo_id} is public, not private; make it private on the Hub, or choose another one")
+        raise HubError(
+            f"{target.repo_id} is public, not private: make it private on the Hub, or choose another repository"
+        )
     if tag is not None and tag in target.list_tags():
         if diff := target.find_difference(tag):
-            raise HubError(f"{target.repo_id} has the tag {tag} for something else ({diff}); choose another one")
+            raise HubError(f"{target.repo_id} already has a tag {tag} with other files ({diff}): choose another tag")
         commit = target.get_commit(tag)
     else:
         commit = target.get_commit("main")
@@ -189,7 +207,7 @@ def _push(
 def _push_via_pull_request(
     target: _Target, author: str, main_commit: str, check: Callable[[str], None], on_progress: Callable[[str], None]
 ) -> str:
-    """Upload, compare, merge; return the commit that follows the commit `main_commit` on main."""
+    """Upload to a pull request, compare it with the directory, merge it, and return the new commit of main."""
     api = target.api
     pull = _find_or_create_pull_request(target, author, main_commit)
     ref = f"refs/pr/{pull.num}"
@@ -199,28 +217,34 @@ def _push_via_pull_request(
         folder_path=target.directory,
         commit_message=target.message,
         revision=ref,
-        parent_commit=target.get_commit(ref),  # two of us must not mix their files
-        delete_patterns="*",  # of what the folder has not
+        parent_commit=target.get_commit(ref),  # fails if a concurrent push has added a commit
+        delete_patterns="*",  # delete files that the directory does not have
     )
     on_progress(f"checking pull request {pull.num}")
     head = target.get_commit(ref)
     if diff := target.find_difference(head):
-        raise HubError(f"pull request {pull.num} of {target.repo_id} is not the folder ({diff}); run the same again")
+        raise HubError(
+            f"pull request {pull.num} of {target.repo_id} differs from the directory ({diff}): run the command again"
+        )
     check(head)
     if target.get_commit("main") != main_commit:
-        raise HubError(f"main of {target.repo_id} was changed in the meantime; nothing was merged, run the same again")
+        raise HubError(
+            f"main of {target.repo_id} was changed in the meantime and nothing was merged: run the command again"
+        )
     on_progress(f"merging pull request {pull.num}")
-    if pull.status == "draft":  # the Hub merges none
+    if pull.status == "draft":  # the Hub does not merge drafts
         api.change_discussion_status(**target.repo_args, discussion_num=pull.num, new_status="open")
     api.merge_pull_request(**target.repo_args, discussion_num=pull.num)
     commit = target.get_commit("main")
     if target.get_blob_ids(commit) != target.get_blob_ids(head):
-        raise HubError(f"main of {target.repo_id} was changed while merging; no tag was set, run the same again")
+        raise HubError(
+            f"main of {target.repo_id} was changed during the merge and no tag was set: run the command again"
+        )
     return commit
 
 
 def _find_or_create_pull_request(target: _Target, author: str, main_commit: str) -> Discussion:
-    """Return our open pull request of this title, or a new one; an old one on another main is closed."""
+    """Return our open pull request of this title, or a new one; close those that are based on an older main."""
     api = target.api
     for pull in api.get_repo_discussions(**target.repo_args, author=author, discussion_type="pull_request"):
         if pull.title != target.message or pull.status not in ("draft", "open"):
@@ -228,7 +252,7 @@ def _find_or_create_pull_request(target: _Target, author: str, main_commit: str)
         history = api.list_repo_commits(**target.repo_args, revision=f"refs/pr/{pull.num}")
         if main_commit in (commit.commit_id for commit in history):
             return pull
-        # Merging it would mix the folder with what main has become. What it uploaded is kept by the Hub.
+        # A merge would mix the directory with later changes on main. The Hub keeps the uploaded files for the next one.
         api.change_discussion_status(
             **target.repo_args, discussion_num=pull.num, new_status="closed", comment="main has changed since"
         )

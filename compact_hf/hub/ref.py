@@ -1,4 +1,4 @@
-"""A repository on the Hub at a revision, as people write it: `org/name` or `org/name@revision`."""
+"""Parses references to repositories on the Hub: `org/name` or `org/name@revision`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 REPO_ID: Final = r"\w[\w.-]*/\w[\w.-]*"
-"""What the Hub takes for a repository's name, as a regular expression. A name without an owner is none: `gpt2`."""
+"""Names of repositories as a regular expression. A name without an owner, such as `gpt2`, does not match."""
 _REPO_REF: Final = re.compile(rf"(?P<repo_id>{REPO_ID})(?:@(?P<revision>\S+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class RepoRef:
-    """A repository at a revision.
+    """A repository on the Hub at a revision.
 
     Attributes:
         repo_id (`str`): `org/name`.
@@ -25,7 +25,11 @@ class RepoRef:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return the repository that `text` names, or None: it has another form, such as that of a path."""
+        """Parse `org/name[@revision]`; return None for text of any other form, such as a path.
+
+        Args:
+            text (`str`): the reference.
+        """
         match = _REPO_REF.fullmatch(text)
         return cls(match["repo_id"], match["revision"]) if match else None
 

@@ -1,7 +1,7 @@
-"""An ablation told on one page: `AblationReport` in, a figure and one self-contained HTML file out.
+"""Renders the results of an ablation as figures and as one self-contained HTML page.
 
-The figure has a block for all questions and one for each k, and in it a line for each variant, named where it stands:
-a dot for every seed, a diamond for their mean, and the mean's 95% interval. No color has to be told from another.
+A figure has a block for all questions and a block for each k. A block has a labelled line for each variant, with a dot
+for each seed, and a diamond for their mean with its 95% interval. No information depends on color.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A share, 0 to 1, or a difference of two: the mean over seeds, its 95% interval, and each seed's own."""
+    """A share of right answers, 0 to 1, or a difference of two shares, measured over several seeds.
+
+    Attributes:
+        mean (`float`): mean over the seeds.
+        low (`float`): lower bound of its 95% interval.
+        high (`float`): upper bound of its 95% interval.
+        by_seed (`tuple[float, ...]`): the value of each seed.
+    """
 
     mean: float
     low: float
@@ -31,14 +38,14 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class GroupScores:
-    """How each variant answers one set of questions.
+    """The results of each variant on one set of questions.
 
     Attributes:
-        label (`str`): `all`, `k = 2`.
-        n (`int`): how many questions.
-        majority (`float`): share that the most frequent answer of each k gets right.
-        accuracy (`Mapping[str, Spread]`): of each variant, in order.
-        difference (`Mapping[str, Spread]`): of each but the baseline, to it.
+        label (`str`): name of the set, such as `all` or `k = 2`.
+        n (`int`): number of questions.
+        majority (`float`): share of questions that the most frequent answer of each k gets right.
+        accuracy (`Mapping[str, Spread]`): accuracy by variant, in the order of the page.
+        difference (`Mapping[str, Spread]`): accuracy minus that of the baseline, by variant, without the baseline.
     """
 
     label: str
@@ -50,7 +57,16 @@ class GroupScores:
 
 @dataclass(frozen=True, slots=True)
 class VariantData:
-    """What a variant was tuned on, as it is to be read: counts, or `from to` where seeds differ; the last losses."""
+    """The training data of a variant as text for the page: counts (a range if seeds differ), and the last losses.
+
+    Attributes:
+        variant (`str`): name of the variant.
+        questions (`str`): number of training questions.
+        images (`str`): number of images.
+        rows (`str`): number of rows.
+        steps (`str`): number of training steps.
+        loss (`str`): last training loss of each seed.
+    """
 
     variant: str
     questions: str
@@ -62,15 +78,17 @@ class VariantData:
 
 @dataclass(frozen=True, slots=True)
 class AblationReport:
-    """What one page tells.
+    """The content of the page.
 
     Attributes:
-        dataset (`str`): what all models were asked, about `images` images.
-        base, recipe (`str`): what all were tuned from, and how.
-        seeds (`tuple[int, ...]`): one model each for every variant.
-        baseline (`str`): the variant that the others are compared with.
-        variants (`tuple[VariantData, ...]`): what each was tuned on.
-        groups (`tuple[GroupScores, ...]`): all questions first, then each k.
+        dataset (`str`): name of the dataset whose questions all models were asked.
+        images (`int`): number of images of these questions.
+        base (`str`): name of the model that all variants were tuned from.
+        recipe (`str`): name of the training recipe.
+        seeds (`tuple[int, ...]`): the seeds; each variant was tuned once per seed.
+        baseline (`str`): name of the variant that the others are compared with.
+        variants (`tuple[VariantData, ...]`): the training data of each variant.
+        groups (`tuple[GroupScores, ...]`): the results on all questions, then for each k.
     """
 
     dataset: str
@@ -84,10 +102,14 @@ class AblationReport:
 
 
 def render_ablation(report: AblationReport) -> str:
-    """Return the page as one HTML document. The same report gives the same text."""
+    """Return the page as one HTML document. The same report gives the same text.
+
+    Args:
+        report (`AblationReport`): the content.
+    """
     findings = [sentence for group in report.groups for sentence in _describe_differences(group, report.baseline)]
     variant_table = Table(
-        ("variant", "training questions", "pictures", "rows", "steps", "last loss, by seed"),
+        ("variant", "training questions", "images", "rows", "steps", "last loss, by seed"),
         tuple(
             (variant.variant, variant.questions, variant.images, variant.rows, variant.steps, variant.loss)
             for variant in report.variants
@@ -97,7 +119,7 @@ def render_ablation(report: AblationReport) -> str:
         jinja_environment()
         .get_template("ablation_page.html.jinja")
         .render(
-            title="What the data does",
+            title="Effect of the training data",
             report=report,
             variants=variant_table,
             findings=findings,
@@ -108,7 +130,11 @@ def render_ablation(report: AblationReport) -> str:
 
 
 def plot_accuracy_by_variant(report: AblationReport) -> Plot:
-    """Draw each variant's share of right answers, over all questions and by k."""
+    """Draw the accuracy of each variant, over all questions and by k.
+
+    Args:
+        report (`AblationReport`): the results.
+    """
     names = tuple(report.groups[0].accuracy)
     highest = max(
         max(group.majority, *(max(spread.high, *spread.by_seed) for spread in group.accuracy.values()))
@@ -154,14 +180,18 @@ def plot_accuracy_by_variant(report: AblationReport) -> Plot:
 
 
 def plot_variant_differences(report: AblationReport) -> Plot:
-    """Draw how much better or worse than the baseline each other variant is, in percentage points."""
+    """Draw the difference of each variant to the baseline, in percentage points.
+
+    Args:
+        report (`AblationReport`): the results.
+    """
     names = tuple(report.groups[0].difference)
     with new_figure(_height(report, len(names))) as (figure, axes):
         axes.axvline(0, color=tone("muted"), linewidth=1)
         for top, group in _layout_groups(report, len(names)):
             for index, name in enumerate(names):
                 _draw_spread(axes, top + index, group.difference[name], is_hollow=False, is_labelled=top + index == 1)
-        _finish_axes(axes, report, names, f"points against {report.baseline}")
+        _finish_axes(axes, report, names, f"percentage points relative to {report.baseline}")
         figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2)
     rows = tuple((group.label, *(_points(spread) for spread in group.difference.values())) for group in report.groups)
     alt = " ".join(sentence for group in report.groups for sentence in _describe_differences(group, report.baseline))
@@ -170,11 +200,12 @@ def plot_variant_differences(report: AblationReport) -> Plot:
 
 
 def _height(report: AblationReport, variants: int) -> float:
+    """Return the height of a figure in inches: 0.21 per line, with a heading and a gap above each block."""
     return 1.0 + 0.21 * len(report.groups) * (variants + 1.2)
 
 
 def _layout_groups(report: AblationReport, variants: int) -> list[tuple[float, GroupScores]]:
-    """Return where each line's first variant stands, under its heading."""
+    """Return the groups, each with the y position of its first variant, one below that of its heading."""
     return [(1 + index * (variants + 1.2), group) for index, group in enumerate(report.groups)]
 
 
@@ -204,6 +235,7 @@ def _draw_spread(axes: Axes, y: float, spread: Spread, *, is_hollow: bool, is_la
 
 
 def _finish_axes(axes: Axes, report: AblationReport, names: tuple[str, ...], label: str) -> None:
+    """Add headings, labels of the variants and the grid."""
     positions: list[float] = []
     for top, group in _layout_groups(report, len(names)):
         axes.annotate(
@@ -226,7 +258,7 @@ def _finish_axes(axes: Axes, report: AblationReport, names: tuple[str, ...], lab
 
 
 def _describe_differences(group: GroupScores, baseline: str) -> list[str]:
-    """Return one sentence for each variant: better or worse is said only where the whole interval is."""
+    """Return one sentence per variant; it says better or worse only if the whole interval is on one side of zero."""
     sentences = []
     for name, spread in group.difference.items():
         scope = "On all questions" if group.label == "all" else f"At {group.label}"
@@ -239,5 +271,5 @@ def _describe_differences(group: GroupScores, baseline: str) -> list[str]:
 
 
 def _points(spread: Spread) -> str:
-    # A minus is as wide as a plus and stands out; a hyphen does not.
+    # A minus sign is as wide as a plus sign and easy to see; a hyphen is not.
     return f"{100 * spread.mean:+.1f} ({100 * spread.low:+.1f} to {100 * spread.high:+.1f})".replace("-", "−")

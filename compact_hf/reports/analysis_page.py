@@ -1,7 +1,7 @@
-"""A dataset's questions, or two datasets' beside each other, told on one page: in goes `AnalysisPage`, out HTML.
+"""Renders the analysis of a dataset's questions, or the comparison of two datasets, as one self-contained HTML page.
 
-No network, no script; light and dark by the reader's setting; legible on a phone and on paper. `compact analyze --out`
-leaves it as analysis.html.
+`compact analyze --out` writes it as analysis.html. The page needs no network and no script, follows the light or dark
+setting of the reader, and is legible on a phone and in print.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from compact_hf.reports.theme import jinja_environment
 
 @dataclass(frozen=True, slots=True)
 class PlotBlock:
-    """A plot, and whether its table is folded away, as a long one should be."""
+    """A plot with its table.
+
+    Attributes:
+        plot (`Plot`): the plot.
+        is_folded (`bool`): whether the table is collapsed at first; use it for long tables.
+    """
 
     plot: Plot
     is_folded: bool = False
@@ -25,7 +30,12 @@ class PlotBlock:
 
 @dataclass(frozen=True, slots=True)
 class TableBlock:
-    """A table without a plot, and its heading."""
+    """A table without a plot.
+
+    Attributes:
+        title (`str`): heading of the table.
+        table (`Table`): the table.
+    """
 
     title: str
     table: Table
@@ -33,7 +43,12 @@ class TableBlock:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Sentences, and whom they are about; an empty name where there is nobody else."""
+    """Sentences about one dataset.
+
+    Attributes:
+        label (`str`): name of the dataset; empty if the page has only one.
+        sentences (`tuple[str, ...]`): the sentences.
+    """
 
     label: str
     sentences: tuple[str, ...]
@@ -41,13 +56,13 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One question that the page answers.
+    """A section of the page.
 
     Attributes:
-        anchor (`str`): its id on the page.
-        title (`str`): its heading.
-        paragraphs (`tuple[str, ...]`): paragraphs: how to read what follows.
-        blocks (`tuple[PlotBlock | TableBlock, ...]`): in order; neighbouring plots of one kind stand below each other.
+        anchor (`str`): id of the section on the page.
+        title (`str`): heading.
+        paragraphs (`tuple[str, ...]`): paragraphs that explain how to read the blocks.
+        blocks (`tuple[PlotBlock | TableBlock, ...]`): plots and tables, in the order of the page.
     """
 
     anchor: str
@@ -58,16 +73,16 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisPage:
-    """What the page tells.
+    """The content of the page.
 
     Attributes:
-        title (`str`): its heading.
-        lead (`str`): one or two sentences: what was analyzed.
-        facts (`tuple[Fact, ...]`): of one dataset: the few figures to see first.
-        summary_table (`Table | None`): of two: the same figures side by side.
-        findings (`tuple[Findings, ...]`): what stands out, in sentences.
-        sections (`Sequence[Section]`): the rest.
-        command (`Example`): how to have it anew.
+        title (`str`): heading of the page.
+        lead (`str`): one or two sentences that say what was analyzed.
+        facts (`tuple[Fact, ...]`): the most important numbers, on the page of one dataset.
+        summary_table (`Table | None`): the same numbers side by side, on the page of two datasets.
+        findings (`tuple[Findings, ...]`): the most notable results as sentences.
+        sections (`Sequence[Section]`): all other results.
+        command (`Example`): the command that writes this page again.
     """
 
     title: str
@@ -80,5 +95,9 @@ class AnalysisPage:
 
 
 def render_analysis(page: AnalysisPage) -> str:
-    """Return the page as one HTML document. The same page gives the same text."""
+    """Return the page as one HTML document. The same content gives the same text.
+
+    Args:
+        page (`AnalysisPage`): the content.
+    """
     return jinja_environment().get_template("analysis_page.html.jinja").render(title=page.title, page=page)

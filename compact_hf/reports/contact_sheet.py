@@ -1,7 +1,7 @@
-"""The contact sheet: images with what is written about them, such as questions by k, and drafts that were dropped.
+"""Renders contact sheets: images with their questions and answers, or with rejected drafts, grouped by k or subset.
 
-`SheetItem`s become an HTML fragment with the images inside it (for the report and other pages), a page, or one PNG
-for a README or a card on the Hub, the same on every machine.
+`SheetItem`s are rendered as an HTML fragment with embedded images (for the report and other pages), as an HTML page, or
+as one PNG for a README or a card on the Hub. The PNG looks the same on every machine.
 """
 
 from __future__ import annotations
@@ -25,14 +25,20 @@ if TYPE_CHECKING:
 _CARD_WIDTH: Final = 400
 _GAP: Final = 20
 _PADDING: Final = 16
-# A runaway question or answer is cut after this many lines, so that no card can outgrow its paper.
+# A longer question or answer is cut, so that no card exceeds the height that is reserved for it.
 _MAX_LINES: Final = 6
+# The greatest height of an entry: question and verdict (23 px per line), note (18 px), capabilities (22 px), and a gap.
 _MAX_TURN_HEIGHT: Final = 2 * _MAX_LINES * 23 + _MAX_LINES * 18 + 4 * 22 + 38
 _LABEL_WIDTH: Final = 84
 
 
 def render_sheet(items: Sequence[SheetItem], *, columns: int = 3) -> bytes:
-    """Return the images with their questions as one PNG file, `columns` side by side."""
+    """Return the images with their questions as one PNG file.
+
+    Args:
+        items (`Sequence[SheetItem]`): the images, at least one.
+        columns (`int`, *optional*, defaults to 3): number of images per row.
+    """
     from PIL import Image
 
     cards = [_draw_card(item) for item in items]
@@ -48,12 +54,17 @@ def render_sheet(items: Sequence[SheetItem], *, columns: int = 3) -> bytes:
             sheet.paste(backing, (_GAP + column * (_CARD_WIDTH + _GAP), top))
         top += height + _GAP
     buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")  # `optimize` takes four times as long for 2% less
+    sheet.save(buffer, format="PNG")  # `optimize` saves 2% of the size and takes four times as long
     return buffer.getvalue()
 
 
 def render_image_with_questions(image: bytes, entries: Sequence[Entry]) -> bytes:
-    """Return one image and, from top to bottom beside it, questions about it with their k, as one PNG file."""
+    """Return one image with its questions to the right of it, each with its k, as one PNG file.
+
+    Args:
+        image (`bytes`): the encoded image.
+        entries (`Sequence[Entry]`): the questions, from top to bottom.
+    """
     from PIL import Image, ImageDraw, ImageOps
 
     resized = ImageOps.contain(upright_rgb(image), (_CARD_WIDTH, _CARD_WIDTH), Image.Resampling.LANCZOS)
@@ -73,7 +84,7 @@ def render_image_with_questions(image: bytes, entries: Sequence[Entry]) -> bytes
 
 
 def _draw_card(item: SheetItem) -> PillowImage.Image:
-    """Draw one image with its k and what is written about it; the height is what the words need."""
+    """Draw one image with its label and, below it, its entries; the height depends on the text."""
     from PIL import Image, ImageDraw, ImageOps
 
     image = ImageOps.contain(upright_rgb(item.image), (_CARD_WIDTH, _CARD_WIDTH), Image.Resampling.LANCZOS)
@@ -89,9 +100,9 @@ def _draw_card(item: SheetItem) -> PillowImage.Image:
 
 
 def _draw_entry(draw: ImageDraw, entry: Entry, top: int, *, left: int = _PADDING) -> int:
-    """Write an entry from `top` on, to the right of `left`, a card's width; return where the next one starts."""
+    """Draw an entry with its top left corner at (left, top), and return the top of the next one."""
     edge = left + _CARD_WIDTH - 2 * _PADDING
-    verdict = f"dropped: {entry.verdict}" if entry.is_dropped else entry.verdict
+    verdict = f"rejected: {entry.verdict}" if entry.is_dropped else entry.verdict
     for text, font, color, height in (
         (entry.question, _font(17), "ink", 23),
         (verdict, _font(17, bold=True), "ink" if entry.is_dropped else "accent", 23),
@@ -120,7 +131,7 @@ def _draw_label(draw: ImageDraw, position: tuple[int, int], text: str, *, fill: 
 
 
 def _wrap_text(text: str, font: FreeTypeFont, width: int) -> list[str]:
-    """Break a text at spaces so that no line is wider than `width` pixels, long words apart."""
+    """Break a text at spaces into lines of at most `width` pixels; only a single long word may be wider."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -133,7 +144,7 @@ def _wrap_text(text: str, font: FreeTypeFont, width: int) -> list[str]:
 
 @cache
 def _font(size: int, *, bold: bool = False) -> FreeTypeFont:
-    """Return DejaVu Sans as matplotlib ships it, so that the sheet is the same on every machine."""
+    """Return DejaVu Sans from matplotlib's package, so that the sheet is the same on every machine."""
     from matplotlib import get_data_path
     from PIL import ImageFont
 
@@ -147,13 +158,13 @@ _QUALITY: Final = 82
 
 @dataclass(frozen=True, slots=True, order=True)
 class Section:
-    """A part of the sheet: images that belong together. Sections stand in the order of their fields.
+    """A group of images on the sheet. Sections are sorted by their fields, first by `order`.
 
     Attributes:
-        order (`int`): its place.
-        label (`str`): its name, a few letters on each image, such as `k = 2`.
-        heading (`str`): what it holds, in a few words.
-        color (`str`): a name of the theme, for the label.
+        order (`int`): position of the section.
+        label (`str`): short name that is printed on each image, such as `k = 2`.
+        heading (`str`): description of the section.
+        color (`str`): name of a tone of the theme, for the label.
     """
 
     order: int
@@ -163,12 +174,12 @@ class Section:
 
 
 class SheetItem(Protocol):
-    """An image as the contact sheet shows it, with what is written about it.
+    """An image with the text that the contact sheet shows below it.
 
     Attributes:
-        image (`bytes`): the encoded file.
-        caption (`str`): where it comes from, such as its ref; never an absolute path.
-        section (`Section`): where it belongs.
+        image (`bytes`): the encoded image.
+        caption (`str`): origin of the image, such as its ref; never an absolute path.
+        section (`Section`): the section to which it belongs.
     """
 
     @property
@@ -181,12 +192,12 @@ class SheetItem(Protocol):
     def section(self) -> Section: ...
 
     def entries(self) -> Iterator[Entry]:
-        """Yield what is written below the image, in order."""
+        """Yield the entries below the image, in order."""
         ...
 
 
 class HasSection(Protocol):
-    """What belongs to one section."""
+    """Anything that belongs to a section."""
 
     @property
     def section(self) -> Section: ...
@@ -200,11 +211,11 @@ class QuestionItem:
     """An image with questions of one k.
 
     Attributes:
-        image (`bytes`): the encoded file.
-        k (`int`): the complexity all its turns share.
-        turns (`tuple[Turn, ...]`): its accepted questions and answers.
-        caption (`str`): where it comes from, such as its ref; never an absolute path.
-        rejects (`tuple[Reject, ...]`): drafts about it that were dropped: their questions are the subjects.
+        image (`bytes`): the encoded image.
+        k (`int`): number of capabilities that each question needs.
+        turns (`tuple[Turn, ...]`): the accepted questions and answers.
+        caption (`str`): origin of the image, such as its ref; never an absolute path.
+        rejects (`tuple[Reject, ...]`): the rejected drafts; the subject of a reject is its question.
     """
 
     image: bytes
@@ -215,11 +226,11 @@ class QuestionItem:
 
     @property
     def section(self) -> Section:
-        """The images of this k."""
+        """The section of this k."""
         return section_of_k(self.k)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield its questions, then the dropped drafts."""
+        """Yield the accepted questions, then the rejected drafts."""
         for turn in self.turns:
             names = ", ".join(map(get_label, turn.verified_capabilities)) or "nothing"
             is_different = set(turn.verified_capabilities) != set(turn.capabilities)
@@ -230,7 +241,11 @@ class QuestionItem:
 
 
 def section_of_k(k: int) -> Section:
-    """Return the section of the images of one k."""
+    """Return the section for images of one k.
+
+    Args:
+        k (`int`): number of capabilities, at least 1.
+    """
     count = {2: "two", 3: "three", 4: "four", 5: "five"}.get(k, k)
     heading = "one capability" if k == 1 else f"{count} capabilities at once"
     return Section(k, f"k = {k}", heading, k_tone(k))
@@ -241,10 +256,10 @@ class MessagesItem:
     """An image with a conversation about it.
 
     Attributes:
-        image (`bytes`): the encoded file.
-        section (`Section`): where it belongs.
-        messages (`tuple[Message, ...]`): `user` and `assistant` in turn.
-        caption (`str`): where it comes from, such as its ref; never an absolute path.
+        image (`bytes`): the encoded image.
+        section (`Section`): the section to which it belongs.
+        messages (`tuple[Message, ...]`): alternating messages of `user` and `assistant`.
+        caption (`str`): origin of the image, such as its ref; never an absolute path.
     """
 
     image: bytes
@@ -253,20 +268,20 @@ class MessagesItem:
     caption: str = ""
 
     def entries(self) -> Iterator[Entry]:
-        """Yield what the user says, each with what the assistant answers."""
+        """Yield each message of the user with the answer of the assistant."""
         for user, assistant in zip(self.messages[::2], self.messages[1::2], strict=False):
             yield Entry(user.content, assistant.content)
 
 
 @dataclass(frozen=True, slots=True)
 class RejectsItem:
-    """An image with what was dropped about it.
+    """An image with its rejects.
 
     Attributes:
-        image (`bytes`): the encoded file.
-        section (`Section`): where it belongs.
-        rejects (`tuple[Reject, ...]`): their subjects are what was written.
-        caption (`str`): where it comes from, such as its ref; never an absolute path.
+        image (`bytes`): the encoded image.
+        section (`Section`): the section to which it belongs.
+        rejects (`tuple[Reject, ...]`): the rejects; the subject of a reject is the text that was rejected.
+        caption (`str`): origin of the image, such as its ref; never an absolute path.
     """
 
     image: bytes
@@ -275,12 +290,16 @@ class RejectsItem:
     caption: str = ""
 
     def entries(self) -> Iterator[Entry]:
-        """Yield them in order."""
+        """Yield the rejects in order."""
         return map(entry_of_reject, self.rejects)
 
 
 def entry_of_reject(reject: Reject) -> Entry:
-    """Return how something that was dropped is shown."""
+    """Return the entry that shows a reject.
+
+    Args:
+        reject (`Reject`): the reject.
+    """
     return Entry(reject.subject, reject.reason, reject.capabilities, reject.detail, is_dropped=True)
 
 
@@ -289,11 +308,11 @@ class Entry:
     """A question on the sheet.
 
     Attributes:
-        question (`str`): as the teacher wrote it.
-        verdict (`str`): its answer; of a dropped one the reason.
-        capabilities (`tuple[str, ...]`): those that were asked for.
-        note (`str`): what else there is to say, empty where nothing is.
-        is_dropped (`bool`): whether it was.
+        question (`str`): the question as the teacher wrote it.
+        verdict (`str`): the answer, or for a rejected draft the reason.
+        capabilities (`tuple[str, ...]`): the capabilities that were requested.
+        note (`str`): further detail in smaller type; may be empty.
+        is_dropped (`bool`): whether it was rejected.
     """
 
     question: str
@@ -304,7 +323,12 @@ class Entry:
 
 
 def pick(items: Iterable[T], count: int) -> tuple[T, ...]:
-    """Return at most `count` images, as evenly over the sections as there are, the first of each, in their order."""
+    """Return at most `count` items, spread as evenly as possible over the sections, sorted by section.
+
+    Args:
+        items (`Iterable[T]`): the items; the first ones of each section are returned.
+        count (`int`): largest number of items.
+    """
     by_section = group_by_section(items)
     counts = dict.fromkeys(by_section, 0)
     for _ in range(count):
@@ -316,7 +340,11 @@ def pick(items: Iterable[T], count: int) -> tuple[T, ...]:
 
 
 def group_by_section(items: Iterable[T]) -> dict[Section, list[T]]:
-    """Return the images of each section, the sections in their order."""
+    """Return the items by section, in the order of the sections.
+
+    Args:
+        items (`Iterable[T]`): the items.
+    """
     by_section: dict[Section, list[T]] = {}
     for item in items:
         by_section.setdefault(item.section, []).append(item)
@@ -324,9 +352,12 @@ def group_by_section(items: Iterable[T]) -> dict[Section, list[T]]:
 
 
 def render_fragment(items: Sequence[SheetItem]) -> str:
-    """Return the images as HTML, section by section. The page around it is laid out by layout.html.jinja.
+    """Return the images as an HTML fragment, section by section, for a page that is based on layout.html.jinja.
 
-    Everything written by a teacher is escaped. Images are WebP data URLs, at most 400 pixels on a side.
+    All text from teachers is escaped. Images are WebP data URLs of at most 400 x 400 pixels.
+
+    Args:
+        items (`Sequence[SheetItem]`): the images.
     """
     from compact_hf.reports.theme import jinja_environment
 
@@ -335,11 +366,12 @@ def render_fragment(items: Sequence[SheetItem]) -> str:
 
 
 def render_page(items: Sequence[SheetItem], *, title: str, summary: Sequence[str]) -> str:
-    """Return the images as one HTML document that needs nothing beside it: no network, no script, no other file.
+    """Return the images as one self-contained HTML document: it needs no network, no script and no other file.
 
     Args:
-        title (`str`): the heading.
-        summary (`Sequence[str]`): sentences that say what this is.
+        items (`Sequence[SheetItem]`): the images.
+        title (`str`): heading of the page.
+        summary (`Sequence[str]`): paragraphs below the heading.
     """
     from compact_hf.reports.theme import jinja_environment
 
@@ -348,7 +380,11 @@ def render_page(items: Sequence[SheetItem], *, title: str, summary: Sequence[str
 
 
 def thumbnail(image: bytes) -> dict[str, Any]:
-    """Return `url` (a data URL), `width` and `height` in pixels of an image, made small."""
+    """Return a thumbnail of an image: `url` (a data URL), and `width` and `height` in pixels.
+
+    Args:
+        image (`bytes`): the encoded image.
+    """
     from PIL import Image
 
     small = upright_rgb(image)
@@ -360,7 +396,11 @@ def thumbnail(image: bytes) -> dict[str, Any]:
 
 
 def upright_rgb(image: bytes) -> PillowImage.Image:
-    """Return the image the right way up, what is transparent on white paper."""
+    """Decode an image, apply its EXIF orientation, and put transparent areas on white.
+
+    Args:
+        image (`bytes`): the encoded image.
+    """
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(image)) as source:

@@ -1,8 +1,8 @@
-"""Figures of datasets: complexity, coverage of capabilities, pairs needed together, rejects, and text lengths.
+"""Draws figures of datasets: distribution of k, coverage and pairs of capabilities, rejects, and text lengths.
 
-They take counts or shares by name, of one dataset or of two beside each other, and return `Plot`s. Two datasets are
-told apart by dark and light, by a hatch, and by a full and a broken line. Rejects are drawn beside the faults that were
-planted to see whether they would be found.
+The functions take counts or shares by name, for one dataset or for two, and return `Plot`s. Two datasets differ in
+lightness and hatching, or in solid and dashed lines. Rejects are shown beside the faults that were planted on purpose,
+to measure how many of them the checks find.
 """
 
 from __future__ import annotations
@@ -50,7 +50,12 @@ _MAX_LABEL_CHARS: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A dataset's numbers: `label`, and what is drawn for each name; a name that is missing counts as 0."""
+    """The numbers of one dataset.
+
+    Attributes:
+        label (`str`): name of the dataset.
+        values (`Mapping[str, float]`): the number for each name; a missing name counts as 0.
+    """
 
     label: str
     values: Mapping[str, float]
@@ -67,18 +72,18 @@ def plot_bars(
     format_value: Callable[[float], str] = "{:.1%}".format,
     notes: Mapping[str, Sequence[str]] | None = None,
 ) -> Plot:
-    """Draw a bar for each name, and beside it the other dataset's, where there are two.
+    """Draw horizontal bars: one for each name and dataset.
 
     Args:
-        series: one or two.
-        names: from top to bottom; capabilities get their group's mark.
-        name: unique on the page.
-        title: in a few words.
-        row_header: what the names are, the head of the table's first column.
-        value_header: what the numbers are, the head of the table's column where there is one dataset; its label by
-            default.
-        format_value: writes a number.
-        notes: column's head -> what else stands in the table for each name.
+        series (`Sequence[Series]`): the numbers of one or two datasets.
+        names (`Sequence[str]`): names from top to bottom; capabilities are marked with the color of their group.
+        name (`str`): name of the plot, unique on the page.
+        title (`str`): title of the plot.
+        row_header (`str`): header of the table's first column: what the names are.
+        value_header (`str`, *optional*, defaults to the dataset's label): header of the table's second column, if there
+            is one dataset.
+        format_value (`Callable[[float], str]`, *optional*): formats a number; as per cent with one decimal by default.
+        notes (`Mapping[str, Sequence[str]]`, *optional*): additional columns of the table: header -> a text per name.
     """
     height = 0.72 / len(series)
     max_value = max((dataset.values.get(category, 0) for dataset in series for category in names), default=0) or 1
@@ -108,9 +113,15 @@ def plot_bars(
 
 
 def plot_lengths(series: Sequence[tuple[str, Mapping[int, int]]], *, name: str, title: str) -> Plot:
-    """Draw how many words texts have: of each dataset its label, and number of words -> texts; there must be some.
+    """Draw the distribution of the number of words in texts.
 
-    The axis ends where all datasets have shown 99% of their texts; the table's last line holds the rest.
+    The axis ends where 99% of the texts of each dataset are shown; the table's last row counts the rest.
+
+    Args:
+        series (`Sequence[tuple[str, Mapping[int, int]]]`): for each dataset its label, and the number of texts by
+            number of words, which must not be empty.
+        name (`str`): name of the plot, unique on the page.
+        title (`str`): title of the plot.
     """
     end = max(_quantile(counts, 0.99) for _, counts in series) + 1
     width = max(1, ceil(end / _MAX_BINS))
@@ -133,11 +144,13 @@ def plot_lengths(series: Sequence[tuple[str, Mapping[int, int]]], *, name: str, 
             columns, _ = legend_layout([shorten(label) for label, _ in series])
             figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2)
     spans = [f"{start}" if width == 1 else f"{start}–{start + width - 1}" for start in edges[:-1]]
-    medians = "; ".join(f"{label}: half have at most {_quantile(counts, 0.5)}" for label, counts in series)
+    medians = "; ".join(
+        f"{label}: half of them have at most {_quantile(counts, 0.5)} words" for label, counts in series
+    )
     return Plot(
         name,
         title,
-        f"A stepped line over the number of words. {medians}, 99% at most {end - 1}.",
+        f"A step chart over the number of words. {medians}; 99% have at most {end - 1}.",
         Table(
             ("words", *(label for label, _ in series)),
             tuple(
@@ -151,7 +164,7 @@ def plot_lengths(series: Sequence[tuple[str, Mapping[int, int]]], *, name: str, 
 
 
 def _quantile(counts: Mapping[int, int], share: float) -> int:
-    """Return the least number of words that so many texts do not pass."""
+    """Return the smallest number of words that at least this share of the texts does not exceed."""
     target, cumulative = share * sum(counts.values()), 0
     for words in sorted(counts):
         cumulative += counts[words]
@@ -187,31 +200,33 @@ def _make_alt_text(series: Sequence[Series], names: Sequence[str], format_value:
         ranked = sorted(names, key=lambda category: -dataset.values.get(category, 0))
         most, least = ranked[0], ranked[-1]
         parts.append(
-            f"{dataset.label}: most, {format_value(dataset.values.get(most, 0))}, for {get_label(most)}; least, "
-            f"{format_value(dataset.values.get(least, 0))}, for {get_label(least)}."
+            f"{dataset.label}: highest {format_value(dataset.values.get(most, 0))} for {get_label(most)}, lowest "
+            f"{format_value(dataset.values.get(least, 0))} for {get_label(least)}."
         )
-    return f"A bar for each of {len(names)}. {' '.join(parts)}"
+    return f"A bar chart of {len(names)} values. {' '.join(parts)}"
 
 
 def _truncate(text: str) -> str:
     return text if len(text) <= _MAX_LABEL_CHARS else f"{text[: _MAX_LABEL_CHARS - 1]}…"
 
 
-_MAX_K: Final = 5  # the last step of the ladder of tones
+_MAX_K: Final = 5  # larger k share the last of the five tones
 
 PAPER_MEAN_K: Final = {"LLaVA-665K (paper)": 1.95, "COMPACT (paper)": 2.89}
-"""Mean k that the paper reports, judged by Gemini on samples of 5,400 and 7,200 questions (arXiv 2504.21850)."""
+"""Mean k that the paper reports (arXiv 2504.21850): Gemini judged samples of 5,400 and 7,200 questions."""
 
 
 def plot_k_distribution(
     combination_counts: Mapping[tuple[str, ...], int], *, means: Mapping[str, float] | None = None
 ) -> Plot:
-    """Draw how many questions there are of each k.
+    """Draw the number of questions by k.
 
     Args:
-        combination_counts: how often each combination was accepted; its length is k.
-        means: label -> mean k of other data, marked over the bars, such as `PAPER_MEAN_K`. The sampled k is a lower
-            bound of the k that a judge finds, so name in the label whose figure it is.
+        combination_counts (`Mapping[tuple[str, ...], int]`): number of accepted questions by combination of
+            capabilities; the length of a combination is k.
+        means (`Mapping[str, float]`, *optional*): mean k of other datasets by label, marked above the bars, such as
+            `PAPER_MEAN_K`. The sampled k is a lower bound of the k that a judge model finds, so the label should name
+            the source.
     """
     counts: Counter[int] = Counter()
     for combination, count in combination_counts.items():
@@ -246,7 +261,7 @@ def plot_k_distribution(
 
 
 def _mark_means(axes: Axes, means: Mapping[str, float], *, max_count: float) -> None:
-    """Set one line per mean over the bars, where nothing collides: a mark at its k, its name beside it."""
+    """Mark each mean above the bars, on a line of its own so that labels do not overlap."""
     middle = sum(axes.get_xlim()) / 2
     for index, (label, value) in enumerate(means.items()):
         position = (value, max_count * (1.42 + 0.16 * index))
@@ -260,9 +275,13 @@ def _mark_means(axes: Axes, means: Mapping[str, float], *, max_count: float) -> 
 
 
 def plot_coverage(combination_counts: Mapping[tuple[str, ...], int]) -> Plot:
-    """Draw how many accepted questions need each of the ten capabilities, by k; those of k >= 5 together.
+    """Draw the number of accepted questions that need each of the ten capabilities, by k (k >= 5 combined).
 
-    Capabilities that no question needs are shown with 0: a gap is what one looks for here.
+    Capabilities that no question needs are shown with 0, because the chart should reveal gaps.
+
+    Args:
+        combination_counts (`Mapping[tuple[str, ...], int]`): number of accepted questions by combination of
+            capabilities.
     """
     counts = {name: Counter[int]() for name in CAPABILITIES}
     for combination, count in combination_counts.items():
@@ -290,7 +309,7 @@ def plot_coverage(combination_counts: Mapping[tuple[str, ...], int]) -> Plot:
     return Plot(
         "coverage",
         "Questions that need each capability",
-        f"Stacked bars, one for each of the ten capabilities; the fewest questions, "
+        f"A stacked bar for each of the ten capabilities. The fewest questions, "
         f"{counts[fewest].total():,}, need {get_label(fewest)}.",
         Table(
             ("capability", *labels, "all"),
@@ -303,7 +322,12 @@ def plot_coverage(combination_counts: Mapping[tuple[str, ...], int]) -> Plot:
 
 
 def plot_cooccurrence(combination_counts: Mapping[tuple[str, ...], int]) -> Plot:
-    """Draw how many accepted questions need each of the 45 pairs of capabilities."""
+    """Draw the number of accepted questions that need each of the 45 pairs of capabilities.
+
+    Args:
+        combination_counts (`Mapping[tuple[str, ...], int]`): number of accepted questions by combination of
+            capabilities.
+    """
     pairs: Counter[tuple[str, ...]] = Counter()
     for combination, count in combination_counts.items():
         for pair in combinations(canonicalize(combination), 2):
@@ -316,7 +340,7 @@ def plot_cooccurrence(combination_counts: Mapping[tuple[str, ...], int]) -> Plot
     return Plot(
         "cooccurrence",
         "Capabilities needed together",
-        f"A triangle of the 45 pairs; {45 - missing} of them occur, most often {get_label(most_common[0])} with "
+        f"A triangular matrix of the 45 pairs: {45 - missing} occur, most often {get_label(most_common[0])} and "
         f"{get_label(most_common[1])} ({pairs[most_common]:,} questions).",
         Table(
             ("pair", "questions"),
@@ -331,14 +355,14 @@ def plot_cooccurrence(combination_counts: Mapping[tuple[str, ...], int]) -> Plot
 
 @dataclass(frozen=True, slots=True)
 class RejectCount:
-    """How often one reason dropped something, and where faults were planted, how many of them were found.
+    """The number of rejects of one reason, and how many of the faults planted for it were caught.
 
     Attributes:
-        reason (`str`): as in `records.Reject`.
-        rejected (`int`): dropped for this reason in all.
-        injected_faults (`int`, *optional*): faults put in on purpose that this reason is there to find; None where
-            none could be.
-        caught_faults (`int`, *optional*): how many of the planted were dropped, for this reason or another.
+        reason (`str`): the reason, as in `records.Reject`.
+        rejected (`int`): total number of rejects with this reason.
+        injected_faults (`int`, *optional*): number of faults planted on purpose that this check should find; None if
+            no such fault can be planted.
+        caught_faults (`int`, *optional*): number of these faults that were rejected, for this reason or another.
     """
 
     reason: str
@@ -348,12 +372,16 @@ class RejectCount:
 
 
 def plot_rejects(counts: Sequence[RejectCount]) -> Plot:
-    """Draw what was dropped by reason, most frequent first, beside the faults that were planted."""
+    """Draw the number of rejects by reason, most frequent first, beside the number of planted faults.
+
+    Args:
+        counts (`Sequence[RejectCount]`): the counts, one per reason.
+    """
     rows = sorted(counts, key=lambda count: (-count.rejected, count.reason))
     with_faults = [row for row in rows if row.injected_faults is not None]
     return Plot(
         "rejects",
-        "Dropped, by reason" + (", beside what was planted" if with_faults else ""),
+        "Rejects by reason" + (", with planted faults" if with_faults else ""),
         _make_rejects_alt_text(rows, with_faults),
         _make_rejects_table(rows, has_faults=bool(with_faults)),
         _draw_rejects(rows),
@@ -361,16 +389,16 @@ def plot_rejects(counts: Sequence[RejectCount]) -> Plot:
 
 
 def _draw_rejects(rows: Sequence[RejectCount]) -> Figure:
-    # Label -> place on the axis -> count.
-    bars_by_label: dict[str, dict[float, int]] = {"dropped": {}, "planted": {}}
+    # Label -> position on the axis -> count. With two bars in a row, each is moved away from the center.
+    bars_by_label: dict[str, dict[float, int]] = {"rejected": {}, "planted": {}}
     for index, row in enumerate(rows):
         if row.injected_faults is None:
-            bars_by_label["dropped"][index] = row.rejected
+            bars_by_label["rejected"][index] = row.rejected
         else:
-            bars_by_label["dropped"][index - 0.19] = row.rejected
+            bars_by_label["rejected"][index - 0.19] = row.rejected
             bars_by_label["planted"][index + 0.19] = row.injected_faults
     styles: dict[str, dict[str, Any]] = {
-        "dropped": {"facecolor": tone("k3")},
+        "rejected": {"facecolor": tone("k3")},
         "planted": {"facecolor": tone("paper"), "edgecolor": tone("accent"), "hatch": "////", "hatchcolor": tone("k2")},
     }
     with new_figure(0.8 + 0.5 * max(len(rows), 1)) as (figure, axes):
@@ -390,9 +418,9 @@ def _draw_rejects(rows: Sequence[RejectCount]) -> Figure:
 
 def _make_rejects_table(rows: Sequence[RejectCount], *, has_faults: bool) -> Table:
     if not has_faults:
-        return Table(("reason", "dropped"), tuple((row.reason, f"{row.rejected:,}") for row in rows))
+        return Table(("reason", "rejected"), tuple((row.reason, f"{row.rejected:,}") for row in rows))
     return Table(
-        ("reason", "dropped", "planted", "planted and dropped"),
+        ("reason", "rejected", "planted", "planted and rejected"),
         tuple(
             (
                 row.reason,
@@ -406,8 +434,10 @@ def _make_rejects_table(rows: Sequence[RejectCount], *, has_faults: bool) -> Tab
 
 def _make_rejects_alt_text(rows: Sequence[RejectCount], with_faults: Sequence[RejectCount]) -> str:
     total = sum(row.rejected for row in rows)
-    text = f"{total:,} dropped for {len(rows)} reasons" + (f", most often: {rows[0].reason}." if rows else ".")
+    text = f"{total:,} rejects for {len(rows)} reasons" + (f", most often: {rows[0].reason}." if rows else ".")
     if with_faults:
         caught = sum(row.caught_faults or 0 for row in with_faults)
-        text += f" Of {sum(row.injected_faults or 0 for row in with_faults):,} planted faults {caught:,} were dropped."
+        text += (
+            f" Of {sum(row.injected_faults or 0 for row in with_faults):,} planted faults, {caught:,} were rejected."
+        )
     return text

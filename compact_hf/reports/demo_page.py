@@ -1,7 +1,7 @@
-"""A run told on one page: `DemoReport` in, one self-contained HTML file out.
+"""Renders a report of a run (data, dataset, training, accuracy) as one self-contained HTML page.
 
-No network, no script; light and dark by the reader's setting; legible on a phone and on paper. A section whose
-part of the report is missing is left out, so that a run without training gives a report without training.
+The page needs no network and no script, follows the light or dark setting of the reader, and is legible on a phone and
+in print. Sections without content are omitted, so a run without training gives a page without training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ _MAX_IMAGES: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A figure with its name: `label` "pictures kept", `value` "187 of 200", `note` what to know about it."""
+    """A number with its name.
+
+    Attributes:
+        label (`str`): name of the number, such as "images with questions".
+        value (`str`): the number as text, such as "187 of 200".
+        note (`str`): what the reader should know about it; may be empty.
+    """
 
     label: str
     value: str
@@ -31,12 +37,12 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A command or a piece of code, what it is for, and what it really printed, if it was run.
+    """A command or a piece of code, with its purpose, and its real output if it was run.
 
     Attributes:
-        purpose (`str`): one line for people.
-        code (`str`): as it is to be typed.
-        output (`str`, *optional*): what it printed when it was run here; empty where it was not.
+        purpose (`str`): one line that says what it is for.
+        code (`str`): the command or code.
+        output (`str`): what it printed; empty if it was not run.
     """
 
     purpose: str
@@ -46,7 +52,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSection:
-    """The dataset that was written: its facts (rows by config, files, size) and how to load it."""
+    """The release that was written.
+
+    Attributes:
+        facts (`tuple[Fact, ...]`): numbers about it, such as rows by config, files and size.
+        example (`Example`): code that loads it.
+    """
 
     facts: tuple[Fact, ...]
     example: Example
@@ -54,7 +65,12 @@ class ReleaseSection:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSection:
-    """A training run: its settings as facts, and its (step, loss) points in order."""
+    """A training run.
+
+    Attributes:
+        facts (`tuple[Fact, ...]`): settings and results of the training.
+        loss (`tuple[tuple[int, float], ...]`): pairs of (step, loss) in the order of steps.
+    """
 
     facts: tuple[Fact, ...]
     loss: tuple[tuple[int, float], ...]
@@ -62,14 +78,16 @@ class TrainingSection:
 
 @dataclass(frozen=True, slots=True)
 class AccuracySection:
-    """How models answer reserved questions.
+    """The accuracy of models on held-out questions.
 
     Attributes:
-        models (`tuple[str, ...]`): their names in the order of every score's `by_model`, such as ("before", "after").
-        overall (`ScoreRow`): all questions together.
-        by_k, by_capability (`tuple[ScoreRow, ...]`): the same questions, parted.
+        models (`tuple[str, ...]`): names of the models in the order of every score's `by_model`, such as
+            ("before", "after").
+        overall (`ScoreRow`): the accuracy on all questions.
+        by_k (`tuple[ScoreRow, ...]`): the accuracy by k.
+        by_capability (`tuple[ScoreRow, ...]`): the accuracy by capability.
         questions (`str`): one sentence that says where the questions come from.
-        caveat (`str`): what these figures show, and what they do not.
+        caveat (`str`): what these numbers show, and what they do not show.
     """
 
     models: tuple[str, ...]
@@ -82,18 +100,21 @@ class AccuracySection:
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """What one page tells.
+    """The content of the page.
 
     Attributes:
-        title (`str`): the page's heading.
-        summary (`str`): one or two sentences: what this is and how it came about.
-        facts (`tuple[Fact, ...]`): the few figures to see first.
-        combination_counts (`Mapping[tuple[str, ...], int]`): how often each combination was accepted; its length is k.
-        images (`Sequence[SheetItem]`): any number; 24 of them are shown, evenly over k.
-        means (`Mapping[str, float]`): label -> mean k of other data, to set beside this one's.
-        rejects (`Sequence[RejectCount]`): one per reason.
-        release, training, accuracy: a section each, or None.
-        next_steps (`tuple[Example, ...]`): commands to go on with.
+        title (`str`): heading of the page.
+        summary (`str`): one or two sentences that say what this is and how it was made.
+        facts (`tuple[Fact, ...]`): the most important numbers.
+        combination_counts (`Mapping[tuple[str, ...], int]`): number of accepted questions by combination of
+            capabilities; the length of a combination is k.
+        images (`Sequence[SheetItem]`): images with questions; at most 24 are shown, spread evenly over k.
+        means (`Mapping[str, float]`): mean k of other datasets, by label, for comparison.
+        rejects (`Sequence[RejectCount]`): counts of rejects, one per reason.
+        release (`ReleaseSection`, *optional*): the release that was written.
+        training (`TrainingSection`, *optional*): the training run.
+        accuracy (`AccuracySection`, *optional*): the accuracy of the tuned model.
+        next_steps (`tuple[Example, ...]`): commands to continue with.
     """
 
     title: str
@@ -110,7 +131,11 @@ class DemoReport:
 
 
 def render_demo(report: DemoReport) -> str:
-    """Return the report as one HTML document. The same report gives the same text."""
+    """Return the report as one HTML document. The same report gives the same text.
+
+    Args:
+        report (`DemoReport`): the content.
+    """
     items = contact_sheet.pick(report.images, _MAX_IMAGES)
     return (
         jinja_environment()
@@ -127,7 +152,11 @@ def render_demo(report: DemoReport) -> str:
 
 
 def make_plots(report: DemoReport) -> tuple[Plot, ...]:
-    """Return every plot that the report has the figures for, in the order of the page."""
+    """Return all plots for which the report has data, in the order of the page.
+
+    Args:
+        report (`DemoReport`): the content.
+    """
     plots = [
         dataset_charts.plot_k_distribution(report.combination_counts, means=report.means),
         dataset_charts.plot_coverage(report.combination_counts),

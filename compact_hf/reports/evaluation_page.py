@@ -1,7 +1,7 @@
-"""How models answer one dataset's questions, on one page: `EvaluationReport` in, one self-contained HTML file out.
+"""Renders how models answer the questions of a dataset as one self-contained HTML page.
 
-No network, no script; light and dark by the reader's setting; legible on a phone and on paper. `compact evaluate`
-leaves it as report.html.
+`compact evaluate` writes it as report.html. The page needs no network and no script, follows the light or dark setting
+of the reader, and is legible on a phone and in print.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ _HEADINGS: Final[Mapping[Outcome, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
-    """A model's answer to one question, and whether it counts as right."""
+    """The answer of a model to a question.
+
+    Attributes:
+        model (`str`): name of the model.
+        answer (`str`): the answer; may be empty.
+        is_correct (`bool`): whether it counts as right.
+    """
 
     model: str
     answer: str
@@ -38,13 +44,13 @@ class ModelAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """What is shown beside an example, such as its k or a capability that it needs.
+    """A label on an example, such as its k or a capability that it needs.
 
     Attributes:
-        text (`str`): as it is shown.
-        title (`str`): what it means, for who points at it.
-        group (`str`): one of `capabilities.GROUPS`, whose color it has.
-        tone (`str`): one of `theme.TONES`; one that has it stands above the question, the others below.
+        text (`str`): text of the label.
+        title (`str`): explanation, shown as a tooltip.
+        group (`str`): group of capabilities (one of `capabilities.GROUPS`) that gives the color; may be empty.
+        tone (`str`): one of `theme.TONES`. A label with a tone is shown above the question, the others below it.
     """
 
     text: str
@@ -55,15 +61,15 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Some plots under a heading.
+    """A section of the page with plots.
 
     Attributes:
-        anchor (`str`): unique on the page, such as `by-k`.
-        link (`str`): what the page's list of sections calls it.
-        heading (`str`): above it.
-        text (`str`): one paragraph that says how to read it; empty for none.
-        plots (`tuple[Plot, ...]`): at least one.
-        is_grid (`bool`): whether plots stand side by side, their tables folded.
+        anchor (`str`): id of the section, unique on the page, such as `by-k`.
+        link (`str`): name of the section in the list of sections.
+        heading (`str`): heading of the section.
+        text (`str`): a paragraph that explains how to read the plots; may be empty.
+        plots (`tuple[Plot, ...]`): the plots, at least one.
+        is_grid (`bool`): whether the plots are shown side by side, with their tables collapsed.
     """
 
     anchor: str
@@ -76,14 +82,15 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
-    """One question with its image and every model's answer.
+    """A question with its image and the answers of all models.
 
     Attributes:
-        image (`bytes | None`): the encoded file; None where it was asked without one.
-        tags (`tuple[Tag, ...]`): what is known of the question.
-        question, answer (`str`): as asked, and the right one.
-        model_answers (`tuple[ModelAnswer, ...]`): in the models' order.
-        caption (`str`): the question's id; never an absolute path.
+        image (`bytes | None`): the encoded image; None if the question was asked without one.
+        tags (`tuple[Tag, ...]`): labels of the question.
+        question (`str`): the question.
+        answer (`str`): the right answer.
+        model_answers (`tuple[ModelAnswer, ...]`): the answers, in the order of the models.
+        caption (`str`): id of the question; never an absolute path.
     """
 
     image: bytes | None
@@ -99,30 +106,34 @@ class AnsweredQuestion:
 
 
 def get_outcome(correct: Sequence[bool]) -> Outcome:
-    """Return whether all answers to a question are right, all wrong, or some are and some are not."""
+    """Return `right` if all answers to a question are right, `wrong` if all are wrong, else `differ`.
+
+    Args:
+        correct (`Sequence[bool]`): for each model, whether its answer is right.
+    """
     return "right" if all(correct) else "differ" if any(correct) else "wrong"
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """What one page tells.
+    """The content of the page.
 
     Attributes:
-        dataset (`str`): what the questions are called.
-        questions (`int`): how many.
-        lead (`str`): what the scores are, as the first sentence goes on; empty for nothing.
-        facts (`tuple[Fact, ...]`): about the questions: how many, of which parts, about how many images.
-        models (`tuple[str, ...]`): their names; any number.
-        headline (`tuple[Fact, ...]`): each model's, and what to hold it against.
-        sections (`tuple[Section, ...]`): what the task shows of the scores.
-        published (`Table`, *optional*): the models' headlines beside those that others have published.
-        comparisons (`tuple[ModelDifference, ...]`): of the models, two by two.
-        examples (`Sequence[AnsweredQuestion]`): shown as they come, by outcome.
-        selection_rule (`str`): one sentence that says by which rule.
+        dataset (`str`): name of the dataset.
+        questions (`int`): number of questions.
+        lead (`str`): explanation of the scores that completes the first sentence after a colon; may be empty.
+        facts (`tuple[Fact, ...]`): facts about the questions: numbers of questions, of their parts, and of images.
+        models (`tuple[str, ...]`): names of the models; any number.
+        headline (`tuple[Fact, ...]`): the main score of each model, and a baseline to compare it with.
+        sections (`tuple[Section, ...]`): the plots of the evaluation task.
+        published (`Table`, *optional*): the main scores of the models beside published scores.
+        comparisons (`tuple[ModelDifference, ...]`): the differences between pairs of models.
+        examples (`Sequence[AnsweredQuestion]`): example questions, which are grouped by outcome in their given order.
+        selection_rule (`str`): one sentence that says how the examples were selected.
         matching (`str`): one sentence that says when an answer counts as right.
-        notes (`tuple[str, ...]`): what a reader has to know of the questions.
+        notes (`tuple[str, ...]`): what the reader has to know about the questions.
         settings (`tuple[tuple[str, str], ...]`): settings and versions, each with its name.
-        command (`Example`, *optional*): that makes this page again.
+        command (`Example`, *optional*): the command that writes this page again.
     """
 
     dataset: str
@@ -143,12 +154,16 @@ class EvaluationReport:
 
 
 def render_evaluation(report: EvaluationReport) -> str:
-    """Return the report as one HTML document. The same report gives the same text."""
+    """Return the report as one HTML document. The same report gives the same text.
+
+    Args:
+        report (`EvaluationReport`): the content.
+    """
     return (
         jinja_environment()
         .get_template("evaluation_page.html.jinja")
         .render(
-            title=f"{_format_models(report.models)}, judged on {report.dataset}",
+            title=f"{_format_models(report.models)}, evaluated on {report.dataset}",
             report=report,
             compared=describe_differences(report.comparisons),
             differences=plot_differences(report.comparisons) if report.comparisons else None,
@@ -158,7 +173,7 @@ def render_evaluation(report: EvaluationReport) -> str:
                 if (examples := [example for example in report.examples if example.outcome == outcome])
             },
             has_groups=any(tag.group for example in report.examples for tag in example.tags),
-            made=Table(("what", "value"), report.settings),
+            made=Table(("setting", "value"), report.settings),
             thumbnail=thumbnail,
         )
     )

@@ -1,7 +1,7 @@
-"""A plot with all that a reader needs beside it: title, words for those who cannot see it, its numbers.
+"""Holds a matplotlib figure with its title, its alternative text and a table of its numbers, and exports it.
 
-In: a drawn matplotlib figure. Out: SVG (the same data give the same bytes), PNG, or an SVG to put straight into
-a page, with CSS variables in place of colors.
+Exports are an SVG file, a PNG file, or an `<svg>` element for an HTML page with CSS variables instead of colors. The
+same data gives the same SVG, byte for byte.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _NO_METADATA: Final = {"Date": None, "Creator": None, "Format": None, "Type": No
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One plot.
+    """A plot with everything that a page shows about it.
 
     Attributes:
-        name (`str`): short and unique on a page: a file's stem, and what the SVG's ids are derived from.
-        title (`str`): what it shows, in a few words.
-        alt (`str`): the same for those who cannot see it, with the figures that matter.
-        table (`Table`): every number that is drawn.
+        name (`str`): short name, unique on a page; the stem of file names and the source of ids in the SVG.
+        title (`str`): title of the plot.
+        alt (`str`): alternative text for readers who cannot see the plot, with the most important numbers.
+        table (`Table`): all numbers in the plot.
         figure (`matplotlib.figure.Figure`): the drawing.
     """
 
@@ -42,7 +42,7 @@ class Plot:
     figure: Figure = field(repr=False, compare=False)
 
     def svg(self) -> str:
-        """Return the plot as a standalone SVG file in light tones."""
+        """Return the plot as a standalone SVG file in the light theme."""
         from matplotlib import rc_context
 
         file = io.StringIO()
@@ -51,11 +51,12 @@ class Plot:
         return file.getvalue()
 
     def png(self, *, dpi: int = 200, notes: Mapping[str, str] | None = None) -> bytes:
-        """Return the plot as a PNG file in light tones; 200 dpi make it 900 pixels wide.
+        """Return the plot as a PNG file in the light theme.
 
         Args:
-            dpi: pixels to the inch; it is 4.5 inches wide.
-            notes: keyword -> text that the file carries, such as `Description`.
+            dpi (`int`, *optional*, defaults to 200): resolution in pixels per inch; the plot is 4.5 inches wide, so 200
+                gives 900 pixels.
+            notes (`Mapping[str, str]`, *optional*): text chunks of the file by keyword, such as `Description`.
         """
         from matplotlib import rc_context
 
@@ -65,10 +66,10 @@ class Plot:
         return file.getvalue()
 
     def inline(self) -> str:
-        """Return the `<svg>` element alone, for a page that declares `theme.css_variables`.
+        """Return only the `<svg>` element, for a page that declares `theme.css_variables`.
 
-        Ids that nothing refers to are dropped: matplotlib gives every figure the same ones, and ids are unique
-        in a page. Its `<style>` would reach past the figure, and goes too.
+        Ids without references are removed, because matplotlib uses the same ids in every figure and ids must be unique
+        on a page. The `<style>` element is removed too, because it would apply to the whole page.
         """
         svg = self.svg()
         svg = svg[svg.index("<svg") :]

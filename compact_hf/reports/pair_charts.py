@@ -1,4 +1,4 @@
-"""Triangles of the 45 pairs of capabilities. In: a `Cell` or a score for each pair. Out: a drawing, a `Plot`."""
+"""Draws triangular matrices of the 45 pairs of capabilities: a number or an accuracy for each pair."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 Pair = tuple[str, str]
 
 PAIRS: Final[tuple[Pair, ...]] = tuple(combinations(CAPABILITIES, 2))
-"""Every pair of capabilities, in the paper's order."""
+"""All pairs of capabilities, in the order of the paper."""
 
 MIN_N: Final = 10
-"""Below this many questions a share is not colored: 5 of 9 right can be anything from 27 to 81%."""
+"""Smallest number of questions for which a share is colored: the 95% interval of 5 right of 9 is 27% to 81%."""
 
 TRIANGLE_HEIGHT: Final = 4.6
 _CELL_SIZE: Final = 0.94
-# Strength is opacity, so that the same drawing reads on light and on dark paper, words on top.
+# The strength is drawn as opacity, so that the text on top is legible in the light and in the dark theme.
 _MAX_OPACITY: Final = 0.65
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One pair in a triangle.
+    """The cell of a pair of capabilities.
 
     Attributes:
-        text (`str`): what is written in it.
-        strength (`float`, *optional*): how deep it is colored, 0 to 1; None for one that is marked as not known
-            well enough.
-        note (`str`): written below, smaller.
+        text (`str`): text in the cell.
+        strength (`float`, *optional*): depth of the color, 0 to 1; None marks a value that is based on too few
+            questions.
+        note (`str`): text below, in smaller type; may be empty.
     """
 
     text: str
@@ -48,7 +48,12 @@ class Cell:
 
 
 def draw_triangle(axes: Axes, cells: Mapping[Pair, Cell]) -> None:
-    """Draw a cell for each pair, the capabilities' names at the left and below."""
+    """Draw a cell for each pair, and the names of the capabilities on the left and below.
+
+    Args:
+        axes (`Axes`): where to draw.
+        cells (`Mapping[Pair, Cell]`): the cells of all 45 pairs.
+    """
     names = list(CAPABILITIES)
     for first, second in PAIRS:
         column, row, cell = names.index(first), names.index(second), cells[first, second]
@@ -68,13 +73,13 @@ def draw_triangle(axes: Axes, cells: Mapping[Pair, Cell]) -> None:
 
 
 def plot_accuracy_by_pair(scores: Mapping[Pair, tuple[int, Interval]], *, model: str, name: str) -> Plot:
-    """Draw how many per cent of the questions that need both capabilities of a pair one model answers right.
+    """Draw the accuracy of a model on the questions that need both capabilities of each pair.
 
     Args:
-        scores: pair in the paper's order -> (n questions, the share with its interval); pairs that no question needs
-            are missing.
-        model: the model's name.
-        name: unique on the page.
+        scores (`Mapping[Pair, tuple[int, Interval]]`): number of questions, and accuracy with its interval, by pair in
+            the order of the paper. Pairs that no question needs are missing.
+        model (`str`): name of the model.
+        name (`str`): name of the plot, unique on the page.
     """
     cells = {}
     for pair in PAIRS:
@@ -104,13 +109,14 @@ def plot_accuracy_by_pair(scores: Mapping[Pair, tuple[int, Interval]], *, model:
 
 
 def _make_alt_text(scores: Mapping[Pair, tuple[int, Interval]]) -> str:
+    """Describe the matrix in words; pairs with few questions are not compared."""
     shares = {pair: share.value for pair, (n, share) in scores.items() if n >= MIN_N}
-    text = f"A triangle of the 45 pairs, {len(scores)} of them asked about, {len(shares)} by {MIN_N} questions or more."
+    text = f"A triangular matrix of the 45 pairs: {len(scores)} have questions, {len(shares)} have {MIN_N} or more."
     if not shares:
         return text
     least, most = min(shares, key=lambda pair: shares[pair]), max(shares, key=lambda pair: shares[pair])
     parts = [f"{' with '.join(map(get_label, pair))} ({shares[pair]:.0%})" for pair in (least, most)]
-    return f"{text} Among those the fewest right answers are to {parts[0]}, the most to {parts[1]}."
+    return f"{text} Among the latter, accuracy is lowest for {parts[0]} and highest for {parts[1]}."
 
 
 def _format_count(n: int) -> str:
@@ -120,7 +126,7 @@ def _format_count(n: int) -> str:
 def _draw_cell(axes: Axes, column: float, row: float, strength: float | None) -> None:
     from matplotlib.patches import Rectangle
 
-    # Artists, not patches, for each of which matplotlib would work out the axes' limits anew; draw_triangle sets those.
+    # add_artist, not add_patch, which would recompute the limits of the axes each time; draw_triangle sets them once.
     corner = (column - _CELL_SIZE / 2, row - _CELL_SIZE / 2)
     if strength is not None:
         axes.add_artist(
@@ -139,11 +145,11 @@ def _draw_cell(axes: Axes, column: float, row: float, strength: float | None) ->
 
 
 def _draw_legend(axes: Axes) -> None:
-    """Say in the empty half what the cells mean."""
+    """Draw the legend in the empty half of the matrix."""
     right, top = len(CAPABILITIES) - 2, 1.0
     for position, share in enumerate((0, 25, 50, 75, 100)):
         _draw_cell(axes, right - 4 + position, top, share / 100)
         axes.text(right - 4 + position, top, f"{share}", ha="center", va="center", fontsize=9)
-    axes.text(right + _CELL_SIZE / 2, top + 0.85, "% right; below, questions", ha="right", va="center", fontsize=9)
+    axes.text(right + _CELL_SIZE / 2, top + 0.85, "% right; below: questions", ha="right", va="center", fontsize=9)
     _draw_cell(axes, right, top + 2, None)
     axes.text(right - 0.7, top + 2, f"fewer than {MIN_N}", ha="right", va="center", fontsize=9)

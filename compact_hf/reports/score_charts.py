@@ -1,7 +1,7 @@
-"""Figures and sentences about learning: loss by step, accuracy beside the majority answer, and differences of models.
+"""Draws and describes training results: loss by step, accuracy compared with the majority answer, model differences.
 
-They take points, `ScoreRow`s with shares from 0 to 1 and `ModelDifference`s with shares from -1 to 1, and return
-`Plot`s and sentences.
+The functions take (step, loss) points, `ScoreRow`s with shares from 0 to 1, or `ModelDifference`s with shares from -1
+to 1, and return `Plot`s and sentences.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A share of right answers with its 95% interval, each from 0 to 1."""
+    """A share of right answers with its 95% interval.
+
+    Attributes:
+        value (`float`): the share, 0 to 1.
+        low (`float`): lower bound of the interval.
+        high (`float`): upper bound of the interval.
+    """
 
     value: float
     low: float
@@ -40,14 +46,14 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """How well each model answers one set of questions.
+    """The scores of all models on one set of questions.
 
     Attributes:
-        label (`str`): what the questions have in common: `k = 2`, a capability's name, `all`.
-        n (`int`): how many questions.
-        majority (`float | None`): share that the majority answers get right, those of each k by themselves where there
-            are several; None where the score is none of right answers.
-        by_model (`tuple[Interval, ...]`): in the order of the models' names.
+        label (`str`): name of the set: `all`, `k = 2`, or the name of a capability.
+        n (`int`): number of questions.
+        majority (`float | None`): accuracy of always giving the most frequent answer (of the question's k, if the set
+            has several k); None if the score is not a share of right answers.
+        by_model (`tuple[Interval, ...]`): the scores in the order of the models.
     """
 
     label: str
@@ -57,13 +63,17 @@ class ScoreRow:
 
 
 def plot_loss(points: Sequence[tuple[int, float]]) -> Plot:
-    """Draw the training loss: `points` are (step, loss) in order of step."""
+    """Draw the training loss.
+
+    Args:
+        points (`Sequence[tuple[int, float]]`): pairs of (step, loss) in the order of steps; may be empty.
+    """
     steps, losses = [step for step, _ in points], [value for _, value in points]
     with new_figure(2.6) as (figure, axes):
         axes.plot(steps, losses, color=tone("accent"), linewidth=1.8)
         axes.set(xlabel="step", ylabel="loss, answers only", xlim=(0, max(steps, default=1)), ylim=(0, None))
         axes.grid(axis="y")
-    # Enough rows to read the curve from, whatever the run's length.
+    # Eight rows show the course of the curve, however long the training is.
     rows = [points[round(index * (len(points) - 1) / 7)] for index in range(8)] if len(points) > 8 else list(points)
     summary = (
         f"It falls from {losses[0]:.2f} at step {steps[0]} to {losses[-1]:.2f} at step {steps[-1]}." if points else ""
@@ -71,19 +81,20 @@ def plot_loss(points: Sequence[tuple[int, float]]) -> Plot:
     return Plot(
         "loss",
         "Training loss",
-        f"A line over {len(points)} logged steps. {summary}".strip(),
+        f"A line chart of {len(points)} logged steps. {summary}".strip(),
         Table(("step", "loss"), tuple((f"{step:,}", f"{value:.3f}") for step, value in rows)),
         figure,
     )
 
 
 def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: str, title: str) -> Plot:
-    """Draw each model's share of right answers with its 95% interval, and the majority answer's, if known, as a bar.
+    """Draw the accuracy of each model with its 95% interval, and that of the majority answer, if known, as a bar.
 
     Args:
-        scores: one line each, from top to bottom.
-        models: the models' names, at most `theme.MAX_MODELS`, such as `("before", "after")`.
-        name: unique on the page, such as `accuracy-by-k`.
+        scores (`Sequence[ScoreRow]`): the scores, one line each from top to bottom.
+        models (`Sequence[str]`): names of the models, at most `theme.MAX_MODELS`, such as `("before", "after")`.
+        name (`str`): name of the plot, unique on the page, such as `accuracy-by-k`.
+        title (`str`): title of the plot.
     """
     labels = [shorten(model) for model in models]
     baselines = [score.majority for score in scores if score.majority is not None]
@@ -113,7 +124,7 @@ def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: st
             )
         limit = _axis_limit(scores)
         axes.set(xlim=(0, limit), xticks=range(0, limit + 1, 20 if limit > 40 else 10), ylim=(len(scores) - 0.5, -0.5))
-        # To the right: centred under a narrow axis it would run out of the figure.
+        # Right-aligned: a centered label would not fit under a narrow axis.
         axes.set_xlabel("% right, with 95% interval" if baselines else "%, with 95% interval", loc="right")
         _label_rows(axes, scores)
         axes.grid(axis="x")
@@ -126,7 +137,14 @@ def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: st
 def plot_accuracy_in_handfuls(
     scores: Sequence[ScoreRow], models: Sequence[str], *, name: str, title: str
 ) -> Iterator[Plot]:
-    """Yield one plot for every handful of models that one plot keeps apart; arguments as for `plot_accuracy`."""
+    """Yield plots with at most `theme.MAX_MODELS` models each.
+
+    Args:
+        scores (`Sequence[ScoreRow]`): the scores of all models.
+        models (`Sequence[str]`): names of the models; any number.
+        name (`str`): name of the first plot; a number is appended to the names of others.
+        title (`str`): title of the plots.
+    """
     for start in range(0, len(models), MAX_MODELS):
         handful = slice(start, start + MAX_MODELS)
         subset = [replace(score, by_model=score.by_model[handful]) for score in scores]
@@ -134,7 +152,7 @@ def plot_accuracy_in_handfuls(
 
 
 def _axis_limit(scores: Sequence[ScoreRow]) -> int:
-    """Return where the axis ends, per cent in tens: low scores would be a heap at the left of a full axis."""
+    """Return the end of the axis in per cent, a multiple of 10, so that low scores use the whole width."""
     highest = max(
         (max(score.majority or 0, *(interval.high for interval in score.by_model)) for score in scores), default=1.0
     )
@@ -142,7 +160,12 @@ def _axis_limit(scores: Sequence[ScoreRow]) -> int:
 
 
 def describe_scores(scores: Sequence[ScoreRow], models: Sequence[str]) -> tuple[str, ...]:
-    """Return one sentence per score: n, the majority answer's share, each model's, and how that stands to it."""
+    """Return one sentence per score: n, the accuracy of the majority answer, and each model's accuracy compared to it.
+
+    Args:
+        scores (`Sequence[ScoreRow]`): the scores.
+        models (`Sequence[str]`): names of the models.
+    """
     return tuple(
         f"{_format_label(score)} (n = {score.n:,}{_describe_majority(score)}): "
         + "; ".join(
@@ -160,10 +183,15 @@ def _describe_majority(score: ScoreRow) -> str:
 
 
 def compare_with_majority(share: Interval, majority: float) -> str:
-    """Return "above it", "below it" or "not clearly apart": above and below only where the whole interval is."""
+    """Return "above it" or "below it" if the whole interval is, else "not clearly different from it".
+
+    Args:
+        share (`Interval`): accuracy of a model.
+        majority (`float`): accuracy of the majority answer.
+    """
     if share.low > majority:
         return "above it"
-    return "below it" if share.high < majority else "not clearly apart from it"
+    return "below it" if share.high < majority else "not clearly different from it"
 
 
 def _label_rows(axes: Axes, scores: Sequence[ScoreRow]) -> None:
@@ -176,7 +204,12 @@ def _format_label(score: ScoreRow) -> str:
 
 
 def make_score_table(scores: Sequence[ScoreRow], models: Sequence[str]) -> Table:
-    """Return every number that `plot_accuracy` draws, and what it would of more lines."""
+    """Return a table of the numbers that `plot_accuracy` draws, for any number of scores and models.
+
+    Args:
+        scores (`Sequence[ScoreRow]`): the scores, one row each.
+        models (`Sequence[str]`): names of the models, one column each.
+    """
     has_baselines = any(score.majority is not None for score in scores)
     return Table(
         ("questions", "n", *(["majority"] if has_baselines else []), *(f"{model} (95%)" for model in models)),
@@ -201,13 +234,14 @@ _MIN_P: Final = 0.001
 
 @dataclass(frozen=True, slots=True)
 class ModelDifference:
-    """How much better `model` does than `baseline` on the same questions.
+    """The difference in accuracy of two models on the same questions.
 
     Attributes:
-        baseline, model (`str`): the models' names.
-        n (`int`): how many questions.
+        baseline (`str`): name of the first model.
+        model (`str`): name of the second model.
+        n (`int`): number of questions.
         share (`Interval`): accuracy of `model` minus accuracy of `baseline`, -1 to 1, with its 95% interval.
-        p (`float`): of McNemar's exact test.
+        p (`float`): p-value of McNemar's exact test.
     """
 
     baseline: str
@@ -218,17 +252,25 @@ class ModelDifference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether both say so: the whole interval lies on one side of nought, and p is below .05."""
+        """Whether the difference is clear: the whole interval is on one side of zero, and p is below 0.05."""
         return self.p < _SIGNIFICANCE_LEVEL and (self.share.low > 0 or self.share.high < 0)
 
 
 def describe_differences(differences: Sequence[ModelDifference]) -> tuple[str, ...]:
-    """Return one sentence per pair: "B is better than A on these questions: +4.1 points (+1.2 to +7.0)."."""
+    """Return one sentence per pair, such as "B is better than A on these questions: +4.1 points (+1.2 to +7.0).".
+
+    Args:
+        differences (`Sequence[ModelDifference]`): the differences.
+    """
     return tuple(_describe_difference(diff) for diff in differences)
 
 
 def plot_differences(differences: Sequence[ModelDifference]) -> Plot:
-    """Draw each difference in percentage points with its interval, filled where it is clear."""
+    """Draw each difference in percentage points with its interval; a filled marker means that it is clear.
+
+    Args:
+        differences (`Sequence[ModelDifference]`): the differences, one line each.
+    """
     names = [f"{shorten(diff.model, 24)}\nminus {shorten(diff.baseline, 24)}" for diff in differences]
     with new_figure(0.8 + 0.48 * len(differences)) as (figure, axes):
         axes.axvline(0, color=tone("muted"), linewidth=1)
@@ -273,6 +315,7 @@ def _describe_difference(diff: ModelDifference) -> str:
 
 
 def _reverse(diff: ModelDifference) -> ModelDifference:
+    """Return the difference with the roles of the two models exchanged."""
     share = Interval(-diff.share.value, -diff.share.high, -diff.share.low)
     return replace(diff, baseline=diff.model, model=diff.baseline, share=share)
 
@@ -286,7 +329,7 @@ def _range(diff: ModelDifference) -> str:
 
 
 def _signed(share: float) -> str:
-    # A minus is as wide as a plus and stands out; a hyphen does not.
+    # A minus sign is as wide as a plus sign and easy to see; a hyphen is not.
     return f"{100 * share:+.1f}".replace("-", "−")
 
 

@@ -1,9 +1,9 @@
-"""A table of results as text: what pages, terminals and notebooks show.
+"""Defines tables of results, and results that show a summary in notebooks.
 
     class Ablation(NotebookSummary):
         def summary(self) -> Iterator[str | Table]: ...
 
-A result that is the last value of a notebook's cell shows its summary; most commands print the same one.
+A notebook shows the summary of a result that is the last value of a cell; most commands print the same summary.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from html import escape
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of a table under its head.
+    """A table with a header row.
 
     Attributes:
-        head (`Sequence[str]`): a name for each column.
-        rows (`Sequence[Sequence[object]]`): as many cells each; a column of whole numbers is aligned to the right.
-        is_numeric (`bool`, *optional*, defaults to False): all columns but the first are, numbers written as text too.
+        head (`Sequence[str]`): names of the columns.
+        rows (`Sequence[Sequence[object]]`): the rows, each with one cell per column. A column of integers is
+            right-aligned.
+        is_numeric (`bool`, *optional*, defaults to False): right-align all columns except the first, for numbers that
+            are formatted as text.
     """
 
     head: Sequence[str]
@@ -28,7 +30,7 @@ class Table:
     is_numeric: bool = False
 
     def numeric_columns(self) -> list[bool]:
-        """Return for each column whether it is aligned to the right."""
+        """Return for each column whether it is right-aligned."""
         if self.is_numeric:
             return [column > 0 for column in range(len(self.head))]
         return [all(isinstance(row[column], int) for row in self.rows) for column in range(len(self.head))]
@@ -40,7 +42,7 @@ class NotebookSummary:
     __slots__ = ()
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield what matters of the result: sentences, and tables (those without rows are left out when shown)."""
+        """Yield the main results as sentences and tables; tables without rows are not shown."""
         raise NotImplementedError
 
     def _repr_html_(self) -> str:

@@ -1,11 +1,11 @@
-"""One look for everything that people look at: tones, type, sizes, and the canvas every plot is drawn on.
+"""Defines the theme of plots and pages: colors, fonts, sizes, and the matplotlib figures that all plots are drawn on.
 
-In: names (a group, a k, the number of a model). Out: colors, hatches and markers that stay apart for
-color-blind eyes and in black and white (each family of tones is a ladder of lightness; words, hatches or
-markers say the same again), and `new_figure`, a matplotlib figure that leaves the reader's own rcParams alone.
+Groups, values of k and models have colors, hatches and markers that differ for color-blind readers and in black and
+white: the colors of a family differ in lightness, and text, hatches or markers repeat what they show. `new_figure` does
+not change the user's rcParams.
 
-Each tone has a light and a dark value. Plots are drawn in the light ones; `css_variables` and `apply_theme` let a
-web page swap them, so that one SVG serves both schemes.
+Each tone has a light and a dark value. Plots are drawn with the light values. `apply_theme` replaces them in an SVG by
+CSS variables, which `css_variables` declares, so that the same SVG works in both themes of a web page.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def jinja_environment() -> Environment:
-    """Return the Jinja environment of this folder's templates.
+    """Return the Jinja environment of the templates in this directory.
 
-    Autoescape is on for every template: questions and answers come from teachers, which read images from
-    anywhere. A name that a template misses is an error, not an empty place.
+    Autoescape is on for all templates, because questions and answers come from models and are untrusted. An undefined
+    variable in a template is an error.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -55,19 +55,20 @@ TONES: Final[dict[str, tuple[str, str]]] = {
     "muted": ("#596273", "#a3abba"),
     "rule": ("#d8dce4", "#383e4b"),
     "accent": ("#6b3fa0", "#c6a5ea"),
-    # Okabe and Ito's hues, moved apart in lightness: orange is the lightest, green the darkest.
+    # Hues of Okabe and Ito, changed to differ in lightness: orange is the lightest, green the darkest.
     "attribution": ("#e39c12", "#f7cc70"),
     "recognition": ("#3a86c4", "#5ca5df"),
     "relation": ("#0c6650", "#2c8a6e"),
-    # The ladder of k: one hue, darker (on dark paper: deeper) with each step.
+    # For k = 1 to 5: one hue that becomes darker (in the dark theme: deeper) with each step.
     "k1": ("#d3bfe6", "#eadff6"),
     "k2": ("#a37cc8", "#bd9be0"),
     "k3": ("#6f3fa3", "#8d61c0"),
     "k4": ("#45206f", "#683d9c"),
     "k5": ("#220b3d", "#4b2778"),
 }
-"""Name -> (value on light paper, value on dark paper). No value is used twice: `apply_theme` replaces by value."""
+"""Name -> (value in the light theme, value in the dark theme). Values are unique: `apply_theme` replaces by value."""
 
+# (marker, tone, whether it is filled), one per model
 _MARKERS: Final = (
     ("o", "ink", False),
     ("D", "accent", True),
@@ -78,7 +79,7 @@ _MARKERS: Final = (
 )
 
 MAX_MODELS: Final = len(_MARKERS)
-"""How many models one plot keeps apart."""
+"""Largest number of models in one plot."""
 
 _K_HATCHES: Final = ("", "///", "", "---", "")
 _WIDTH_INCHES: Final = 4.5
@@ -86,57 +87,88 @@ _FONT_SIZE: Final = 11.0
 
 
 def tone(name: str) -> str:
-    """Return the light value of a tone, `#rrggbb`."""
+    """Return the light value of a tone as `#rrggbb`.
+
+    Args:
+        name (`str`): one of `TONES`.
+    """
     return TONES[name][0]
 
 
 def group_of(capability: str) -> str:
-    """Return the group that a capability is colored by."""
+    """Return the group of a capability, which determines its color.
+
+    Args:
+        capability (`str`): name of the capability.
+    """
     return CAPABILITIES[capability].group
 
 
 def k_tone(k: int) -> str:
-    """Return the name of the tone for questions of `k` capabilities; 5 and more share the last step."""
+    """Return the name of the tone for questions of `k` capabilities.
+
+    Args:
+        k (`int`): number of capabilities; 5 and more share a tone.
+    """
     return f"k{min(max(k, 1), 5)}"
 
 
 def k_style(k: int) -> dict[str, Any]:
-    """Return face color and hatch of the bars for `k`, as matplotlib's keywords."""
+    """Return the face color and hatch of bars for `k` as keyword arguments for matplotlib.
+
+    Args:
+        k (`int`): number of capabilities.
+    """
     return {"facecolor": tone(k_tone(k)), "hatch": _K_HATCHES[min(max(k, 1), 5) - 1]}
 
 
 def model_style(index: int) -> dict[str, Any]:
-    """Return marker and color of a plot's model number `index`, below `MAX_MODELS`, as matplotlib's keywords.
+    """Return the marker and color of a model as keyword arguments for matplotlib.
 
-    Neighbors differ in shape, in color and in being filled or hollow.
+    Neighboring models differ in shape, in color, and in being filled or hollow.
+
+    Args:
+        index (`int`): index of the model in the plot, below `MAX_MODELS`.
     """
     marker, name, is_filled = _MARKERS[index]
     return {"marker": marker, "color": tone(name), "markerfacecolor": tone(name if is_filled else "paper")}
 
 
 def get_label(capability: str) -> str:
-    """Return a capability's name as people write it: `text_recognition` is "text recognition"."""
+    """Return the display name of a capability: "text recognition" for `text_recognition`.
+
+    Args:
+        capability (`str`): name of the capability, or any other text.
+    """
     return capability.replace("_", " ")
 
 
 def css_variables(scheme: int) -> str:
-    """Return the declarations `--tone-NAME: VALUE;` for one scheme: 0 is light, 1 is dark."""
+    """Return the CSS declarations `--tone-NAME: VALUE;` of a theme.
+
+    Args:
+        scheme (`int`): 0 for the light theme, 1 for the dark one.
+    """
     return " ".join(f"--tone-{name}: {values[scheme]};" for name, values in TONES.items())
 
 
 def apply_theme(svg: str) -> str:
-    """Return an SVG whose light tones have become CSS variables, for a page that declares `css_variables`."""
+    """Replace the light tones in an SVG by CSS variables, for a page that declares `css_variables`.
+
+    Args:
+        svg (`str`): an SVG in the light theme.
+    """
     for name, (light, _) in TONES.items():
         svg = svg.replace(light, f"var(--tone-{name})")
     return svg
 
 
 def rc(salt: str = "") -> dict[str, Any]:
-    """Return the matplotlib settings of every plot, for an `rc_context`.
+    """Return the matplotlib settings of all plots, for an `rc_context`.
 
     Args:
-        salt (`str`): what an SVG's ids are derived from, so that the same plot gives the same file and two
-            plots on one page do not share ids.
+        salt (`str`, *optional*): salt for the ids in an SVG. It makes the file reproducible, and the ids of plots on
+            the same page different.
     """
     return {
         "font.family": ["DejaVu Sans"],
@@ -162,7 +194,7 @@ def rc(salt: str = "") -> dict[str, Any]:
         "svg.fonttype": "none",
         "svg.hashsalt": salt or "compact_hf",
         "text.color": tone("ink"),
-        # A dollar in a reason is a dollar, not mathematics.
+        # Reasons may contain the character $, which does not start a formula there.
         "text.parse_math": False,
         "xtick.color": tone("muted"),
         "xtick.labelcolor": tone("ink"),
@@ -173,11 +205,14 @@ def rc(salt: str = "") -> dict[str, Any]:
 
 @contextmanager
 def new_figure(height: float) -> Iterator[tuple[Figure, Axes]]:
-    """Yield a figure 4.5 inches wide and `height` inches high, and its axes, under the settings of `rc`.
+    """Yield a figure of 4.5 inches width, and its axes, inside the settings of `rc`.
 
-    Narrow on purpose: on a phone it is shown at about its own size, so the type stays legible.
+    The width suits a phone, which shows the figure at about its own size, so that the text is legible.
+
+    Args:
+        height (`float`): height in inches.
     """
-    # Figure without pyplot: no global state, no display, nothing to close.
+    # Without pyplot there is no global state, no display is needed, and the figure need not be closed.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -187,14 +222,19 @@ def new_figure(height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 LABEL_ABOVE: Final[dict[str, Any]] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-"""How a bar's number is annotated over it."""
+"""Keyword arguments that annotate a bar with its number above it."""
 
 LABEL_RIGHT: Final[dict[str, Any]] = {"xytext": (4, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
-"""How a bar's number is annotated to the right of it."""
+"""Keyword arguments that annotate a bar with its number to the right of it."""
 
 
 def shorten(name: str, max_chars: int = 28) -> str:
-    """Return a model's name as it fits a plot: its end, which tells it apart, kept longer than its beginning."""
+    """Shorten a model's name for a plot in its middle; two thirds are kept of its end, which identifies it best.
+
+    Args:
+        name (`str`): the name.
+        max_chars (`int`, *optional*, defaults to 28): largest number of characters.
+    """
     if len(name) <= max_chars:
         return name
     end = max_chars * 2 // 3
@@ -202,8 +242,12 @@ def shorten(name: str, max_chars: int = 28) -> str:
 
 
 def legend_layout(labels: Sequence[str]) -> tuple[int, int]:
-    """Return how many columns and lines a legend takes so that it is no wider than the figure."""
-    # Handle, gaps and letters at the legend's size, in points.
+    """Return the numbers of columns and lines of a legend that is not wider than the figure.
+
+    Args:
+        labels (`Sequence[str]`): labels of the entries.
+    """
+    # Approximate widths in points: 32 for the handle and gaps, 6 per character.
     widths = [32 + 6 * len(label) for label in labels]
     available_width = 72 * _WIDTH_INCHES
     columns = len(labels) if sum(widths) <= available_width else max(1, int(available_width // max(widths)))
@@ -211,17 +255,23 @@ def legend_layout(labels: Sequence[str]) -> tuple[int, int]:
 
 
 def hide_axis(axes: Axes, which: str) -> None:
-    """Hide the `x` or the `y` axis, where every bar carries its number."""
+    """Hide an axis that is not needed because every bar is annotated with its number.
+
+    Args:
+        axes (`Axes`): the axes of the plot.
+        which (`str`): `x` or `y`.
+    """
     axes.get_xaxis().set_visible(False) if which == "x" else axes.get_yaxis().set_visible(False)
     axes.spines["bottom" if which == "x" else "left"].set_visible(False)
 
 
 def label_capabilities(axes: Axes, names: Sequence[str], labels: Sequence[str] | None = None) -> None:
-    """Write names down the left side, from top to bottom, each capability with a mark of its group.
+    """Label the y axis with names from top to bottom; each capability gets a mark in the color of its group.
 
     Args:
-        names: capabilities or anything else, which gets no mark.
-        labels: what to write in their place.
+        axes (`Axes`): the axes of the plot.
+        names (`Sequence[str]`): capabilities, or other names, which get no mark.
+        labels (`Sequence[str]`, *optional*): texts to show instead of the names.
     """
     axes.set_yticks(range(len(names)), labels or [get_label(name) for name in names])
     axes.tick_params(axis="y", length=0, pad=14)
@@ -234,6 +284,6 @@ def label_capabilities(axes: Axes, names: Sequence[str], labels: Sequence[str] |
 def _swatch(axes: Axes, position: float, color: str) -> Any:
     from matplotlib.patches import Rectangle
 
-    # x in parts of the axes, y in data: it stays in the gap between the words and the bars.
+    # x in fractions of the axes, y in data coordinates: the mark is between the labels and the bars.
     transform = axes.get_yaxis_transform()
     return Rectangle((-0.035, position - 0.28), 0.02, 0.56, transform=transform, clip_on=False, facecolor=color)

@@ -1,4 +1,4 @@
-"""Rows with real pictures, items in LLaVA's format, and what a folder holds."""
+"""Makes rows with real images and items in LLaVA's format, and reads the files of a directory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CAPABILITIES = ("color", "shape", "counting")
 
 
 def make_image(number: int, *, file_format: str = "JPEG", **options: Any) -> bytes:
-    """A small picture file, another one for each number up to 65,535."""
+    """Return a small image file; it differs for each number up to 65,535."""
     out = BytesIO()
     Image.new("RGB", (32, 24), (number % 256, number // 256, 77)).save(out, file_format, **options)
     return out.getvalue()
 
 
 def make_row(number: int, *, k: int = 1, data: bytes | None = None) -> QuestionRow:
-    """A compositional row with two turns about its own picture."""
+    """Return a compositional row with two turns about an image of its own."""
     data = data or make_image(number, file_format="PNG")
     capabilities = CAPABILITIES[:k]
     turns = tuple(
@@ -51,12 +51,12 @@ def make_row(number: int, *, k: int = 1, data: bytes | None = None) -> QuestionR
 
 
 def make_rows(count: int) -> Iterator[QuestionRow]:
-    """`count` compositional rows, k = 1, 2, 3 in turn."""
+    """Yield `count` compositional rows with k = 1, 2, 3, 1, and so on."""
     return (make_row(number, k=number % 3 + 1) for number in range(count))
 
 
 def make_item(number: int, *, image: str | None = None) -> dict[str, Any]:
-    """One item of LLaVA's format."""
+    """Return one item in LLaVA's format."""
     image_token = "<image>\n" if image else ""
     conversations = [
         {"from": "human", "value": f"{image_token}What is number {number}?"},
@@ -66,7 +66,7 @@ def make_item(number: int, *, image: str | None = None) -> dict[str, Any]:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Every file below a folder, hidden ones too."""
+    """Return the content of all files below a directory, including hidden ones, by path."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
     }

@@ -1,4 +1,4 @@
-"""Assembling runs and an instruction file into a release."""
+"""Tests assembling runs and an instruction file into a release."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from .samples import contents, make_image, make_item
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run over drawn scenes."""
+    """Return a finished run over drawn scenes."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    generate("scenes:120", run)  # enough for the 5% that are held out
+    generate("scenes:120", run)  # enough images for the 5% of the validation split
     return run
 
 
 @pytest.fixture
 def instruction(run: Path, tmp_path: Path) -> Path:
-    """An instruction file about two pictures of the run, one of which is held out, and about none."""
+    """Write an instruction file: two rows about images of the run, one of them for validation, and one without."""
     run_rows = [row for row in iter_rows([run], AssemblyOptions()) if isinstance(row, Row)]
     items = [make_item(0)]
     for split in ("train", "validation"):
@@ -98,7 +98,7 @@ def test_a_wrong_instruction_file_is_refused_before_the_runs_are_read(tmp_path: 
 def test_no_run_and_stray_options_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run was given"):
         assemble([], tmp_path / "out", version="1.0.0")
-    with pytest.raises(UsageError, match="needs --instruction"):
+    with pytest.raises(UsageError, match="needs an instruction file: add --instruction"):
         assemble([run], tmp_path / "out", version="1.0.0", instruction_rows=3)
 
 
@@ -134,5 +134,5 @@ def test_the_card_carries_the_licence_that_the_maker_says(run: Path, tmp_path: P
     assemble(run, tmp_path / "out", version="1.0.0", license="cc-by-sa-4.0")
     assert read_header(tmp_path / "out")["license"] == "cc-by-sa-4.0"
     assert validate(tmp_path / "out").counts == {}
-    with pytest.raises(UsageError, match="'mine' is no licence that the Hub's cards know; there are apache"):
+    with pytest.raises(UsageError, match="'mine' is not a licence identifier of the Hub: choose one of apache"):
         assemble(run, tmp_path / "other", version="1.0.0", license="mine")

@@ -1,4 +1,4 @@
-"""What cannot be published ends the command with one clear line and status 1 or 2, and leaves the Hub as it was."""
+"""Tests that invalid input of `compact publish` gives one clear line and status 1 or 2, and does not change the Hub."""
 
 from __future__ import annotations
 
@@ -59,45 +59,48 @@ def swap_configs(release: Path) -> None:
 
 
 DEFECTS: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
-    "a Parquet file is missing": (lambda path: (path / K2).unlink(), "card's configs are not those of the files"),
+    "a Parquet file is missing": (lambda path: (path / K2).unlink(), "card's configs do not match the files"),
     "a Parquet file is cut": (truncate, "unreadable file: " + K2),
     "a file is no Parquet file": (lambda path: (path / K2).write_bytes(b"not Parquet" * 99), "unreadable file: " + K2),
     "a Parquet file of something else": (
         lambda path: pq.write_table(pa.table({"text": ["a"]}), path / K2),
-        "schema differs: data/k2/train-00000-of-00001.parquet columns text; should be id, images,",
+        "schema differs: data/k2/train-00000-of-00001.parquet the columns are text; they should be id, images,",
     ),
     "a Parquet file more": (
         lambda path: shutil.copy(path / K2, path / "data" / "more.parquet"),
-        "file that is no part of a release: data/more.parquet",
+        "unexpected file: data/more.parquet",
     ),
-    "a column has another type": (narrow_k_type, "schema differs: " + K2 + " k is int32; should be int64"),
+    "a column has another type": (narrow_k_type, "schema differs: " + K2 + " k is int32; it should be int64"),
     "the card counts other rows": (drop_first_row, "card's counts are wrong: README.md config all has"),
-    "the card names other files": (swap_configs, "card's configs are not those of the files: README.md"),
+    "the card names other files": (swap_configs, "card's configs do not match the files: README.md"),
     "a name that collides": (
         lambda path: (path / "compact.py").write_text("raise SystemExit"),
-        "file that is no part of a release: compact.py",
+        "unexpected file: compact.py",
     ),
 }
 REFUSALS: Final[dict[str, tuple[int, str]]] = {
-    "the version exists": (1, "org/there is at v1.0.0, and v1.0.0 exists; a version is never replaced"),
-    "bad characters": (2, "'org/com pact' is not a repository's name"),
-    "no namespace": (2, "'compact' is not a repository's name; give namespace/name"),
-    "no token": (1, "there is no token for the Hub; set HF_TOKEN, or run `hf auth login`"),
-    "a wrong token": (1, "the Hub does not take the token (401"),
+    "the version exists": (
+        1,
+        "org/there is at v1.0.0, and v1.0.0 exists already; published versions are never replaced",
+    ),
+    "bad characters": (2, "'org/com pact' is not the name of a repository"),
+    "no namespace": (2, "'compact' is not the name of a repository: give namespace/name"),
+    "no token": (1, "no token for the Hub was found: set HF_TOKEN, or run `hf auth login`"),
+    "a wrong token": (1, "the Hub rejected the token (401"),
     "a token that only reads": (1, "the token may not write to org/new (403"),
     "a token that only reads what is there": (1, "the token may not write to org/there (403"),
     "another's namespace": (1, "the token may not write to someone/compact (403"),
     "a name that collides in the repository": (
         1,
-        "files that are no part of a release, and would be lost (compact.py)",
+        "files that do not belong to a release and would be lost (compact.py)",
     ),
-    "no folder": (2, "nowhere is not a folder; give the folder that shall be published"),
+    "no folder": (2, "nowhere is not a directory: give the directory to publish"),
 }
 
 
 @dataclass(frozen=True)
 class PublishResults:
-    """What the commands said, what the server was asked, and what it holds."""
+    """The output of the commands, the requests to the server, and its repositories."""
 
     results: dict[str, Any]
     requests: list[HubRequest]
@@ -156,7 +159,7 @@ def test_a_spoiled_release_is_refused_in_one_line(case: str, way: PublishResults
         assert (status, out) == (1, "")
         assert line.startswith("compact: ")
         assert "is not a valid release (" in line
-        assert "nothing was published, see them with compact validate " in line
+        assert "and was not published: list the problems with compact validate " in line
 
 
 @pytest.mark.parametrize("case", DEFECTS)
@@ -179,7 +182,7 @@ def test_what_the_hub_or_its_state_refuses_is_one_line(case: str, way: PublishRe
 
 
 def test_nothing_was_created_or_changed(way: PublishResults) -> None:
-    """Writing was tried only where nobody but the Hub can know that the token may not."""
+    """Only if the missing permission of a token cannot be known locally, a write request was sent."""
     writes = {(request.method, request.path) for request in way.requests if request.method != "GET"}
     assert writes <= {("POST", "/api/repos/create"), ("POST", "/api/datasets/org/there/discussions")}
     assert not any(way.server.store.has("dataset", name) for name in ("org/new", "someone/compact"))

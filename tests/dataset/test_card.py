@@ -1,4 +1,4 @@
-"""The card: its header and its text say what is there."""
+"""Tests that the header and the text of the card agree with the data."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_text_says_what_was_measured(tmp_path: Path) -> None:
         "| CC0-1.0 | scenes | 60 |",
         "| `teacher` | scenes |",
         "| `preset_version` | paper-1 |",
-        "- Date and price: not recorded.",
+        "- Date and cost: not recorded.",
         "color is needed most often (100.0% of the questions), scene understanding least (0.0%). Of the 45 pairs of "
         "capabilities, 42 occur in no question.",
         '"question" 100.0%',
@@ -94,7 +94,7 @@ def test_the_text_says_what_was_measured(tmp_path: Path) -> None:
         "| all | 120 | 2 | 0.0% | answer 1 | 50.0% | 100.0% |",
         "the same here, so a mistake that both make is not found",
         "`k3`",
-        "This is 1.2.3; [CHANGELOG.md](CHANGELOG.md)",
+        "This is version 1.2.3. [CHANGELOG.md](CHANGELOG.md)",
         "| minor | the same code loads other rows",
     ):
         assert line in text
@@ -169,9 +169,9 @@ def test_the_card_says_who_was_asked_when_and_for_how_much(tmp_path: Path) -> No
     for line in (
         "| teacher | gemini:gemini-3.8-flash | model-001 | 1,200 | 3,000,000 | 40,000 | 2.40 |",
         "| verifier | local:m | model-001 | 1,200 | 3,000,000 | 40,000 | 0.00 |",
-        "- Date: the replies came in from 2026-11-20 to 2026-11-22 (UTC).",
-        "- Price: 2.40 USD, at the list prices of those days (genai-prices 1, runs here).",
-        "- Pictures: 50 were worked on, 40 of them kept questions.",
+        "- Date: replies were received from 2026-11-20 to 2026-11-22 (UTC).",
+        "- Cost: 2.40 USD, at the list prices on those dates (genai-prices 1, runs here).",
+        "- Images: 50 were processed; 40 of them have accepted questions.",
         "- Settings: method augment and compact; preset paper@1; seed 0 and 1.",
         "Rows whose `source` is `augment`",
         "- Text by Gemini: the terms of Google's Gemini API on the dates above apply",
@@ -186,9 +186,9 @@ def test_the_card_says_who_was_asked_when_and_for_how_much(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("costs", "told"),
     [
-        (((0.0, "runs here"), (0.0, "runs here")), "- Price: nothing, because all of it ran on its maker's machine."),
-        (((None, ""), (0.0, "runs here")), "- Price: not known in all, because nobody lists what openai:mine charges."),
-        (((0.001, "genai-prices 1"), (0.0, "genai-prices 1")), "- Price: 0.001 USD, at the list prices of those days"),
+        (((0.0, "runs here"), (0.0, "runs here")), "- Cost: 0 USD for API calls, because all models ran locally."),
+        (((None, ""), (0.0, "runs here")), "- Cost: not known, because there is no list price for openai:mine."),
+        (((0.001, "genai-prices 1"), (0.0, "genai-prices 1")), "- Cost: 0.001 USD, at the list prices on those dates"),
     ],
 )
 def test_a_price_is_told_as_far_as_it_is_known(
@@ -204,7 +204,7 @@ def test_a_price_is_told_as_far_as_it_is_known(
     )
     text = (tmp_path / "out" / "README.md").read_text()
     assert told in text
-    assert "- Date: the replies came in on 2026-11-20 (UTC)." in text
+    assert "- Date: replies were received on 2026-11-20 (UTC)." in text
 
 
 def test_strict_rows_are_told_apart(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_strict_rows_are_told_apart(tmp_path: Path) -> None:
 
 def test_the_text_says_nothing_of_what_is_not_there(tmp_path: Path) -> None:
     _, header, text = write_release(tmp_path / "out", TEXT_ROW)
-    for phrase in ("How it was made", "Pictures", "dropped on the way", "k3", "compositional questions"):
+    for phrase in ("How it was made", "Images", "Data that was rejected", "k3", "compositional questions"):
         assert phrase not in text
     assert [config["config_name"] for config in header["configs"]] == ["all", "instruction"]
 

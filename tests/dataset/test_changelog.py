@@ -1,4 +1,4 @@
-"""CHANGELOG.md: what a folder says of its own version, and the history that publishing keeps."""
+"""Tests CHANGELOG.md: the entry of a release directory, and the history that publishing keeps."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_a_folder_says_what_its_own_version_is(tmp_path: Path) -> None:
         "- preset: paper-1\n"
         "- teacher: scenes\n"
         "- verifier: scenes\n"
-        "- left out in assembly: excluded by id 2\n"
+        "- excluded during assembly: excluded by id 2\n"
     )
-    assert "left out" not in write_release(tmp_path / "none")
+    assert "excluded during assembly" not in write_release(tmp_path / "none")
 
 
 def test_a_release_with_a_changelog_is_valid_and_loads_without_a_warning(tmp_path: Path) -> None:
@@ -115,5 +115,5 @@ def test_the_repository_keeps_what_every_version_wrote(tmp_path: Path) -> None:
     for later, earlier in (("v1.2.0", "v1.1.0"), ("v1.1.0", "v1.0.0")):
         assert changelogs[later].endswith(changelogs[earlier].removeprefix("# Changelog\n"))
     assert contents(directories[2])["CHANGELOG.md"].decode() == changelogs["v1.2.0"]
-    assert "left out in assembly: excluded by id 4" in changelogs["v1.2.0"]
+    assert "excluded during assembly: excluded by id 4" in changelogs["v1.2.0"]
     assert "### Since 1.1.0\n\n- the card differs\n" in changelogs["v1.2.0"]

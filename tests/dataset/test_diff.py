@@ -1,4 +1,4 @@
-"""What differs between two releases: rows by config and split, columns, configs, the card."""
+"""Tests the comparison of two releases: rows by config and split, columns, configs and the card."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def replace_turns(row: Row, *, new_id: str) -> Row:
 
 
 def count_changes(difference: Difference) -> dict[str, int]:
-    """Kind of change -> rows, in both splits of `all`."""
+    """Return the number of rows for each kind of change, in both splits of `all`."""
     kinds = ("added", "removed", "changed", "corrected")
     all_changes = [changes for (config, _), changes in difference.rows.items() if config == "all"]
     return {kind: total for kind in kinds if (total := sum(getattr(changes, kind) for changes in all_changes))}
@@ -109,7 +109,7 @@ def test_a_config_that_is_gone_is_a_major_change(before: Path, tmp_path: Path) -
     )
     assert ("k3", "train") in difference.removed_splits
     assert difference.step == "major"
-    assert "config k3 has no train rows any more" in difference.reasons()
+    assert "config k3 no longer has train rows" in difference.reasons()
 
 
 def test_a_new_config_is_a_minor_change(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_it_is_the_difference_of_the_sets_of_rows(
 
 
 def make_noise_row(number: int, *, k: int) -> Row:
-    """A row whose picture takes 40 KB."""
+    """Return a row whose image has 40 KB."""
     from PIL import Image
 
     out = BytesIO()
@@ -242,9 +242,9 @@ def test_what_is_no_release_is_refused_in_one_line(before: Path, tmp_path: Path)
     file.symlink_to("nowhere")
     cases: list[tuple[object, type[Exception], str]] = [
         (dangling, ReleaseError, "No such file"),
-        (tmp_path / "empty", ReleaseError, "holds no release"),
+        (tmp_path / "empty", ReleaseError, "is not a dataset release"),
         (broken, ReleaseError, "cannot be read"),
-        (tmp_path / "nowhere" / "at" / "all", UsageError, "neither a folder nor a repository"),
+        (tmp_path / "nowhere" / "at" / "all", UsageError, "neither a directory nor a repository"),
     ]
     for target, kind, part in cases:
         with pytest.raises(kind, match=part) as excinfo:

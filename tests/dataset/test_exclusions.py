@@ -1,4 +1,4 @@
-"""What stays out of a release: takedowns, benchmarks' pictures, and copies of validation pictures."""
+"""Tests what is excluded from a release: takedowns, images of benchmarks, and copies of validation images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXCLUDED_REASON = "picture of an excluded data set"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run over drawn scenes."""
+    """Return a finished run over drawn scenes."""
     run = tmp_path_factory.mktemp("hygiene") / "run"
     generate("scenes:60", run)
     return run
@@ -47,7 +47,7 @@ def rows(run: Path) -> list[Row]:
 
 
 def encode_half_size(row: Row, *, quality: int = 60) -> bytes:
-    """The row's picture at half its size, as a JPEG."""
+    """Return the row's image at half its size, as a JPEG."""
     assert row.read_images
     out = BytesIO()
     with Image.open(BytesIO(row.read_images[0]())) as image:
@@ -72,13 +72,13 @@ def test_ids_of_rows_and_pictures_stay_out_and_the_others_are_told(run: Path, ro
     stats = assemble(run, tmp_path / "out", version="1.0.0", max_similarity=1, exclude_ids=file, on_note=notes.append)
     assert stats.rejects["assembly", "excluded by id"] == 2
     assert read_image_ids(tmp_path / "out") == {str(row.image_id) for row in rows[2:]}
-    assert notes == ["abc is to be left out, and is the id of no row or picture here"]
+    assert notes == ["excluded id abc matches no row or image"]
     assert "excluded by id" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"# nothing\n\n", "holds no ids"), (b"\xff\xfe\xff", "is not UTF-8"), (None, "cannot be read")],
+    [(b"# nothing\n\n", "contains no ids"), (b"\xff\xfe\xff", "is not UTF-8"), (None, "cannot be read")],
 )
 def test_a_file_without_ids_is_refused(content: bytes | None, said: str, tmp_path: Path) -> None:
     file = tmp_path / "ids.txt"
@@ -145,7 +145,7 @@ def filter_rows(rows: Sequence[Row | Reject], distance: int) -> list[Row | Rejec
 
 
 def make_validation_copies(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """For each row in validation its picture compressed again, such that the copy is for training; and those rows."""
+    """Return a training row with a compressed copy of the image of each validation row, and the validation rows."""
     validation_rows = [row for row in rows if get_split("compact", row.image_id) == "validation"]
     training_copies = []
     for number, original in enumerate(validation_rows):
@@ -218,7 +218,7 @@ def test_grouping_keeps_instruction_rows_without_an_image_and_those_with_an_unre
 
 @given(st.lists(st.integers(0, 2**20), min_size=1, max_size=40, unique=True), st.integers(0, 10))
 def test_no_picture_for_training_is_within_the_distance_of_one_for_validation(seeds: list[int], distance: int) -> None:
-    """Few bits, so that many are near; ids whose last digits decide the split."""
+    """Hashes with few bits, so that many are similar, and ids whose last digits determine the split."""
     hashes = {f"{seed:032x}": (seed % 97) << 3 for seed in seeds}
     similar_images = find_similar_images(hashes, distance)
     if similar_images.ignored_sizes:
@@ -240,13 +240,13 @@ def test_a_group_of_many_is_told_and_stays() -> None:
     row_filter = RowFilter(Exclusions(frozenset(), None), FingerprintCache(), distance=0)
     row_filter._similar_images = similar_images
     (note,) = row_filter.notes()
-    assert "1 groups of pictures that look alike are over 1% of all" in note
-    assert "(30 pictures)" in note
+    assert "1 groups of similar images each have more than 1% of all images" in note
+    assert "(30 images)" in note
 
 
 def test_a_distance_out_of_range_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     for distance in (-1, 11):
-        with pytest.raises(UsageError, match="it must be 0 to 10"):
+        with pytest.raises(UsageError, match="use 0 to 10"):
             assemble(tmp_path / "no run", tmp_path / "out", version="1.0.0", group_similar=distance)
 
 
@@ -265,5 +265,5 @@ def test_the_command_takes_each_option_and_says_what_matched_nothing(
     words = [line.split() for line in output.out.splitlines()]
     counts = {" ".join(entry[1:-1]): entry[-1] for entry in words if entry and entry[0] == "assembly"}
     assert counts == {"excluded by id": "1", EXCLUDED_REASON: "2"}
-    assert f"{'0' * 32} is to be left out, and is the id of no row or picture here" in output.err
+    assert f"excluded id {'0' * 32} matches no row or image" in output.err
     assert read_header(tmp_path / "out")["license"] == "cc-by-4.0"

@@ -1,4 +1,4 @@
-"""Releases in other people's formats, read back by the code that people read them with."""
+"""Tests that exports can be read by the code for which each format is made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEXT_ROW = Row(
 
 
 def write_release(directory: Path) -> Path:
-    """61 compositional rows in both splits, two more about pictures that are there already, and one without any."""
+    """Write 61 rows in both splits, two more about images of these, one with a JPEG, and one without an image."""
     repeated = [replace(make_row(number), id=f"{10**5 + number:032x}") for number in (0, 1)]
     jpeg_row = replace(make_row(61, data=make_image(61)), id=f"{61:032x}")
     write_dataset([*make_rows(61), *repeated, jpeg_row, TEXT_ROW], directory, sources=("compact",), version="1.0.0")
@@ -45,7 +45,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_rows(release: Path, config: str = "all") -> dict[str, list[dict[str, Any]]]:
-    """Split -> the release's rows, pictures as bytes."""
+    """Return the rows of the release by split, with images as bytes."""
     from datasets import Image, List, load_dataset
 
     dataset = load_dataset(str(release), config).cast_column("images", List(Image(decode=False)))
@@ -95,12 +95,12 @@ def test_llava_json_is_what_llavas_code_reads(release: Path, tmp_path: Path) -> 
     suffixes = {Path(item["image"]).suffix for item in image_items}
     assert suffixes == {".png", ".jpg"}
     files = list((out / "images").iterdir())
-    assert len(files) == 62 < len(image_items), "a picture of several rows was written several times"
+    assert len(files) == 62 < len(image_items), "an image of several rows was written several times"
 
 
 def test_llava_json_is_described_for_llama_factory(release: Path, tmp_path: Path) -> None:
-    """It loads the file with `datasets`, row by row takes the columns that dataset_info.json names, and looks for the
-    picture in `media_dir`; a row has as many `<image>` as pictures."""
+    """Reads the file as LLaMA-Factory does: load it with `datasets`, take the columns that dataset_info.json names, and
+    look for the image in `media_dir`. The number of `<image>` placeholders in a row is the number of its images."""
     from datasets import load_dataset
 
     out = tmp_path / "llava"
@@ -178,7 +178,7 @@ def test_rows_of_text_have_no_confidence(release: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_export_comes_back_by_our_own_readers(format: str, release: Path, tmp_path: Path) -> None:
-    """What `compact annotate` and `augment` read of it are the release's own questions about the same pictures."""
+    """`compact annotate` and `augment` read the same questions about the same images from it as from the release."""
 
     def read_questions(source: VqaSource) -> dict[str, list[Any]]:
         questions = {}
@@ -232,10 +232,10 @@ def test_a_folder_that_holds_something_is_left_alone(release: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"format": "coco"}, "there are finevision, llava, messages"),
-        ({"config": "k7"}, "it has all, compositional, instruction, with_images, k1, k2, k3"),
-        ({"split": "test"}, "train and validation"),
-        ({"config": "instruction", "split": "validation"}, "has no rows in validation"),
+        ({"format": "coco"}, "choose one of finevision, llava, messages"),
+        ({"config": "k7"}, "choose one of all, compositional, instruction, with_images, k1, k2, k3"),
+        ({"split": "test"}, "choose train or validation"),
+        ({"config": "instruction", "split": "validation"}, "has no validation rows"),
     ],
 )
 def test_what_is_not_there_is_refused_with_what_is(
@@ -247,9 +247,9 @@ def test_what_is_not_there_is_refused_with_what_is(
 
 
 def test_folders_that_are_no_release_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match=r"directory .* does not exist"):
         export(tmp_path / "nothing", tmp_path / "out", format="llava")
-    with pytest.raises(ReleaseError, match="no data files of a release"):
+    with pytest.raises(ReleaseError, match="no data files of a dataset release"):
         export(tmp_path, tmp_path / "out", format="llava")
 
 
@@ -301,6 +301,6 @@ def test_of_a_repository_only_the_configs_files_are_fetched(release: Path, tmp_p
     export(release, tmp_path / "here", format="llava", config="k3")
     assert contents(tmp_path / "hub") == contents(tmp_path / "here")
     assert results[0] == {split: len(split_rows) for split, split_rows in read_rows(release, "k3").items()}
-    assert all("for this token" in refusal for refusal in results[1:])
+    assert all("was not found on the Hub" in refusal for refusal in results[1:])
     fetched_subsets = {path.parent.name for path in (tmp_path / "home").rglob("snapshots/*/data/*/*.parquet")}
     assert fetched_subsets == {"k3"}

@@ -1,4 +1,4 @@
-"""What assembly decodes it decodes once, whatever comes between."""
+"""Tests that assembly decodes each image only once, even after a kill."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_was_seen_before_a_failure_is_kept(tmp_path: Path) -> None:
 
 
 def test_looks_are_taken_side_by_side() -> None:
-    """Two wait for each other: one after the other they would wait for ever."""
+    """Two inspections wait for each other: one after the other they would wait forever."""
     barrier = threading.Barrier(2)
     list(
         FingerprintCache().iter_cached(
@@ -78,21 +78,21 @@ def test_where_nothing_can_be_written_looks_are_in_memory(tmp_path: Path) -> Non
 
 def test_a_damaged_file_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"no database" * 100)
-    with pytest.raises(JournalError, match=r"cannot be used .* delete it: it only saves time"):
+    with pytest.raises(JournalError, match=r"cannot be used .* or delete this cache file"):
         inspect_all(FingerprintCache(tmp_path), ["a"])
 
 
 def test_a_picture_that_was_changed_is_not_kept_as_what_it_was(tmp_path: Path) -> None:
     original_row = make_row(1, data=make_image(1))
     changed_row = replace(original_row, read_images=(lambda: make_image(2),))
-    with pytest.raises(ReleaseError, match="has changed since it was asked about"):
+    with pytest.raises(ReleaseError, match="has changed since the run"):
         list(FingerprintReader(FingerprintCache(tmp_path)).iter_fingerprints([changed_row]))
     ((_, (fingerprint,)),) = FingerprintReader(FingerprintCache(tmp_path)).iter_fingerprints([original_row])
     assert original_row.image_id in fingerprint.ids
 
 
 def test_assembling_again_decodes_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With everything that needs pictures decoded: the instruction part, and the comparison of the splits."""
+    """Includes both steps that decode images: the instruction part, and the comparison of the splits."""
     generate("scenes:30", tmp_path / "run")
     (tmp_path / "pool").mkdir()
     for number in range(40):

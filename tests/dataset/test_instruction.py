@@ -1,4 +1,4 @@
-"""Sampling a file in LLaVA's format."""
+"""Tests sampling a file in LLaVA's format."""
 
 from __future__ import annotations
 
@@ -196,5 +196,5 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         tracemalloc.stop()
         return used
 
-    measure_peak(100)  # what is imported and cached once does not count
+    measure_peak(100)  # exclude memory of imports and caches
     assert measure_peak(5000) < 1.2 * measure_peak(500)

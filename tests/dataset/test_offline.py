@@ -1,4 +1,4 @@
-"""What lies on the Hub cannot be read without it, and each reader says so instead of speaking of publishing."""
+"""Tests that each command that reads from the Hub reports offline mode, without mentioning publishing."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from compact_hf.errors import HubError
     ids=["diff", "export", "show", "validate"],
 )
 def test_a_repository_wants_the_hub(read: Callable[[Path], object], tmp_path: Path) -> None:
-    with pytest.raises(HubError, match=r"^org/compact(@main)? lies on the Hub, and HF_HUB_OFFLINE is set; unset it"):
+    with pytest.raises(
+        HubError, match=r"^org/compact(@main)? cannot be read from the Hub \(HF_HUB_OFFLINE is set\): unset it"
+    ):
         read(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""How a release came about is read from journals: the same journals tell the same, whatever the day or the order."""
+"""Tests that provenance is read only from journals: the same journals give the same result on any day, in any order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GEMINI = "gemini:gemini-3.8-flash"
 def write_run(
     directory: Path, replies: dict[str, int], *, version: str = "gemini-3.8-flash-001", **identity: Any
 ) -> Path:
-    """A run of so many replies on each day (`YYYY-MM-DD`), of 1,000 tokens in and 100 out each, and one verdict."""
+    """Write a run with this number of replies per day, each of 1,000 input and 100 output tokens, and one verdict."""
     settings = {
         "teacher": GEMINI,
         "verifier": "scenes",
@@ -60,7 +60,7 @@ def test_date_price_and_counts_are_the_journal_s(tmp_path: Path) -> None:
     teacher, verifier = provenance.model_usage
     assert (teacher.role, teacher.name, teacher.backend) == ("teacher", GEMINI, "gemini")
     assert (teacher.requests, teacher.input_tokens, teacher.output_tokens) == (10, 10_000, 1_000)
-    # 0.75 USD in and 3.75 USD out per million tokens
+    # USD per million tokens: 0.75 for input, 3.75 for output
     assert provenance.cost == teacher.cost == pytest.approx(10_000 * 0.75e-6 + 1_000 * 3.75e-6)
     assert teacher.versions == ("gemini-3.8-flash-001",)
     assert teacher.price_source.startswith("genai-prices ")
@@ -115,5 +115,5 @@ def test_a_release_is_the_same_whenever_it_is_assembled(tmp_path: Path) -> None:
     card = (tmp_path / "one" / "README.md").read_text()
     with Journal.read(tmp_path / "run") as journal:
         (day,) = {usage.day for usage in journal.usage()}
-    assert f"- Date: the replies came in on {day} (UTC)." in card
-    assert "- Price: nothing, because all of it ran on its maker's machine." in card
+    assert f"- Date: replies were received on {day} (UTC)." in card
+    assert "- Cost: 0 USD for API calls, because all models ran locally." in card

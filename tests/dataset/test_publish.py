@@ -1,4 +1,4 @@
-"""A release on the Hub: published by the command, read by `datasets`, over real HTTP."""
+"""Tests publishing a release with the command and reading it with `datasets`, over real HTTP."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ told["lower"] = compact("publish", lower, "org/compact")
 
 @dataclass(frozen=True)
 class PublishResults:
-    """What the clients saw on the way, what the server was asked, and the folders."""
+    """The results of the clients, the requests to the server, and the directories."""
 
     results: dict[str, Any]
     requests: list[HubRequest]
@@ -65,7 +65,7 @@ class PublishResults:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release of scenes, version 1.0.0, with k = 1, 2, 3."""
+    """Return a release of scenes, version 1.0.0, with k = 1, 2, 3."""
     directory = tmp_path_factory.mktemp("scenes")
     generate("scenes:30", directory / "run")
     assemble([directory / "run"], directory / "release", version="1.0.0")
@@ -74,7 +74,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Version 2.0.0, with other rows and without k = 3."""
+    """Return version 2.0.0, with other rows and without k = 3."""
     out = tmp_path_factory.mktemp("second") / "release"
     write_dataset((row for row in make_rows(60) if row.k != 3), out, sources=("compact",), version="2.0.0")
     return out
@@ -111,7 +111,7 @@ def revision_files(repository: Repository, revision: str) -> dict[str, bytes]:
 
 def test_a_dry_run_lists_the_files_and_creates_nothing(way: PublishResults) -> None:
     status, out, err = way.results["dry"]
-    files = contents(way.first)  # which holds by now what was published
+    files = contents(way.first)  # these are the published files
     assert status == 0
     assert {(name, int(size)) for name, size in map(str.split, out.strip().splitlines()[1:])} == {
         (name, len(data)) for name, data in files.items()
@@ -144,7 +144,7 @@ def test_a_later_version_replaces_main_and_leaves_the_earlier_one_as_it_was(way:
 
 @pytest.mark.parametrize(
     ("case", "reason"),
-    [("same", "v2.0.0 exists"), ("older", "v1.0.0 exists"), ("lower", "v0.9.0 is not above it")],
+    [("same", "v2.0.0 exists already"), ("older", "v1.0.0 exists already"), ("lower", "v0.9.0 is not higher")],
 )
 def test_versions_only_rise(way: PublishResults, case: str, reason: str) -> None:
     status, out, err = way.results[case]
@@ -265,11 +265,11 @@ told = [step("first"), step("fewer", dry_run=True), *map(step, ("fewer", "gone",
     assert first == ["v1.0.0", None]
     assert dry == fewer == [
         "ReleaseError",
-        "1.0.1 is too small a step from v1.0.0 of org/compact: 2 rows removed, which is a minor change; "
-        "assemble with --version 1.1.0 or above",
+        "1.0.1 is too small a step from v1.0.0 of org/compact (2 rows removed, which is a minor change): "
+        "assemble with --version 1.1.0 or higher",
     ]  # fmt: skip
-    assert "config k3 has no train rows any more" in gone[1]
-    assert "assemble with --version 2.0.0 or above" in gone[1]
+    assert "config k3 no longer has train rows" in gone[1]
+    assert "assemble with --version 2.0.0 or higher" in gone[1]
     assert enough == ["v1.1.0", ["2 rows removed"]]
     assert (noted[0], far) == ("v1.1.1", ["v1.2.0", ["1 row added"]])
     repository = server.store.repository("dataset", "org/compact")
@@ -299,7 +299,7 @@ for folder, name in ((broken, "org/new"), (nowhere, "org/new"), (whole, "org/n:w
     except CompactError as error:
         told.append(str(error))
 """
-    expected = ("unreadable file", "is not a folder", "is not a repository's name", "compact.py, photos/a.jpg")
+    expected = ("unreadable file", "is not a directory", "is not the name of a repository", "compact.py, photos/a.jpg")
     errors = run_source(server, source, broken, second, tmp_path / "nowhere", home=tmp_path / "home")
     for line, part in zip(errors, expected, strict=True):
         assert part in line

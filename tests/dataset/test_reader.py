@@ -1,4 +1,4 @@
-"""A release on the Hub is read cheaply: its own files only, a row group at a time. Bytes are counted at the server."""
+"""Tests that only the needed files and row groups of a release on the Hub are read. The server counts the bytes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ for tag, folder in zip(("v1.0.0", "v1.1.0"), sys.argv[1:]):
 
 
 def make_noise_image(number: int, edge: int = 160) -> bytes:
-    """A picture of about 77 KB where the edge has 160 pixels that cannot be made smaller."""
+    """Return an image of noise, which cannot be compressed: about 77 KB for an edge of 160 pixels."""
     out = BytesIO()
     pixels = np.random.default_rng(number).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(out, "PNG")
@@ -51,7 +51,7 @@ def make_noise_image(number: int, edge: int = 160) -> bytes:
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """10 rows of k = 1, 10 of k = 2, 320 of k = 3: four row groups of up to 8 MB in k3's training file."""
+    """Write 10 rows of k = 1, 10 of k = 2, 320 of k = 3; the training file of k3 has four row groups of up to 8 MB."""
     out = tmp_path_factory.mktemp("pictures") / "release"
     counts = {1: 10, 2: 10, 3: 320}
     ks = [k for k, count in counts.items() for _ in range(count)]
@@ -66,7 +66,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """A Hub with the release as v1.1.0, and another one, of 60 small rows, as v1.0.0."""
+    """Return a Hub with the release as v1.1.0, and another release of 60 small rows as v1.0.0."""
     older = tmp_path_factory.mktemp("older") / "release"
     write_dataset(make_rows(60), older, sources=("compact",), version="1.0.0")
     with HubServer() as server:
@@ -75,26 +75,26 @@ def hub(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub
 
 
 def snippets(server: HubServer) -> list[str]:
-    """The Python examples of the card that main shows."""
+    """Return the Python examples of the card on main."""
     card = server.store.repository("dataset", "org/compact").get_commit("main").files["README.md"].data.decode()
     return re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
 def server(hub: HubServer) -> HubServer:
-    """The same, with nothing noted down yet."""
+    """Return the same Hub with an empty list of requests."""
     hub.requests.clear()
     hub.bytes_sent.clear()
     return hub
 
 
 def file_sizes(release: Path, subset: str) -> dict[str, int]:
-    """Path -> bytes of a leaf's files."""
+    """Return the sizes of the files of a subset in bytes, by path."""
     return {f"data/{subset}/{path.name}": path.stat().st_size for path in (release / "data" / subset).iterdir()}
 
 
 def count_data_bytes(server: HubServer) -> Counter[str]:
-    """Path of each data file of which something was sent -> bytes."""
+    """Return the number of bytes that were sent of each data file, by path."""
     served: Counter[str] = Counter()
     for path, count in server.bytes_sent.items():
         if path.startswith(FILES) and count and "/data/" in path:
@@ -138,14 +138,14 @@ def test_a_tag_is_read_as_it_was_then(server: HubServer, tmp_path: Path) -> None
 
 
 def test_a_stream_gives_its_first_row_after_one_row_group(server: HubServer, release: Path, tmp_path: Path) -> None:
-    """With `reshard`, which makes a shard of every row group. Without it Arrow asks for 32 MB at once, and `datasets`
-    hands out the first row group once Arrow has read the next."""
+    """`reshard` makes a shard of every row group. Without it, Arrow requests 32 MB at once, and `datasets` yields the
+    first row group only when Arrow has read the next one."""
     source = """
 import os
 from datasets import load_dataset
 loaded = load_dataset("org/compact", "k3", split="train", streaming=True).reshard()
 print(next(iter(loaded))["id"], loaded.num_shards, flush=True)
-os._exit(0)  # what is read ahead is never answered
+os._exit(0)  # requests for read-ahead are never answered
 """
     (path,) = (path for path in file_sizes(release, "k3") if "train" in path)
     with pq.ParquetFile(release / path) as file:
@@ -155,7 +155,7 @@ os._exit(0)  # what is read ahead is never answered
 
     def answer_one_group_only(request: HubRequest, number: int) -> Response | None:
         start, end = map(int, request.headers.get("range", "bytes=0-0").removeprefix("bytes=").split("-"))
-        is_footer = start >= file_sizes(release, "k3")[path] - 2**16  # is read first
+        is_footer = start >= file_sizes(release, "k3")[path] - 2**16  # the footer is read first
         is_past_first = end > first_group_bytes + READ_AHEAD and not is_footer
         return StalledResponse() if request.method == "GET" and path in request.path and is_past_first else None
 
@@ -168,7 +168,7 @@ os._exit(0)  # what is read ahead is never answered
 
 
 def test_row_groups_are_what_the_viewer_takes(release: Path, tmp_path: Path) -> None:
-    """Also where pictures are large: 12 of 17 MB are in three row groups, although 100 rows would be in one."""
+    """Also tests large images: 12 images of 17 MB are in three row groups, although one has room for 100 rows."""
     large = make_noise_image(0, 2400)
     write_dataset(
         (make_row(number, data=large + bytes([number])) for number in range(12)),
@@ -188,8 +188,8 @@ def test_row_groups_are_what_the_viewer_takes(release: Path, tmp_path: Path) -> 
 
 
 def test_a_picture_of_two_rows_lies_whole_and_uncompressed_in_its_file_twice(tmp_path: Path) -> None:
-    """Parquet's dictionary could hold it once, within a row group only (parquet.py says why it does not). Lying as it
-    is, it is the same chunk for the Hub's storage, in every row, file and version."""
+    """A dictionary could store it once, but only within a row group. Uncompressed, it is the same chunk for the Hub's
+    storage in every row, file and version, and is stored once there."""
     shared = make_noise_image(1)
     write_dataset(
         (make_row(number, data=shared if number % 2 else make_noise_image(number)) for number in range(2, 12)),
@@ -245,7 +245,7 @@ def test_a_hub_that_is_busy_or_failing_is_one_clear_line(server: HubServer, tmp_
         server.fault = lambda request, number: fault  # noqa: B023 - it is over before the next
         process = run(server, COMPACT, "validate", "org/compact", home=tmp_path)
         server.fault = lambda request, number: None
-        expected = f"compact: the Hub is busy or failing ({status}); run the same again"
+        expected = f"compact: the Hub is busy or failing ({status}): try again later"
         assert (process.returncode, process.stdout, process.stderr.strip()) == (1, "", expected)
 
 
@@ -253,21 +253,21 @@ def test_a_repository_that_cannot_be_had_is_one_clear_line(server: HubServer, tm
     secret = server.store.create("dataset", "org/secret", private=True, author="tester")
     assert secret.private
     cases = {
-        "org/nothing": ("HubError", "there is no org/nothing for this token on the Hub, nor a folder"),
-        "org/compact@v9.9.9": ("HubError", "there is no org/compact@v9.9.9 for this token"),
-        "org/secret": ("HubError", "there is no org/secret for this token"),
-        "org/a..b": ("UsageError", "is not a repository's name"),
-        "nowhere": ("UsageError", "is not a folder; give the folder of a release, or org/name[@revision]"),
+        "org/nothing": ("HubError", "org/nothing was not found on the Hub, and there is no such directory"),
+        "org/compact@v9.9.9": ("HubError", "org/compact@v9.9.9 was not found on the Hub"),
+        "org/secret": ("HubError", "org/secret was not found on the Hub"),
+        "org/a..b": ("UsageError", "is not the name of a repository"),
+        "nowhere": ("UsageError", "is not a directory: give the directory of a release, or org/name[@revision]"),
     }
     errors = run_source(server, VALIDATE, *cases, home=tmp_path / "home", HF_TOKEN="")
     for (kind, line), (expected, part) in zip(errors, cases.values(), strict=True):
         assert (kind, "\n" in line) == (expected, False)
         assert part in line
-    run_source(server, VALIDATE, "org/compact", home=tmp_path / "known")  # what the cache holds is not taken for main
+    run_source(server, VALIDATE, "org/compact", home=tmp_path / "known")  # the cache must not be used for main
     ((kind, line),) = run_source(server, VALIDATE, "org/compact", home=tmp_path / "known", HF_HUB_OFFLINE="1")
     assert (kind, line) == (
-        "HubError", "org/compact lies on the Hub, and HF_HUB_OFFLINE is set; unset it, or give a folder",
+        "HubError", "org/compact cannot be read from the Hub (HF_HUB_OFFLINE is set): unset it, or give a directory",
     )  # fmt: skip
     nowhere = "http://127.0.0.1:9"
     ((kind, line),) = run_source(server, VALIDATE, "org/compact", home=tmp_path / "known", HF_ENDPOINT=nowhere)
-    assert (kind, "which cannot be reached" in line, "\n" in line) == ("HubUnavailableError", True, False)
+    assert (kind, "the Hub cannot be reached" in line, "\n" in line) == ("HubUnavailableError", True, False)

@@ -1,4 +1,4 @@
-"""Leaves, splits, names and configs."""
+"""Tests subsets, splits, file names and configs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_five_per_cent_of_the_pictures_are_for_validation() -> None:
     from compact_hf.records import digest
 
     held_out = sum(get_split("compact", digest(number)) == "validation" for number in range(20_000))
-    assert 900 < held_out < 1100  # 1000 expected, standard deviation 31
+    assert 900 < held_out < 1100  # the expected number is 1000, with a standard deviation of 31
 
 
 @given(IDS)

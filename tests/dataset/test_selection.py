@@ -1,4 +1,4 @@
-"""Selection: exact numbers, one inside another, the ks and capabilities wanted, and a card that says so."""
+"""Tests selections: exact numbers, nesting, the requested k and capabilities, and a card that describes them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Images = dict[str, tuple[Combination, ...]]
 
 @st.composite
 def catalogs(draw: st.DrawFn) -> Images:
-    """Pictures of k = 1, 2 or 3, each with two or three questions.
+    """Draw images of k = 1, 2 or 3, each with two or three questions.
 
-    Hypothesis draws the seed only: hundreds of its own draws an example would take longer than what is tested.
+    Hypothesis draws only the seed: hundreds of draws per example would take longer than the code under test.
     """
     rng = random.Random(draw(st.integers(0, 2**32)))
     images: Images = {}
@@ -43,7 +43,7 @@ def catalogs(draw: st.DrawFn) -> Images:
 
 
 def training_questions(images: Images, selected: dict[str, Positions]) -> set[tuple[str, int]]:
-    """Every training question that is taken, as (picture, position)."""
+    """Return each selected training question as (image, position)."""
     training_ids = (candidate for candidate in selected if get_split("compact", candidate) == "train")
     return {(image_id, index) for image_id in training_ids for index in selected[image_id]}
 
@@ -87,7 +87,7 @@ def test_shares_by_k_are_met_as_nearly_as_whole_numbers_can_and_use_all_there_is
 
 
 def test_a_small_share_is_rounded_as_a_large_one_is() -> None:
-    """0.8 of a conversation is one and 7.2 are seven; methods that favour large shares would take eight and none."""
+    """0.8 and 7.2 conversations become one and seven; methods that favor large shares would give none and eight."""
     images = {digest("picture", number): (tuple(CAPABILITIES)[: 1 + number % 2],) * 2 for number in range(60)}
     selected = select_questions(images, Selection(k_shares={1: 0.9, 2: 0.1}, conversations=8))
     training = {image_id for image_id, _ in training_questions(images, selected)}
@@ -148,7 +148,10 @@ def test_a_release_of_a_selection_is_valid_has_the_number_and_says_what_it_is(tm
     assert {len(turn["capabilities"]) for turn in turns} == {1, 2}
     assert "text_recognition" not in Counter(chain.from_iterable(turn["capabilities"] for turn in turns))
     card = (release / "README.md").read_text(encoding="utf-8")
-    assert "**This is a part, chosen on purpose**, of what was made: questions of k = 1, 2 only; no" in card
+    assert (
+        "**This dataset contains only a selected part** of the data that was made: questions of k = 1, 2 only; no"
+        in card
+    )
     assert "51 questions for training, drawn with seed 4" in card
     all_stats = assemble(tmp_path / "run", unselected, version="1.0.0", max_similarity=1)
     assert (
@@ -156,7 +159,7 @@ def test_a_release_of_a_selection_is_valid_has_the_number_and_says_what_it_is(tm
         == all_stats.get_statistics(QuestionStatistics).questions_by_k.total()
         - stats.get_statistics(QuestionStatistics).questions_by_k.total()
     )
-    assert "chosen on purpose" not in (unselected / "README.md").read_text(encoding="utf-8")
+    assert "only a selected part" not in (unselected / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_command_takes_a_part_and_says_what_is_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""A contact sheet of a run, a release or a repository: what was asked for is on it, the same every time, cheaply."""
+"""Tests contact sheets of runs, releases and repositories: they match the query, are deterministic, and read little."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TEXT_ROW: Final = Row(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run over 60 drawn scenes, with planted faults so that drafts were dropped."""
+    """Return a run over 60 drawn scenes, with planted faults so that drafts are rejected."""
     run = tmp_path_factory.mktemp("runs") / "run"
     generate("scenes:60", run, noise=0.3)
     return run
@@ -152,7 +152,7 @@ def test_dropped_drafts_are_shown_with_their_reasons_and_nothing_that_was_kept(r
         if entry.subject and entry.stage != "conversation"
     }
     assert {"low confidence", "needs fewer capabilities", "needs more capabilities"} <= reasons
-    assert all(f"dropped: {reason}</strong>" in page for reason in reasons)
+    assert all(f"rejected: {reason}</strong>" in page for reason in reasons)
     assert "asked for" in page
     assert page.count("<strong>") == 0
     assert page.count('class="dropped"') <= 4 * page.count("<article")
@@ -241,7 +241,7 @@ told = True
 
 
 def test_of_a_repository_only_what_is_shown_is_fetched(tmp_path: Path) -> None:
-    """500 pictures of 43 KB of k = 3 lie in five row groups, of which one is read, and of k = 1 and 2 nothing is."""
+    """500 images of 43 KB with k = 3 are in five row groups. Only one of these is read, and nothing of k = 1 and 2."""
     ks = [3] * 500 + [1] * 20 + [2] * 20
     write_dataset(
         (make_row(number, k=k, data=make_noise_image(number)) for number, k in enumerate(ks)),
@@ -277,9 +277,7 @@ def test_the_command_prints_where_the_files_are(
     out, err = capsys.readouterr()
     assert out.splitlines() == ["run-sheet/contact_sheet.html", "run-sheet/contact_sheet.png"]
     assert "2 images" in err
-    assert (
-        "2 pictures with questions of k = 2 for the capability object recognition" in Path(out.split()[0]).read_text()
-    )
+    assert "2 images with questions of k = 2 for the capability object recognition" in Path(out.split()[0]).read_text()
     assert main(["show", str(run), "--rejects", "--out", str(tmp_path / "sheet")]) == 0
     assert capsys.readouterr().out.split() == [
         str(tmp_path / "sheet" / f"contact_sheet.{suffix}") for suffix in ("html", "png")
@@ -288,10 +286,10 @@ def test_the_command_prints_where_the_files_are(
 
 BAD_ARGUMENTS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no capability": ({"capability": "countin"}, "did you mean counting?"),
-    "k of nothing": ({"k": 5}, "has no kept questions of k = 5; there are some of k = 1, 2, 3"),
+    "k of nothing": ({"k": 5}, "has no accepted questions of k = 5; there are some for k = 1, 2, 3"),
     "no k": ({"k": 0}, "k = 0 is out of range: a question needs 1 to 10 capabilities"),
-    "no pictures": ({"n": 0}, "got n = 0; give 1 to 120 pictures"),
-    "too many": ({"n": 121}, "got n = 121; give 1 to 120 pictures"),
+    "no pictures": ({"n": 0}, "n is 0: it must be 1 to 120 images"),
+    "too many": ({"n": 121}, "n is 121: it must be 1 to 120 images"),
 }
 
 
@@ -305,15 +303,15 @@ def test_what_cannot_be_shown_is_one_clear_line(case: str, run: Path, tmp_path: 
 
 
 def test_a_release_keeps_no_rejects_and_says_where_they_are(release: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="only a run keeps what was dropped; give the folder of the run"):
+    with pytest.raises(UsageError, match="only runs contain rejected drafts: give a run directory"):
         show(release, tmp_path / "sheet", rejects=True)
 
 
 def test_a_release_without_what_is_wanted_says_what_there_is(release: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"has no questions of k = 5; there is k1, k2, k3"):
+    with pytest.raises(UsageError, match=r"has no questions of k = 5; it has k1, k2, k3"):
         show(release, tmp_path / "sheet", k=5)
     write_dataset([TEXT_ROW], tmp_path / "text", sources=("compact",), version="1.0.0")
-    with pytest.raises(UsageError, match="the instruction part only, which has no k"):
+    with pytest.raises(UsageError, match="only an instruction part, which has no k"):
         show(tmp_path / "text", tmp_path / "sheet")
     write_dataset(
         [replace(make_row(1), turns=make_row(1).turns[:1])], tmp_path / "one", sources=("compact",), version="1.0.0"
@@ -324,16 +322,16 @@ def test_a_release_without_what_is_wanted_says_what_there_is(release: Path, tmp_
 
 def test_what_is_neither_run_nor_release_is_told(tmp_path: Path, run: Path) -> None:
     cases: dict[str | Path, str] = {
-        tmp_path: "is neither a run (no journal.sqlite) nor a release (no folder data)",
-        tmp_path / "missing": "is no folder; give a run, a release, or org/name",
-        run / "journal.sqlite": "is no folder; give a run, a release, or org/name",
-        "nowhere": "is no folder; give a run, a release, or org/name",
+        tmp_path: "is neither a run (no journal.sqlite) nor a dataset release (no directory data)",
+        tmp_path / "missing": "is not a directory: give a run, a dataset release, or org/name",
+        run / "journal.sqlite": "is not a directory: give a run, a dataset release, or org/name",
+        "nowhere": "is not a directory: give a run, a dataset release, or org/name",
     }
     for source, line in cases.items():
         with pytest.raises(UsageError, match=re.escape(line)):
             show(source, tmp_path / "sheet")
     (tmp_path / "data").mkdir()
-    with pytest.raises(ReleaseError, match="holds no data files of a release"):
+    with pytest.raises(ReleaseError, match="has no data files of a dataset release"):
         show(tmp_path, tmp_path / "sheet")
 
 
@@ -347,7 +345,7 @@ def test_a_damaged_or_foreign_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="cannot be read"):
         show(tmp_path / "release", tmp_path / "sheet", k=1)
     pq.write_table(pa.table({"text": ["hi"]}), file)
-    with pytest.raises(ReleaseError, match=r"lacks capabilities|lacks id"):
+    with pytest.raises(ReleaseError, match=r"no column capabilities|no column id"):
         show(tmp_path / "release", tmp_path / "sheet", k=1)
 
 
@@ -368,7 +366,7 @@ def test_pictures_that_are_gone_are_told(tmp_path: Path) -> None:
 def test_a_run_of_another_method_has_nothing_to_show(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "run", {"method": "annotate", "source": "scenes"}):
         pass
-    with pytest.raises(UsageError, match="is a run of annotate, which keeps no questions"):
+    with pytest.raises(UsageError, match="is a run of annotate, which makes no questions"):
         show(tmp_path / "run", tmp_path / "sheet")
 
 
@@ -386,4 +384,4 @@ def test_a_hub_that_is_away_is_one_line(tmp_path: Path) -> None:
             server, source, "show", "org/compact", home=tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9"
         )
     assert (process.returncode, process.stdout) == (1, "")
-    assert "which cannot be reached" in process.stderr.strip().splitlines()[-1]
+    assert "the Hub cannot be reached" in process.stderr.strip().splitlines()[-1]

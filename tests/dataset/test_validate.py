@@ -1,4 +1,4 @@
-"""Validation finds each planted defect, and nothing else."""
+"""Tests that validation finds each planted defect, and no others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def release(whole: Path, tmp_path: Path) -> Path:
-    """A valid release to spoil."""
+    """Return a copy of a valid release, in which a test plants a defect."""
     return Path(shutil.copytree(whole, tmp_path / "release"))
 
 
@@ -77,7 +77,7 @@ def change_image(record: Record, **changes: Any) -> None:
 
 
 def reduce_to_k1(record: Record) -> None:
-    """Make a row of k = 2 a right one of k = 1, which then lies in the wrong leaf."""
+    """Turn a row of k = 2 into a valid row of k = 1, which is then in the wrong subset."""
     record |= {"k": 1, "capabilities": ["color"]}
     for turn in record["turns"]:
         turn |= {"capabilities": ["color"], "verified_capabilities": ["color"]}
@@ -99,15 +99,15 @@ def add_image_token(record: Record) -> None:
 
 ROW_DEFECTS: dict[str, Callable[[Record], None]] = {
     "null value": lambda record: record.update(messages=None),
-    "image_id is no hash": lambda record: record.update(image_id="../../picture.jpg"),
-    "wrong leaf": reduce_to_k1,
+    "image_id is not a hash": lambda record: record.update(image_id="../../picture.jpg"),
+    "wrong subset": reduce_to_k1,
     "wrong split": lambda record: record.update(image_id="0" * 32),
     "roles do not alternate": lambda record: record["messages"][2].update(role="assistant"),
     "<image> in the text": add_image_token,
     "empty message": clear_answer,
-    "picture and image_id do not match": lambda record: record.update(images=[]),
-    "picture does not decode": lambda record: change_image(record, bytes=record["images"][0]["bytes"][:-40]),
-    "picture is not clean": lambda record: change_image(record, bytes=make_image_with_metadata()),
+    "image and image_id do not match": lambda record: record.update(images=[]),
+    "image cannot be decoded": lambda record: change_image(record, bytes=record["images"][0]["bytes"][:-40]),
+    "image is not clean": lambda record: change_image(record, bytes=make_image_with_metadata()),
     "absolute path": lambda record: record.update(image_source="/home/me/pictures"),
     "provenance is missing": lambda record: record.update(verifier=None),
     "no turns": lambda record: record.update(turns=[], messages=[], capabilities=[]),
@@ -121,7 +121,7 @@ ROW_DEFECTS: dict[str, Callable[[Record], None]] = {
     "turns and messages differ": lambda record: change_turn(record, answer="another"),
     "unknown source": lambda record: record.update(source="magic"),
 }
-# What a defect of the table above brings along by necessity.
+# Further defects that a defect of the table above necessarily causes.
 IMPLIED_DEFECTS = {"no turns": {"roles do not alternate": 1}}
 
 
@@ -157,7 +157,7 @@ def test_a_picture_s_path_names_no_folders(path: str, release: Path) -> None:
 )
 def test_only_the_bare_picture_may_be_there(data: bytes, release: Path) -> None:
     rewrite(release, K2, lambda records: change_image(records[0], bytes=data))
-    assert validate(release).counts == {"picture is not clean": 1}
+    assert validate(release).counts == {"image is not clean": 1}
 
 
 @pytest.mark.parametrize("change", [{"teacher": "gemini"}, {"capabilities": ["color"]}, {"k": 1}])
@@ -202,7 +202,7 @@ def test_a_picture_in_both_splits_is_found(release: Path) -> None:
     held_out = pq.read_table(release / "data/k1/validation-00000-of-00001.parquet")["image_id"].to_pylist()[0]
     name = "data/instruction/train-00000-of-00001.parquet"
     rewrite(release, name, lambda records: records[0].update(image_id=held_out))
-    assert validate(release).counts == {"picture in both splits": 1}
+    assert validate(release).counts == {"image in both splits": 1}
 
 
 def make_schema_with_other_type() -> Any:
@@ -231,7 +231,7 @@ def test_a_damaged_file_is_found(cut: int, release: Path) -> None:
     (release / K2).write_bytes(data[:cut])
     counts = validate(release).counts
     assert counts.pop("unreadable file") == 1
-    assert counts == {"card's counts are wrong": 4}  # of all, compositional, with_images and k2
+    assert counts == {"card's counts are wrong": 4}  # one per config: all, compositional, with_images and k2
 
 
 def test_a_damaged_page_is_found(release: Path) -> None:
@@ -254,18 +254,18 @@ def copy_other_figure(release: Path) -> None:
 
 
 DIRECTORY_DEFECTS: dict[str, Callable[[Path], object]] = {
-    "file that is no part of a release": lambda path: (path / "notes.txt").touch(),
-    "data files are missing or too many": lambda path: (path / K2).rename(path / K2.replace("of-00001", "of-00002")),
+    "unexpected file": lambda path: (path / "notes.txt").touch(),
+    "wrong number of data files": lambda path: (path / K2).rename(path / K2.replace("of-00001", "of-00002")),
     "card cannot be read": lambda path: (path / "README.md").unlink(),
     "card's counts are wrong": lambda path: edit_card(path, "num_examples: ", "num_examples: 1"),
     "card's features differ": lambda path: edit_card(path, "dtype: int64", "dtype: int32"),
-    "card's configs are not those of the files": lambda path: edit_card(path, "data/k2/train", "data/k1/train"),
+    "card's configs do not match the files": lambda path: edit_card(path, "data/k2/train", "data/k1/train"),
     "card disagrees with the data": lambda path: edit_card(path, "| shape | 0 | 60 |", "| shape | 0 | 61 |"),
     "card lacks a section": lambda path: edit_card(path, "## Limits", "## Praise"),
-    "card does not show its picture": lambda path: edit_card(path, "assets/coverage.png", "assets/other.png"),
-    "card's picture is missing": lambda path: (path / FIGURE).unlink(),
-    "card's picture cannot be read": lambda path: (path / FIGURE).write_bytes((path / FIGURE).read_bytes()[:999]),
-    "card's picture shows other data": copy_other_figure,
+    "card does not show its figure": lambda path: edit_card(path, "assets/coverage.png", "assets/other.png"),
+    "card's figure is missing": lambda path: (path / FIGURE).unlink(),
+    "card's figure cannot be read": lambda path: (path / FIGURE).write_bytes((path / FIGURE).read_bytes()[:999]),
+    "card's figure shows other data": copy_other_figure,
 }
 
 
@@ -278,15 +278,19 @@ def test_a_defect_of_the_folder_is_found(check: str, release: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("# COMPACT 1.0.0", "# COMPACT 1.0.1", "its title should say: # COMPACT 1.0.0"),
-        ("| `all` (default) |", "| `all` |", "its configs should say: | `all` (default) |"),
+        ("# COMPACT 1.0.0", "# COMPACT 1.0.1", "its part title should contain: # COMPACT 1.0.0"),
+        ("| `all` (default) |", "| `all` |", "its part configs should contain: | `all` (default) |"),
         (
             "| CC0-1.0 | scenes | 91 |",
             "| CC0-1.0 | scenes | 90 |",
-            "its licences should say: | CC0-1.0 | scenes | 91 |",
+            "its part licences should contain: | CC0-1.0 | scenes | 91 |",
         ),
-        ("| `teacher` | scenes |", "| `teacher` | a person |", "its provenance should say: | `teacher` | scenes |"),
-        ("| all | 180 | 2 |", "| all | 180 | 180 |", "its biases should say: | all | 180 | 2 |"),
+        (
+            "| `teacher` | scenes |",
+            "| `teacher` | a person |",
+            "its part provenance should contain: | `teacher` | scenes |",
+        ),
+        ("| all | 180 | 2 |", "| all | 180 | 180 |", "its part biases should contain: | all | 180 | 2 |"),
     ],
 )
 def test_it_is_told_what_the_card_should_say(old: str, new: str, told: str, release: Path) -> None:
@@ -299,7 +303,14 @@ def test_it_is_told_what_the_card_should_say(old: str, new: str, told: str, rele
 def test_a_picture_that_has_nothing_to_show_is_found(release: Path, tmp_path: Path) -> None:
     write_dataset((make_row(number) for number in range(9)), tmp_path / "single", sources=("compact",), version="1.0.0")
     shutil.copy(release / "assets/cooccurrence.png", tmp_path / "single" / "assets")
-    assert validate(tmp_path / "single").counts == {"card's picture shows other data": 1}
+    assert validate(tmp_path / "single").counts == {"card's figure shows other data": 1}
+
+
+def test_the_wording_of_a_card_is_free_but_its_numbers_are_not(release: Path) -> None:
+    edit_card(release, "A question with *k* capabilities is counted in *k* rows", "Each question counts *k* times")
+    assert validate(release).is_valid
+    edit_card(release, "91 rows", "92 rows")
+    assert validate(release).counts == {"card disagrees with the data": 1}
 
 
 def test_words_beside_what_was_measured_are_the_maker_s(release: Path) -> None:
@@ -317,7 +328,7 @@ def test_a_card_without_what_it_needs_is_one_problem(header: str, release: Path)
 
 def test_a_lost_file_is_found(release: Path) -> None:
     (release / K2).unlink()
-    assert set(validate(release).counts) == {"card's configs are not those of the files", "card's counts are wrong"}
+    assert set(validate(release).counts) == {"card's configs do not match the files", "card's counts are wrong"}
 
 
 def test_an_empty_folder_is_no_release(tmp_path: Path) -> None:
@@ -334,11 +345,11 @@ def test_what_the_hub_leaves_beside_is_no_problem(release: Path) -> None:
 def test_a_link_is_no_part_of_a_release(release: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (release / "data" / "more").symlink_to(tmp_path / "folder")
-    assert validate(release).counts == {"file that is no part of a release": 1}
+    assert validate(release).counts == {"unexpected file": 1}
 
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a folder"):
+    with pytest.raises(UsageError, match="not a directory"):
         validate(tmp_path / "missing")
 
 

@@ -1,4 +1,4 @@
-"""Versions: reading them, ordering them, and the lowest that may follow."""
+"""Tests parsing and ordering versions, and finding the lowest one that may follow."""
 
 from __future__ import annotations
 

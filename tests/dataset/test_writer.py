@@ -1,4 +1,4 @@
-"""Writing a release and reading it back with `datasets`."""
+"""Tests writing a release and reading it with `datasets`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ INSTRUCTION = [
 
 @contextmanager
 def capture_warnings() -> Iterator[list[str]]:
-    """Collect what `datasets` and the Hub client log as warnings; Python's warnings are errors in every test."""
+    """Collect the warnings that `datasets` and the Hub's client log; Python warnings are errors in every test."""
     messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
@@ -107,7 +107,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 
 def test_metadata_is_dropped_and_orientation_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = 6  # EXIF orientation: rotated by 90 degrees
     exif[0x010E] = "a secret"
     data = make_image(1, exif=exif, comment=b"a secret")
     assert data.count(b"a secret") == 2
@@ -277,7 +277,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     write_dataset(make_rows(5), out, sources=("compact",), version="1.0.0")
     before = contents(out)
     old.parent.mkdir()
-    out.rename(old)  # as a kill leaves it
+    out.rename(old)  # what a kill leaves behind
     with pytest.raises(ReleaseError, match="no rows"):
         write_dataset([], out, sources=("compact",), version="2.0.0")
     assert contents(out) == before

@@ -109,7 +109,10 @@ def test_a_kill_at_any_stage_changes_nothing(
 
 def test_a_missing_token_is_told_before_anything_is_asked(server: HubServer, config: Path, tmp_path: Path) -> None:
     process = run(server, SCRIPT, config, "--out", tmp_path / "build", "--publish", home=tmp_path / "home", HF_TOKEN="")
-    assert (process.returncode, process.stderr.splitlines()[-1].startswith("build_compact: there is no token")) == (
+    assert (
+        process.returncode,
+        process.stderr.splitlines()[-1].startswith("build_compact: no token for the Hub was found"),
+    ) == (
         1,
         True,
     )

@@ -285,7 +285,7 @@ for name in ("org/qwen", "org/none"):
         merge, qwen, none = run_source(server, source, home=tmp_path)
     assert shlex.join(merge) == "compact adapter merge org/lora --out benchmarks/lora"
     assert qwen.startswith("org/qwen is a qwen2_vl model, but these commands support LLaVA")
-    assert none.startswith("there is no org/none for this token on the Hub")
+    assert none.startswith("org/none was not found on the Hub")
 
 
 def test_what_cannot_be_called_is_one_clear_line(tmp_path: Path) -> None:

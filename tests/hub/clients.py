@@ -1,4 +1,4 @@
-"""Running the Hub's real clients against the double: in processes of their own, each with its own settings."""
+"""Runs the real clients of the Hub against the test server, in separate processes with their own settings."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def start(
     popen: type[subprocess.Popen[str]] = preforked.Popen,
     **environment: str,
 ) -> subprocess.Popen[str]:
-    """Start Python source as a client of the server; `home` is where it caches.
+    """Start Python source in a process that uses the server as its Hub.
 
-    `popen` is `subprocess.Popen` if nothing may be imported yet.
+    `home` is the directory of its cache. `popen` is `subprocess.Popen` if the process must not have imported anything.
     """
     return popen(
         [sys.executable, "-c", source, *map(str, arguments)],
@@ -49,17 +49,17 @@ def start(
 def run(
     server: HubServer, source: str, *arguments: object, home: Path, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
+    """Run Python source as in `start`, and wait for its end."""
     with start(server, source, *arguments, home=home, **options) as process:
         try:
             out, err = process.communicate(timeout=500)
         finally:
-            process.kill()  # one that hangs must not outlive its test
+            process.kill()  # a process that hangs must not outlive its test
     return subprocess.CompletedProcess(source, process.returncode, out, err)
 
 
 def run_source(server: HubServer, source: str, *arguments: object, home: Path, **options: Any) -> Any:
-    """Run it to its end and return what it has put into `told`."""
+    """Run Python source as in `start`, wait for its end, and return the value of its variable `told`."""
     process = run(server, source + _PRINT_RESULT, *arguments, home=home, **options)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.rpartition("told:")[2])
@@ -72,7 +72,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def revision_files(repository: Repository, revision: str) -> dict[str, bytes]:
-    """What a revision holds, without what the Hub puts there itself."""
+    """Return the files of a revision, without those that the Hub adds."""
     files = repository.get_commit(revision).files
     return {path: file.data for path, file in files.items() if path != ".gitattributes"}
 

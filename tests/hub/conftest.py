@@ -1,4 +1,4 @@
-"""A Hub of one's own, and a folder to publish there."""
+"""Fixtures: a Hub server for each test, and a directory to publish."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def server() -> Iterator[HubServer]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three files for LFS and two others, in folders."""
+    """Return a directory tree with three files for git LFS and two others."""
     directory = tmp_path / "folder"
     (directory / "data" / "deep").mkdir(parents=True)
     (directory / "README.md").write_text("---\nlicense: mit\n---\nThings.\n")

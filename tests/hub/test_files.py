@@ -1,4 +1,4 @@
-"""How a revision of a repository differs from a folder."""
+"""Tests the comparison of a revision of a repository with a directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compact_hf.hub.files import iter_differences
 
 
 def make_hub_file(data: bytes, *, lfs: bool = False) -> Any:
-    """Return what the Hub lists of a file."""
+    """Return the entry that the Hub lists for a file."""
     blob_id = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     sha256 = SimpleNamespace(sha256=hashlib.sha256(data).hexdigest())
     return SimpleNamespace(size=len(data), blob_id=blob_id, lfs=sha256 if lfs else None)
@@ -24,11 +24,11 @@ def make_hub_file(data: bytes, *, lfs: bool = False) -> Any:
     [
         ({}, None),
         ({".gitattributes": make_hub_file(b"*.bin filter=lfs")}, None),
-        ({"old.md": make_hub_file(b"old")}, "old.md is no part of the folder"),
+        ({"old.md": make_hub_file(b"old")}, "old.md is not in the directory"),
         ({"data.bin": None}, "data.bin is missing"),
-        ({"README.md": make_hub_file(b"longer than it")}, "README.md has 14 bytes, should have 2"),
-        ({"README.md": make_hub_file(b"ih")}, "README.md has another content"),
-        ({"data.bin": make_hub_file(b"4321", lfs=True)}, "data.bin has another content"),
+        ({"README.md": make_hub_file(b"longer than it")}, "README.md has 14 bytes instead of 2"),
+        ({"README.md": make_hub_file(b"ih")}, "README.md has different content"),
+        ({"data.bin": make_hub_file(b"4321", lfs=True)}, "data.bin has different content"),
     ],
 )
 def test_the_first_difference_is_named(changed: dict[str, Any], first: str | None, tmp_path: Path) -> None:

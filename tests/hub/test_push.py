@@ -1,4 +1,4 @@
-"""A folder gets to the Hub in one piece, whatever happens on the way. The real client talks to the double."""
+"""Tests that a directory is published completely or not at all, with the real client and the test server."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ told += [again.commit, *(state.tags for state in states)]
     repository = get_repository(server)
     assert revision_files(repository, "main") == revision_files(repository, "v2") == contents(folder) != first
     assert results[3:] == [repository.refs[MAIN], ["v1", "v2"], []]
-    assert statuses(repository) == ["merged", "merged"]  # the third call found nothing left to do
+    assert statuses(repository) == ["merged", "merged"]  # the third call had nothing left to do
 
 
 def test_main_changes_at_the_merge_and_nowhere_else(server: HubServer, folder: Path, tmp_path: Path) -> None:
-    main_history: list[tuple[str, str]] = []  # main as each request found it
+    main_history: list[tuple[str, str]] = []  # the state of main at each request
 
     def note(request: HubRequest, number: int) -> None:
         if server.store.has("dataset", "org/things"):
@@ -91,12 +91,12 @@ def test_a_killed_upload_goes_on_in_its_own_pull_request(server: HubServer, fold
     run_source(server, PUSH, folder, home=tmp_path / "home")
     assert revision_files(repository, "main") == revision_files(repository, "v1") == contents(folder)
     assert statuses(repository) == ["merged"]
-    # What had arrived before the kill was not sent again.
+    # Files that were uploaded before the kill are not uploaded again.
     assert len([entry for entry in server.requests if entry.method == "PUT"]) == 3
 
 
 def test_a_large_upload_in_several_commits_is_not_seen_before_its_end(tmp_path: Path) -> None:
-    """The client's pipelined path: Xet on, no file for it, more files than it puts into one commit."""
+    """Covers the client's pipelined upload: Xet is enabled but not used, and the files do not fit in one commit."""
     directory = tmp_path / "folder"
     directory.mkdir()
     for number in range(300):
@@ -192,6 +192,6 @@ def test_bursts_of_429_and_5xx_are_waited_out(server: HubServer, folder: Path, t
     source = SHORT_WAITS + PUSH.replace('tag="v1"', 'tag="v1", on_progress=lambda line: print(line, file=sys.stderr)')
     process = run(server, source, folder, home=tmp_path / "home")
     assert process.returncode == 0, process.stderr
-    assert re.search(r"the Hub is busy or failing \(429: .*\); trying again in 1 s\n", process.stderr)
+    assert re.search(r"the Hub is busy or failing \(429: .*\); retrying in 1 s\n", process.stderr)
     assert revision_files(get_repository(server), "v1") == contents(folder)
     assert statuses(get_repository(server)) == ["merged"]

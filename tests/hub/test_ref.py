@@ -1,4 +1,4 @@
-"""A repository at a revision is known by its form, and what has another form is none."""
+"""Tests parsing references to repositories: text of any other form is not one."""
 
 from __future__ import annotations
 

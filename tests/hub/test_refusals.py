@@ -1,4 +1,4 @@
-"""What cannot be pushed is refused in one clear line, and other people's changes are never mixed with the folder."""
+"""Tests that a failing push gives one clear line, and that changes of others are never mixed with the directory."""
 
 from __future__ import annotations
 
@@ -70,16 +70,16 @@ refused("tag taken", tag="v1")
     errors = run_source(server, source, folder, tmp_path / "empty", READ_TOKEN, home=tmp_path / "home")
     expected = {
         "no token": ("HubError", "set HF_TOKEN"),
-        "unknown token": ("HubError", "does not take the token"),
+        "unknown token": ("HubError", "rejected the token"),
         "may only read": ("HubError", "may not write to org/things"),
         "another's namespace": ("HubError", "may not write to someone/things"),
-        "bad characters": ("UsageError", "'org/thi ngs' is not a repository's name"),
+        "bad characters": ("UsageError", "'org/thi ngs' is not the name of a repository"),
         "no namespace": ("UsageError", "give namespace/name"),
-        "no folder": ("UsageError", "is not a folder"),
-        "no files": ("UsageError", "holds no files"),
+        "no folder": ("UsageError", "is not a directory"),
+        "no files": ("UsageError", "contains no files"),
         "bad header": ("HubError", "Invalid metadata in README.md"),
         "public": ("HubError", "is public"),
-        "tag taken": ("HubError", "data/words.txt has 10 bytes, should have 11"),
+        "tag taken": ("HubError", "data/words.txt has 10 bytes instead of 11"),
     }
     assert errors.keys() == expected.keys()
     for case, (kind, part) in expected.items():
@@ -108,7 +108,7 @@ try:
 except HubError as error:
     told = str(error)
 """
-    assert "was changed in the meantime; nothing was merged" in run_source(
+    assert "was changed in the meantime and nothing was merged" in run_source(
         server, source, folder, home=tmp_path / "home"
     )
     repository = get_repository(server)
@@ -131,7 +131,7 @@ def test_two_who_upload_into_one_pull_request_do_not_mix_their_files(
     server.fault = intrude
     process = run(server, PUSH, folder, home=tmp_path / "home")
     line = process.stderr.splitlines()[-1]
-    assert "org/things was changed by someone else (412: " in line
+    assert "org/things was changed in the meantime (412: " in line
     assert revision_files(get_repository(server), "main") == {}
     server.fault = lambda request, number: None
     run_source(server, PUSH, folder, home=tmp_path / "home")
@@ -164,7 +164,7 @@ def test_a_commit_to_main_during_the_merge_gets_no_tag(server: HubServer, folder
 
     server.fault = intrude
     process = run(server, PUSH, folder, home=tmp_path / "home")
-    assert "was changed while merging; no tag was set" in process.stderr.splitlines()[-1]
+    assert "was changed during the merge and no tag was set" in process.stderr.splitlines()[-1]
     assert "refs/tags/v1" not in get_repository(server).refs
     server.fault = lambda request, number: None
     run_source(server, PUSH, folder, home=tmp_path / "home")

@@ -1,4 +1,4 @@
-"""`compact publish` takes a metric and a Space to repositories of their kind, wheel and all, by the real client."""
+"""Tests publishing a metric and a Space, with or without a wheel, by `compact publish` and the real client."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_space_is_pushed_with_a_wheel_that_its_requirements_can_fetch(
     assert remote_files.pop(wheel.name) == wheel.read_bytes()
     requirements = remote_files.pop("requirements.txt").decode()
     assert remote_files == {name: data for name, data in before.items() if name != "requirements.txt"}
-    assert published_files(SPACE) == before, "the folder stays as it is"
+    assert published_files(SPACE) == before, "the directory was changed"
     (line,) = [line for line in requirements.splitlines() if line.startswith("compact_hf")]
     target = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
@@ -100,15 +100,15 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "no app.py": lambda directory: _remove_file("app.py", directory),
         "no requirements.txt": lambda directory: _remove_file("requirements.txt", directory),
         "sdk 'docker'": lambda directory: _write_header("sdk: docker", directory),
-        "no YAML": lambda directory: _write_header("sdk: [gradio", directory),
+        "not valid YAML": lambda directory: _write_header("sdk: [gradio", directory),
     }
     cases: list[tuple[str, list[str]]] = [
-        ("no use for a wheel", [str(METRIC), "org/new", "--wheel", str(wheel)]),
+        ("needs no wheel", [str(METRIC), "org/new", "--wheel", str(wheel)]),
         ("pip wheel --no-deps", [str(SPACE), "org/new", "--wheel", str(SPACE / "app.py")]),
-        ("exclude each other", [str(SPACE), "org/new", "--wheel", str(wheel), "--private"]),
+        ("cannot be combined", [str(SPACE), "org/new", "--wheel", str(wheel), "--private"]),
         ("is not a model or adapter: --version cannot be", [str(SPACE), "org/new", "--version", "1.0.0"]),
         ("is not a Space: --wheel cannot be used with it", [str(folder), "org/new", "--wheel", str(wheel)]),
-        ("holds something else (data", [str(SPACE), "org/things"]),
+        ("contains something else (data", [str(SPACE), "org/things"]),
     ]
     for number, (message, spoil) in enumerate(broken.items()):
         copy = tmp_path / str(number)

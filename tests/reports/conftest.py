@@ -1,4 +1,4 @@
-"""One made-up run, with every section, that the tests of this folder draw."""
+"""Fixture: a made-up report with every section, for the tests in this directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .samples import HOSTILE, make_score, make_sheet_item
 
 @pytest.fixture(scope="session")
 def accepted() -> dict[tuple[str, ...], int]:
-    """Every combination of one to three capabilities but for those with object_interaction alone or in pairs."""
+    """Return all combinations of one to three capabilities, except object_interaction alone or in a pair."""
     return {
         combination: 1 + len(combination) + len(combination[0]) % 4
         for k in (1, 2, 3)
@@ -26,11 +26,11 @@ def accepted() -> dict[tuple[str, ...], int]:
 
 @pytest.fixture(scope="session")
 def report(accepted: dict[tuple[str, ...], int]) -> DemoReport:
-    """A report with every section, its words full of markup."""
+    """Return a report with every section and with HTML markup in its texts."""
     return DemoReport(
         title="A run",
         summary=f"Made up, with {HOSTILE}.",
-        facts=(Fact("pictures", "200"), Fact("questions", "612", "2 or 3 a picture")),
+        facts=(Fact("images", "200"), Fact("questions", "612", "2 or 3 per image")),
         combination_counts=accepted,
         images=[make_sheet_item(seed, 1 + seed % 3, question=f"Is it {HOSTILE}?") for seed in range(200)],
         rejects=[
@@ -47,5 +47,5 @@ def report(accepted: dict[tuple[str, ...], int]) -> DemoReport:
             questions="Reserved scenes.",
             caveat="Nothing about photographs.",
         ),
-        next_steps=(Example("Go on:", "compact status RUN"),),
+        next_steps=(Example("Continue:", "compact status RUN"),),
     )

@@ -1,4 +1,4 @@
-"""A page taken apart, for tests of what it is made of."""
+"""Parses HTML pages for tests of their structure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _VOID = {"meta", "img", "br", "path", "use"}
 
 
 class ParsedPage(HTMLParser):
-    """What a page is made of: its tags with their attributes, its ids, its headings, and whether tags close."""
+    """The structure of a page: tags with attributes, ids, headings, and whether all tags are closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Made-up pictures, turns and scores, and words that would be markup if nobody escaped them."""
+"""Makes images, turns and scores, and texts that would be markup if they were not escaped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOSTILE = "<script>alert('1')</script> & \"quotes\""
 
 @cache
 def make_image(seed: int, size: tuple[int, int] = (336, 336)) -> bytes:
-    """Return a PNG file of noise, the worst there is for a picture's size in bytes."""
+    """Return a PNG file of noise, which has the largest size in bytes for its pixels."""
     buffer = io.BytesIO()
     noise = random.Random(seed).randbytes(3 * size[0] * size[1])
     Image.frombytes("RGB", size, noise).save(buffer, format="PNG", compress_level=1)
@@ -31,32 +31,32 @@ def make_image(seed: int, size: tuple[int, int] = (336, 336)) -> bytes:
 
 
 def make_sheet_item(seed: int, k: int, *, question: str = "What is the word on the sign?") -> QuestionItem:
-    """Return a picture with two turns of k capabilities."""
+    """Return an image with two turns of k capabilities."""
     names = tuple(CAPABILITIES)[:k]
     return QuestionItem(make_image(seed % 24), k, (Turn(question, "OPEN", names, names, 95),) * 2, f"scene:{seed}")
 
 
 def make_score(label: str, n: int = 50, models: int = 2) -> ScoreRow:
-    """Return made-up shares of some models, each better than the one before."""
+    """Return made-up shares of several models, each better than the one before."""
     shares = (0.1 + 0.5 * index / max(models - 1, 1) for index in range(models))
     return ScoreRow(label, n, 0.3, tuple(Interval(share, share / 2, share + 0.1) for share in shares))
 
 
 def make_plots(name: str, models: int) -> Iterator[Plot]:
-    """Yield made-up plots of accuracy, one for each handful of models."""
+    """Yield made-up plots of accuracy, each with at most `MAX_MODELS` models."""
     names = [f"org/a-model-with-a-long-name-v{index + 1}" for index in range(models)]
     return plot_accuracy_in_handfuls([make_score("k = 1", 60, models)], names, name=name, title="Accuracy")
 
 
 def make_evaluation(models: int) -> EvaluationReport:
-    """Return a report of some models with every section, its words full of markup."""
+    """Return a report of several models with every section and with HTML markup in its texts."""
     names = tuple(f"org/a-model-with-a-long-name-v{index + 1}" for index in range(models))
     answers = [(True,) * models, (False,) * models, (True,) + (False,) * (models - 1)]
     return EvaluationReport(
         dataset=f"questions {HOSTILE}",
         questions=300,
         lead=f"the share of {HOSTILE}",
-        facts=(Fact("questions", "300"), Fact("pictures", "60", HOSTILE)),
+        facts=(Fact("questions", "300"), Fact("images", "60", HOSTILE)),
         models=names,
         headline=tuple(Fact(name, "10.0%", f"95% interval; {HOSTILE}") for name in names),
         sections=(

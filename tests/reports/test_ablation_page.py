@@ -1,4 +1,4 @@
-"""An ablation's page: every number stands in a table, better and worse are said only where intervals say so."""
+"""Tests the page of an ablation: tables have all numbers, and better or worse is only said if the interval shows it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_better_and_worse_are_said_only_where_the_whole_interval_is() -> None:
         assert sentence in page
 
 
-@pytest.mark.parametrize(("seeds", "told"), [((0,), "There is one seed"), ((0, 1), "2 seeds show little")])
+@pytest.mark.parametrize(("seeds", "told"), [((0,), "There is only one seed"), ((0, 1), "With only 2 seeds")])
 def test_the_page_says_what_its_seeds_are_worth(seeds: tuple[int, ...], told: str) -> None:
     assert told in render_ablation(replace(REPORT, seeds=seeds))
 

@@ -1,4 +1,4 @@
-"""The page about analyzed data, and its plots: complete, closed, safe; two data sets are told apart without color."""
+"""Tests the analysis page and its plots: complete, valid and safe HTML; two datasets differ in more than color."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_lengths_add_up_and_keep_what_lies_beyond_the_axis() -> None:
     shares = [float(share.rstrip("%")) for _, share in plot.table.rows]
     assert sum(shares) == pytest.approx(100, abs=1)
     assert plot.table.rows[-1][0].endswith("or more")
-    assert "half have at most 50" in plot.alt
+    assert "half of them have at most 50" in plot.alt
     assert len(plot.table.rows) <= 26
     short = plot_lengths([("one", {1: 3, 2: 1})], name="words", title="Words")
     assert short.table.rows == (("1", "75.0%"), ("2", "25.0%"))

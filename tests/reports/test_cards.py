@@ -1,4 +1,4 @@
-"""Cards as PNG: legible whatever a teacher writes, the same every time; README's picture is what its script draws."""
+"""Tests contact sheets as PNG: legible for any text, deterministic; the README's figure is the output of its script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contact sheet: fair over k, small, and safe from what teachers write."""
+"""Tests the contact sheet: even over k, small, and safe against markup in texts of teachers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ DROPPED = Reject("verification", "needs fewer capabilities", f"Is it {HOSTILE}?"
 
 def test_what_was_dropped_is_told_with_its_reason_and_no_markup_of_a_teacher() -> None:
     text = render_fragment([QuestionItem(make_image(1), 2, (), "a.png", (DROPPED,))])
-    assert "dropped: needs fewer capabilities</strong>" in text
+    assert "rejected: needs fewer capabilities</strong>" in text
     assert text.count("&lt;script&gt;") == 2
     assert "<script" not in text
     assert ">counting</li>" in text
@@ -80,7 +80,7 @@ def test_capabilities_that_the_verifier_found_are_told_where_they_are_others() -
 
 def test_a_page_needs_nothing_beside_it() -> None:
     text = render_page(
-        [make_sheet_item(1, 1), make_sheet_item(2, 2)], title=f"run {HOSTILE}", summary=["Two pictures.", HOSTILE]
+        [make_sheet_item(1, 1), make_sheet_item(2, 2)], title=f"run {HOSTILE}", summary=["Two images.", HOSTILE]
     )
     assert text.count("data:image/webp;base64,") == 2
     assert all(link.startswith("data:") for link in re.findall(r'(?:src|href)="([^"]*)"', text))
@@ -91,7 +91,7 @@ def test_a_page_needs_nothing_beside_it() -> None:
 
 def test_a_picture_is_shown_the_right_way_up_and_on_white_paper() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = 6  # EXIF orientation: rotated by 90 degrees
     buffer = io.BytesIO()
     Image.new("RGB", (40, 20)).save(buffer, format="JPEG", exif=exif)
     assert (thumbnail(buffer.getvalue())["width"], thumbnail(buffer.getvalue())["height"]) == (20, 40)

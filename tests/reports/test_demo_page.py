@@ -1,4 +1,4 @@
-"""The report: one file that needs nothing else, complete where there are figures, safe, and small."""
+"""Tests the demo page: self-contained, with a section for all data that exists, safe, and small."""
 
 from __future__ import annotations
 
@@ -98,4 +98,4 @@ def test_a_part_without_figures_is_left_out_with_its_link(
 
 
 def test_an_empty_run_still_gives_a_page() -> None:
-    assert ParsedPage(render_demo(DemoReport("Nothing yet", "No picture was kept.", (), {}))).values("id")
+    assert ParsedPage(render_demo(DemoReport("Nothing yet", "No image was kept.", (), {}))).values("id")

@@ -1,4 +1,4 @@
-"""The page of a judging: one file that needs nothing else, true to its figures, for one model and for many."""
+"""Tests the evaluation page: self-contained, with the right numbers, for one model and for many."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_pair_with_few_questions_is_written_and_not_colored() -> None:
         assert f">{n}</text>" in svg
         return svg.count("opacity: 0.325")
 
-    # The key has a cell of 50% too.
+    # The legend has a cell of 50%, too.
     assert (count_colored(MIN_N - 1), count_colored(MIN_N)) == (1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Plots: the same data give the same file, every number stands in the table, gaps and markup are shown as such."""
+"""Tests plots: the same data gives the same file, tables have all numbers, and gaps and markup are shown."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _COMBINATIONS = st.dictionaries(
 
 
 def rows_by_label(plot: Plot) -> dict[str, tuple[str, ...]]:
-    """Return the table's rows by their first cell."""
+    """Return the rows of the table by their first cell."""
     return {row[0]: row[1:] for row in plot.table.rows}
 
 
 def svg_texts(svg: str) -> list[str]:
-    """Return every text in an SVG."""
+    """Return all texts in an SVG."""
     return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
@@ -128,13 +128,13 @@ def test_planted_faults_are_told_apart_from_rejects() -> None:
     )
     assert rows_by_label(plot)["low confidence"] == ("12", "13", "11")
     assert rows_by_label(plot)["repeats another"] == ("9", "–", "–")
-    assert "Of 13 planted faults 11 were dropped." in plot.alt
-    assert {"dropped", "planted"} <= set(svg_texts(plot.svg()))
+    assert "Of 13 planted faults, 11 were rejected." in plot.alt
+    assert {"rejected", "planted"} <= set(svg_texts(plot.svg()))
 
 
 def test_without_planted_faults_nothing_is_said_of_them() -> None:
     plot = dataset_charts.plot_rejects([RejectCount("repeats another", 9)])
-    assert plot.table.head == ("reason", "dropped")
+    assert plot.table.head == ("reason", "rejected")
     assert "planted" not in plot.alt + plot.title + plot.svg()
 
 
@@ -148,7 +148,7 @@ def test_a_reason_with_markup_or_a_dollar_stays_words() -> None:
     [
         (Interval(0.6, 0.5, 0.7), "after 60%, above it"),
         (Interval(0.2, 0.1, 0.3), "after 20%, below it"),
-        (Interval(0.45, 0.35, 0.55), "after 45%, not clearly apart from it"),
+        (Interval(0.45, 0.35, 0.55), "after 45%, not clearly different from it"),
     ],
 )
 def test_only_a_whole_interval_above_the_majority_is_called_above(interval: Interval, said: str) -> None:

@@ -1,4 +1,4 @@
-"""Results as a notebook shows them."""
+"""Tests how a notebook shows results."""
 
 from __future__ import annotations
 

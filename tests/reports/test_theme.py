@@ -1,4 +1,4 @@
-"""The one look: legible, apart in black and white and for color-blind eyes, and nobody else's settings changed."""
+"""Tests the theme: legible, also in black and white and for color-blind readers; no global settings are changed."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_a_dataset_needs_a_method_that_is_registered(
     monkeypatch.setattr(sys, "path", [str(tmp_path / "modules"), *(path for path in sys.path if path != str(site))])
     assert main(["generate", "scenes:4", "--out", str(tmp_path / "run"), "--method", "unregistered:Captions"]) == 0
     assert main(["assemble", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--version", "1.0.0"]) == 2
-    assert "rows of captions need a method that an installed package registers" in capsys.readouterr().err
+    assert "rows of captions cannot be validated because no installed package registers" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -294,7 +294,7 @@ def test_without_its_package_a_dataset_says_what_is_missing(
 
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(site)])
     report = validate(mixed)
-    assert report.problems[0].detail.startswith("no method that is installed has the column num_words; install its")
+    assert report.problems[0].detail.startswith("no installed method has the column num_words: install the package")
     assert len(load_dataset(str(mixed), "captions")["train"]) > 0  # who only reads needs no package at all
 
 
@@ -308,9 +308,9 @@ def test_it_is_shown_with_what_was_said(mixed: Path, tmp_path: Path) -> None:
 def test_its_runs_are_shown_as_its_rows_are(clean: Path, tmp_path: Path) -> None:
     page = show(clean, tmp_path / "kept", n=6).page.read_text(encoding="utf-8")
     assert "things at this place" in page
-    assert "dropped: " not in page
+    assert "rejected: " not in page
     page = show(clean, tmp_path / "dropped", n=6, rejects=True).page.read_text(encoding="utf-8")
-    assert "dropped: untrue caption" in page
+    assert "rejected: untrue caption" in page
 
 
 def test_what_a_teacher_refuses_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,11 +340,11 @@ def test_a_column_that_is_not_named_or_that_all_rows_have_is_refused(
     import toy_method
 
     monkeypatch.setattr(toy_method.CaptionRow, "own_columns", lambda row: {"num_words": 1, "more": 2})
-    with pytest.raises(UsageError, match="have a column more that its method's columns"):
+    with pytest.raises(UsageError, match=r"have a column more that the columns\(\) of the method"):
         assemble([clean], tmp_path / "dataset", version="1.0.0", max_similarity=1)
     column = toy_method.Captions.columns()["num_words"]
     monkeypatch.setattr(toy_method.Captions, "columns", classmethod(lambda cls: {"teacher": column}))
-    with pytest.raises(UsageError, match="the column teacher of captions is one that all rows have"):
+    with pytest.raises(UsageError, match="the column teacher of captions has the name of a common column"):
         assemble([clean], tmp_path / "dataset", version="1.0.0", max_similarity=1)
 
 

@@ -145,9 +145,9 @@ for given in (
 """
     errors = run_source(server, source, tmp_path / "base", home=tmp_path / "home")
     expected = [
-        ("HubError", f"meta/llama@.* is gated; accept its terms at {server.url}/meta/llama, and set HF_TOKEN"),
-        ("HubError", "there is no lmsys/vicuna-8b for this token on the Hub"),
-        ("HubError", "there is no openai/clip-vit-large-patch14-336@v9 for this token"),
+        ("HubError", f"meta/llama@.* is gated: accept its terms at {server.url}/meta/llama, and set HF_TOKEN"),
+        ("HubError", "lmsys/vicuna-8b was not found on the Hub"),
+        ("HubError", "openai/clip-vit-large-patch14-336@v9 was not found on the Hub"),
         ("TuningError", "projector openai/clip-vit-large-patch14-336@.* lacks mm_projector.bin"),
         ("UsageError", "org/adapter holds something other than an assembled base"),
     ]
