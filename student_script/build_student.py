@@ -1,18 +1,18 @@
-"""One command trains the student that ships with the package, from nothing, and goes on where it was stopped.
+"""Trains the student that ships with the package, from random weights; an interrupted call can be resumed.
 
     python student_script/build_student.py student_script/student.yaml --out build
     python student_script/build_student.py student_script/student.yaml --out build --ship
 
-In: a config such as student.yaml. Out: LLaVA's stages, each in a folder or file of its own:
+The config, such as student.yaml, sets the stages of training, which follow those of LLaVA. Their results are:
 
-    build/untrained/        the tiny LLaVA as it is drawn by lot
-    build/seeing/           its tower has learnt to tell things apart, as CLIP has before LLaVA; seeing.jsonl, its loss
-    build/aligned/          after alignment on scene descriptions; alignment.jsonl, its loss
-    build/run/, release/    questions about other scenes: the dataset
-    build/tuned/            a LoRA adapter on `aligned`, tuned on the release by `trl sft`; tuning.log
-    build/judged/           the base's and the adapter's answers to questions about reserved scenes, and their scores
-    build/swapped/          the adapter's, with each question about another question's image
-    build/student.json      all figures; --ship copies them into docs/figures and the checkpoints into the package
+    build/untrained/        the tiny LLaVA with random weights
+    build/seeing/           after pre-training of the vision tower, which replaces CLIP; its loss is in seeing.jsonl
+    build/aligned/          after alignment on descriptions of scenes; its loss is in alignment.jsonl
+    build/run/, release/    the dataset, questions about other scenes
+    build/tuned/            a LoRA adapter on `aligned`, tuned on the dataset by `trl sft`; its output is in tuning.log
+    build/judged/           answers and scores of base and adapter on questions about reserved scenes
+    build/swapped/          answers and scores of the adapter when each question gets the image of another question
+    build/student.json      all results; --ship copies them to docs/figures and the checkpoints into the package
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _PROCESSOR_FILES: Final = ("chat_template.jinja", "processor_config.json", "toke
 
 
 class TowerConfig(BaseModel):
-    """The first stage's settings; see `TrainingSchedule`."""
+    """Settings of the first stage, pre-training of the tower; see `TrainingSchedule`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,22 +70,23 @@ class TowerConfig(BaseModel):
 
 
 class AlignmentConfig(TowerConfig):
-    """The second stage's settings; see `AlignmentSchedule`."""
+    """Settings of the second stage, alignment; see `AlignmentSchedule`."""
 
     glances: int
 
 
 class Config(BaseModel):
-    """Everything that decides what comes out.
+    """All settings of the student.
 
     Attributes:
-        seed (`int`): of weights and of what is said.
-        vocabulary_scenes (`int`): how many scenes' descriptions and questions make the tokenizer.
-        seeing (`TowerConfig`), alignment (`AlignmentConfig`)
-        source (`str`): the scenes that the release asks about, as `compact generate` takes them.
-        k (`list[int]`): of the release.
-        recipe (`str`): the tuning recipe's file, beside the config.
-        reserved_scenes (`int`): how many of the reserved scenes both models are asked about.
+        seed (`int`): random seed of weights, descriptions and questions.
+        vocabulary_scenes (`int`): number of scenes whose descriptions and questions the tokenizer is trained on.
+        seeing (`TowerConfig`): pre-training of the tower.
+        alignment (`AlignmentConfig`): alignment on descriptions.
+        source (`str`): the scenes of the tuning dataset, as `compact generate` takes them.
+        k (`list[int]`): values of k in the tuning dataset.
+        recipe (`str`): file name of the tuning recipe, in the directory of the config.
+        reserved_scenes (`int`): number of reserved scenes for evaluation.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -101,22 +102,23 @@ class Config(BaseModel):
 
 
 def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
-    """Train and judge the student in the folder `out`; what is there already is not done again.
+    """Train and evaluate the student; stages that are complete are not repeated.
 
     Args:
-        config (`Config`)
-        out (`Path`): new, empty, or an earlier call's with the same config.
-        recipe (`Path`): for `trl sft`.
+        config (`Config`): all settings.
+        out (`Path`): a new or empty directory, or that of an earlier call with the same config.
+        recipe (`Path`): the tuning recipe, for `trl sft`.
 
     Returns:
-        `dict[str, Any]`: the figures, which `out/student.json` holds too.
+        `dict[str, Any]`: all results, which are also written to `out/student.json`.
 
     Raises:
-        CompactError: a stage failed or was stopped; the same call goes on there.
+        CompactError: if a stage failed or was stopped; the same call resumes.
     """
     _init_output_dir(config, out)
     untrained, aligned, release, tuned = (out / name for name in ("untrained", ALIGNED, "release", TUNED))
     if not untrained.exists():
+        # Every stage gets its final name only when it is complete.
         temp_directory = out / "untrained.part"
         shutil.rmtree(temp_directory, ignore_errors=True)
         build_tiny(
@@ -152,8 +154,14 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
 
 
 def iter_texts(scenes: int, seed: int) -> Iterator[str]:
-    """Yield what is said about `scenes` scenes: descriptions, and questions of every k with their answers."""
+    """Yield the texts that the tokenizer is trained on: descriptions of scenes, and questions of all k with answers.
+
+    Args:
+        scenes (`int`): number of scenes, none of which is used in training.
+        seed (`int`): random seed.
+    """
     yield SHORT_ANSWER_INSTRUCTION
+    # Seeds just below those of alignment.
     for number in range(FIRST_SEED - scenes, FIRST_SEED):
         scene, rng = build_scene(number), random.Random(f"{seed} {number}")
         yield from itertools.chain.from_iterable([*glance(scene, rng), *conversation(scene, rng)])
@@ -164,33 +172,38 @@ def iter_texts(scenes: int, seed: int) -> Iterator[str]:
 
 
 def ship(out: Path) -> int:
-    """Copy the checkpoints into the package and the figures into docs; return the checkpoints' size in bytes."""
+    """Copy the checkpoints into the package and the results to docs, and return the size of the checkpoints in bytes.
+
+    Args:
+        out (`Path`): output directory of `build`.
+    """
     for name, weights in _CHECKPOINT_FILES.items():
         shutil.rmtree(CHECKPOINTS_DIRECTORY / name, ignore_errors=True)
         (CHECKPOINTS_DIRECTORY / name).mkdir(parents=True)
         for file in (*weights, *_PROCESSOR_FILES):
             shutil.copyfile(out / name / file, CHECKPOINTS_DIRECTORY / name / file)
-    # A folder of this machine is nobody else's business; `copy_student` writes the right one.
+    # Remove the local path of the base; `copy_student` sets the path of the copy.
     set_adapter_base(CHECKPOINTS_DIRECTORY / TUNED, ALIGNED)
     shutil.copyfile(out / "student.json", _RESULTS_FILE)
     return sum(path.stat().st_size for path in CHECKPOINTS_DIRECTORY.rglob("*") if path.is_file())
 
 
 def _init_output_dir(config: Config, out: Path) -> None:
+    """Claim the output directory by writing the config to it, or check that it has the same config."""
     marker, config_text = out / _MARKER_FILE, yaml.safe_dump(config.model_dump(), sort_keys=False)
     if marker.is_file():
         if marker.read_text(encoding="utf-8") != config_text:
-            raise UsageError(f"{out} holds a student of another config ({marker}); give a new folder")
+            raise UsageError(f"{out} holds a student of another config ({marker}): give a new directory")
         return
     if out.exists() and not is_empty_directory(out):
-        raise UsageError(f"{out} already holds something that is no student; give a new or empty folder")
+        raise UsageError(f"{out} holds something that is not a student: give a new or empty directory")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(marker, config_text)
 
 
 @contextmanager
 def _log_steps(out: Path, stage: str, steps: int) -> Iterator[Callable[[Step], None]]:
-    """Give what notes a stage's steps in its log and shows them."""
+    """Yield a function that writes a step to the stage's log and shows it in a progress bar."""
     start = time.process_time()
     with (out / f"{stage}.jsonl").open("a", encoding="utf-8", buffering=1) as log, ProgressBar(stage) as bar:
 
@@ -203,15 +216,19 @@ def _log_steps(out: Path, stage: str, steps: int) -> Iterator[Callable[[Step], N
 
 
 def _summarize_log(log: Path) -> dict[str, Any]:
-    """Return what a stage's log tells: the last word on each step counts, where a killed run took it twice."""
+    """Return steps, CPU time and mean losses from a stage's log.
+
+    A run that was killed repeats steps after it is resumed; the last entry of each step counts.
+    """
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = {line["step"]: line["loss"] for line in lines}
-    # A call that goes on begins its count of seconds anew.
+    # Each call counts CPU seconds from 0: an entry before a smaller one is the last of its call.
     call_seconds = [
         entry["cpu"]
         for entry, next_entry in itertools.pairwise([*lines, {"cpu": 0.0}])
         if next_entry["cpu"] < entry["cpu"]
     ]
+    # Mean loss of each 20 steps.
     means = [
         (number, round(sum(steps[step] for step in range(number - 19, number + 1)) / 20, 4))
         for number in range(20, len(steps) + 1, 20)
@@ -220,7 +237,8 @@ def _summarize_log(log: Path) -> dict[str, Any]:
 
 
 def _make_release(config: Config, run: Path, release: Path) -> None:
-    with ProgressBar("pictures") as bar:
+    """Generate questions about the config's scenes and assemble them."""
+    with ProgressBar("images") as bar:
         generate(
             config.source,
             run,
@@ -228,27 +246,31 @@ def _make_release(config: Config, run: Path, release: Path) -> None:
             seed=config.seed,
             on_progress=lambda progress: bar.show(progress.finished, progress.images, f"{progress.accepted} questions"),
         )
-    # Drawn scenes repeat their wording by design: the student has to learn from it.
+    # Questions about drawn scenes have similar wording by design, so near-duplicates are kept (max_similarity=1).
     assemble([run], release, version="1.0.0", max_similarity=1, seed=config.seed, on_note=log)
 
 
 def _evaluate_student(config: Config, out: Path) -> dict[str, Any]:
-    """Return the scores of the base, of the adapter, and of the adapter asked about other images."""
+    """Return the scores of base and adapter, and of the adapter with swapped images, a control."""
     reserved = f"scenes:{config.reserved_scenes}"
-    with ProgressBar("judging") as bar:
+    with ProgressBar("evaluation") as bar:
         evaluation = evaluate([out / ALIGNED, out / TUNED], reserved, out / "judged", on_progress=bar.show)
-    with ProgressBar("judging, pictures swapped") as bar:
+    with ProgressBar("evaluation, images swapped") as bar:
         swapped = evaluate(out / TUNED, reserved, out / "swapped", swap_pictures=True, on_progress=bar.show)
     scores = {results.model: results.to_json() for results in evaluation.results}
     return {**scores, "swapped": swapped.results[0].to_json()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Run the command and return its exit status.
+
+    Args:
+        arguments (`Sequence[str]`, *optional*, defaults to `sys.argv[1:]`): the command line.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="a YAML file such as student.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="the folder for all that is made")
-    parser.add_argument("--ship", action="store_true", help="put checkpoints and figures where the package has them")
+    parser.add_argument("--out", type=Path, required=True, help="output directory; an existing one is resumed")
+    parser.add_argument("--ship", action="store_true", help="copy checkpoints and results into the package and docs")
     args = parser.parse_args(arguments)
     try:
         config = read_config(args.config, Config, example="student.yaml")

@@ -1,9 +1,9 @@
-"""What the student reads before it is asked anything: a scene in, a conversation that describes it out.
+"""Writes the conversations for alignment, which describe drawn scenes.
 
-A scene is described as a whole, or in parts: "Describe the red kites in the background." Each thing has one compact
-phrase, always in the same order, because a model this small has no English yet: side and plane, color, kind, shape,
-word, what it does, what is done to it, whether it is out of place. Which things a request means is worked out by the
-grammar that the scenes' questions are made of; there is no question in an alignment conversation, and no answer to one.
+A scene is described as a whole or in parts: "Describe the red kites in the background." Every object gets one short
+phrase whose words are always in the same order, because the model has not learned English before: side and plane,
+color, kind, shape, word, action, what is done to it, and whether it is misplaced. Requests for parts use the grammar of
+the scenes' questions. Alignment conversations contain no questions and no answers.
 """
 
 from __future__ import annotations
@@ -20,38 +20,60 @@ from compact_hf.scenes.scene import Scene, SceneObject
 from compact_hf.scenes.search import index_scene
 
 Exchange = tuple[str, str]
-"""A request, and the description it asks for."""
+"""(request, description)."""
 
 SCENE_REQUEST: Final = "Describe the picture."
 PLACE_REQUEST: Final = "Describe the place."
 _PART_COUNT: Final = 3
 _CONSTRAINT_COUNTS: Final = (0, 1, 1, 2)
-"""How many constraints a part's request has, each number as often as it stands here."""
+"""Numbers of constraints in a request for a part, from which one is chosen at random: 1 is twice as likely."""
 _UNSPOKEN_CAPABILITIES: Final = frozenset({"counting", "object_recognition"})
-"""Capabilities that no phrase about a thing needs."""
+"""Capabilities without constraints in a phrase."""
 
 
 def conversation(scene: Scene, rng: random.Random) -> list[Exchange]:
-    """Return the exchanges about one image, drawn by `rng`: one about the whole, or three about parts of it."""
+    """Return a conversation about one image: one exchange about the whole scene, or three about parts of it.
+
+    Args:
+        scene (`Scene`): the scene in the image.
+        rng (`random.Random`): chooses the requests.
+    """
     if rng.random() < 0.5:
         return [(SCENE_REQUEST, describe_scene(scene))]
     return [describe_part(scene, rng) for _ in range(_PART_COUNT)]
 
 
 def glance(scene: Scene, rng: random.Random) -> list[Exchange]:
-    """Return two short exchanges about one image, of its place and of a part: little to say without looking."""
+    """Return a short conversation about one image: its place, and one part of it.
+
+    Short descriptions are hard to predict from the text alone, so the model has to learn to use the image.
+
+    Args:
+        scene (`Scene`): the scene in the image.
+        rng (`random.Random`): chooses the request.
+    """
     return [(PLACE_REQUEST, f"{_describe_place(scene)}."), describe_part(scene, rng)]
 
 
 def describe_scene(scene: Scene) -> str:
-    """Return the place and every thing in it, the background first, each row from left to right."""
+    """Return a description of the place and all objects, background first, each plane from left to right.
+
+    Args:
+        scene (`Scene`): the scene in the image.
+    """
     arranged = f"; in a {scene.arrangement}" if scene.arrangement else ""
     return f"{_describe_place(scene)}: {_list_objects(scene, scene.objects)}{arranged}."
 
 
 def describe_part(scene: Scene, rng: random.Random) -> Exchange:
-    """Return the request for some of the things, and their description."""
+    """Return a request for a description of some objects, and the description.
+
+    Args:
+        scene (`Scene`): the scene in the image.
+        rng (`random.Random`): chooses the objects.
+    """
     scene_facts = index_scene(scene)
+    # Objects are bits of a mask. Each constraint narrows it down, but never to nothing.
     noun, mask = rng.choice(list(scene_facts.nouns.items()))
     constraints: list[Constraint] = []
     capabilities = [
@@ -82,6 +104,7 @@ def _list_objects(scene: Scene, objects: Sequence[SceneObject]) -> str:
 
 
 def _phrase(scene: Scene, obj: SceneObject) -> str:
+    """Return the phrase about one object, with its words in the fixed order."""
     passive_verbs = [VERBS[actor.verb] for actor in scene.objects if actor.verb and scene.objects[actor.target] is obj]
     misplaced = "misplaced" if scene.place in obj.kind_info.odd_places else ""
     words = (get_half(obj) or "middle", obj.depth, obj.color, obj.kind, obj.shape, obj.word)

@@ -1,9 +1,9 @@
-"""Seeing, what CLIP's pre-training is to LLaVA: a tower with random weights in, one that tells things apart out.
+"""Defines the loss that pre-trains the vision tower, the tiny model's substitute for CLIP's pre-training.
 
-Every patch on which a thing stands is asked for all that is true of the thing: kind, color, shape, word, what it does
-and what is done to it; every other patch, whether it is empty; all of them for the place. So one image is hundreds of
-small lessons, at a tenth of the cost of its description, and a patch learns to know the whole thing that it is part of.
-The heads that answer are thrown away.
+It classifies attributes per patch. A patch within an object predicts the attributes of the whole object: kind, color,
+shape, word, action, and what is done to it. Other patches predict that they are empty, and all patches predict the
+place. One image thus gives hundreds of training examples, at a tenth of the cost of a description. The classification
+heads are discarded after training.
 """
 
 from __future__ import annotations
@@ -27,22 +27,33 @@ _CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "suffered": ("", *VERBS),
     "place": PLACES,
 }
-"""What a patch is asked -> what it may answer; empty: nothing, or no thing is there."""
+"""Attribute -> its classes; the empty string means that the object has no such attribute, or there is no object."""
 _IGNORE_INDEX: Final = -100
 _HALF_WIDTH: Final = 34
-"""How far to either side of its middle a thing can be seen, at most, in the image's pixels."""
-_HEIGHT: Final = {"foreground": 105, "background": 85}
+"""Maximum half width of an object, in pixels of the image."""
+_HEIGHT: Final = {"foreground": 105, "background": 85}  # maximum heights of objects, in pixels of the image
 
 
 def build_heads(width: int) -> Any:
-    """Return a layer that turns a patch's features (..., width) into the logits of all answers, one after the other."""
+    """Return a linear layer from a patch's features `(..., width)` to the logits of all classes `(..., classes)`.
+
+    The classes of all attributes are concatenated.
+
+    Args:
+        width (`int`): hidden size of the tower.
+    """
     import torch
 
     return torch.nn.Linear(width, sum(map(len, _CLASSES.values())))
 
 
 def patch_labels(scene: Scene, side: int) -> dict[str, list[int]]:
-    """Return what each of the side x side patches, row by row, should answer each question; -100: it is not asked."""
+    """Return the class of every patch, row by row, for each attribute; -100 excludes a patch from the loss.
+
+    Args:
+        scene (`Scene`): the scene in the image.
+        side (`int`): number of patches per row and per column.
+    """
     labels: dict[str, list[int]] = {name: [] for name in _CLASSES}
     passive_verbs = {actor.target: actor.verb for actor in scene.objects if actor.verb}
     edge = SIZE / side
@@ -57,7 +68,13 @@ def patch_labels(scene: Scene, side: int) -> dict[str, list[int]]:
 
 
 def loss(logits: torch.Tensor, scenes: Sequence[Scene], side: int) -> torch.Tensor:
-    """Return the sum over the questions of the patches' mean loss; the logits are (scenes, side * side, answers)."""
+    """Return the sum over attributes of the mean cross-entropy over patches.
+
+    Args:
+        logits (`torch.Tensor`): shape `(scenes, side * side, classes)`.
+        scenes (`Sequence[Scene]`): the scenes of the batch.
+        side (`int`): number of patches per row and per column.
+    """
     import torch
 
     labels = [patch_labels(scene, side) for scene in scenes]
@@ -74,6 +91,7 @@ def loss(logits: torch.Tensor, scenes: Sequence[Scene], side: int) -> torch.Tens
 
 
 def _get_attributes(obj: SceneObject | None, passive_verb: str) -> dict[str, str]:
+    """Return the attributes that a patch of an object predicts; an empty patch predicts only that there is none."""
     if obj is None:
         return {"kind": ""}
     action = obj.action or obj.verb
@@ -88,7 +106,7 @@ def _get_attributes(obj: SceneObject | None, passive_verb: str) -> dict[str, str
 
 
 def _find_object(scene: Scene, x: float, y: float) -> int | None:
-    """Return the index of the thing that stands where a patch has its middle, the nearest if there are several."""
+    """Return the index of the object at the center of a patch, the nearest one if there are several."""
     candidates = [
         (abs(obj.x - x), i)
         for i, obj in enumerate(scene.objects)

@@ -1,9 +1,9 @@
-"""Seeing and alignment: a tiny LLaVA with random weights in, one that describes drawn scenes out.
+"""Pre-trains the vision tower of a tiny LLaVA, and aligns the model on descriptions of drawn scenes.
 
-Where LLaVA's first stage trains the projector alone, here nothing is pre-trained: first the tower learns to see
-(patch_pretraining.py), then all of it learns to describe, which is where the language model gets its language. Every
-batch is drawn anew from the scenes of its own seeds, so no image is seen twice; what a step learns from is a function
-of its number alone, so a killed run goes on as if it had not been.
+LLaVA's first stage trains only the projector between two pre-trained models. Here nothing is pre-trained: first the
+tower learns to recognize objects (patch_pretraining.py), then the whole model learns to describe scenes, from which the
+language model learns its language. Every batch has scenes with seeds of its own, so no image is seen twice. The batch
+of a step depends only on the step's number, so an interrupted run continues exactly as if it had not been stopped.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ if TYPE_CHECKING:
     import torch
 
 FIRST_SEED: Final = 2_000_000
-"""Of the scenes that are described; releases are made of smaller seeds, evaluation has larger ones reserved."""
+"""First seed of the scenes for alignment. Datasets use smaller seeds; larger ones are reserved for evaluation."""
 FIRST_TOWER_SEED: Final = 3_000_000
-"""Of the scenes that the tower learns to see by."""
+"""First seed of the scenes for pre-training the tower."""
 _SAVE_EVERY: Final = 100
 _WARMUP_STEPS: Final = 50
-"""Steps in which the learning rate rises."""
+"""Number of steps in which the learning rate rises."""
 _DECAY_SHARE: Final = 0.25
-"""The last share of the steps, in which it falls. Before, nothing depends on their number, which can still change."""
+"""Share of the steps, at the end, in which the learning rate falls. Up to there nothing depends on the number of steps,
+so that it can still be changed."""
 _MAX_GRAD_NORM: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSchedule:
-    """How long to learn.
+    """Training settings.
 
     Attributes:
-        steps (`int`): optimizer steps.
-        batch (`int`): images in a step.
-        learning_rate (`float`): the highest.
-        seed (`int`): of what is drawn by lot besides the scenes.
+        steps (`int`): number of optimizer steps.
+        batch (`int`): images per step.
+        learning_rate (`float`): maximum learning rate.
+        seed (`int`, *optional*, defaults to 0): random seed of everything but the scenes.
     """
 
     steps: int
@@ -56,11 +57,12 @@ class TrainingSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentSchedule(TrainingSchedule):
-    """How to align.
+    """Training settings of alignment.
 
     Attributes:
-        glances (`int`): in how many of them, the first, each image has a glance only. In a long description the words
-            that went before tell much of what comes; who learns from that first is slow to look.
+        glances (`int`): number of steps at the beginning with short descriptions only (`captions.glance`). The words of
+            a long description can often be predicted from those before; a model that starts with such descriptions
+            learns only slowly to use the image.
     """
 
     glances: int
@@ -68,7 +70,12 @@ class AlignmentSchedule(TrainingSchedule):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A finished step: its number, from 1, and the loss, in nats per token of a description."""
+    """A finished training step.
+
+    Attributes:
+        number (`int`): number of the step, from 1.
+        loss (`float`): loss of the step; in alignment, in nats per token of a description.
+    """
 
     number: int
     loss: float
@@ -77,9 +84,16 @@ class Step:
 def pretrain_tower(
     base: Path, out: Path, schedule: TrainingSchedule, *, on_step: Callable[[Step], None] = lambda step: None
 ) -> Path:
-    """Teach the tower of the model in `base` to tell things apart, and save the whole model in `out`.
+    """Pre-train the tower of a model on attributes of objects, and save the whole model.
 
-    Arguments as for `align`.
+    Args:
+        base (`Path`): directory of a model that `build_tiny` wrote.
+        out (`Path`): output directory; see `align`.
+        schedule (`TrainingSchedule`): training settings.
+        on_step (`Callable[[Step], None]`, *optional*): called after each step of this call.
+
+    Returns:
+        `Path`: `out`.
     """
     import torch
 
@@ -105,14 +119,14 @@ def pretrain_tower(
 def align(
     base: Path, out: Path, schedule: AlignmentSchedule, *, on_step: Callable[[Step], None] = lambda step: None
 ) -> Path:
-    """Train the model in `base` to describe scenes, and save it with its processor in `out`.
+    """Train a model to describe scenes, and save it with its processor.
 
     Args:
-        base (`Path`): a folder that `build_tiny` made.
-        out (`Path`): where the aligned model goes; while it is trained, `out`.part holds where it stands, and the same
-            call goes on from there.
-        schedule (`AlignmentSchedule`)
-        on_step (`Callable[[Step], None]`, *optional*): called after each step that is taken now.
+        base (`Path`): directory of a model, such as the output of `pretrain_tower`.
+        out (`Path`): output directory. During training, the file `out`.part holds a checkpoint, from which the same
+            call resumes.
+        schedule (`AlignmentSchedule`): training settings.
+        on_step (`Callable[[Step], None]`, *optional*): called after each step of this call.
 
     Returns:
         `Path`: `out`.
@@ -125,15 +139,17 @@ def align(
 
 
 def _load(base: Path) -> tuple[Any, Any]:
+    """Load model and processor."""
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     with without_progress_bars():
-        # At this width plain attention takes three quarters of the time of torch's fused one on a CPU.
+        # With this small hidden size, eager attention takes 75% of the time of torch's fused attention on a CPU.
         model = LlavaForConditionalGeneration.from_pretrained(base, attn_implementation="eager")
         return model, AutoProcessor.from_pretrained(base)
 
 
 def _save(model: Any, processor: Any, out: Path) -> Path:
+    """Save model and processor, atomically, and remove the checkpoint."""
     temp_directory = out.with_name(f"{out.name}.half")
     with without_progress_bars():
         model.save_pretrained(temp_directory)
@@ -150,7 +166,7 @@ def _train(
     step_loss: Callable[[int], torch.Tensor],
     on_step: Callable[[Step], None],
 ) -> None:
-    """Take the steps that are not taken yet, each on the loss of its number."""
+    """Run the remaining steps; `step_loss` returns the loss of a step by its number."""
     import torch
 
     optimizer = torch.optim.AdamW(
@@ -173,11 +189,12 @@ def _train(
 
 
 def _learning_rate_share(number: int, steps: int) -> float:
-    """Return the share of the highest learning rate that step `number` takes: it rises, stays, and falls to nought."""
+    """Return a step's learning rate as a share of the maximum: it rises, stays constant, and falls to almost 0."""
     return min(1.0, number / _WARMUP_STEPS, (steps - number + 1) / (_DECAY_SHARE * steps + 1))
 
 
 def _draw_batch(number: int, schedule: AlignmentSchedule) -> list[tuple[Scene, list[Exchange]]]:
+    """Return the scenes and conversations of a step, which depend only on its number and the seed."""
     first_seed = FIRST_SEED + (number - 1) * schedule.batch
     scenes = (build_scene(seed) for seed in range(first_seed, first_seed + schedule.batch))
     describe = glance if number <= schedule.glances else conversation
@@ -185,15 +202,15 @@ def _draw_batch(number: int, schedule: AlignmentSchedule) -> list[tuple[Scene, l
 
 
 def _alignment_loss(model: Any, processor: Any, batch: Sequence[tuple[Scene, list[Exchange]]]) -> torch.Tensor:
-    """Return the mean loss over the tokens of the descriptions (and the end tokens after them)."""
+    """Return the mean loss over the tokens of the descriptions, end tokens included."""
     import torch
 
     pixels = _pixel_values(processor, [scene for scene, _ in batch])
     tokens, loss_mask = _tokenize(
         processor, [exchanges for _, exchanges in batch], image_tokens=model.config.image_seq_length
     )
-    # The logits of everything else, two thirds of a row, would be worked out for nothing. Padding stands behind, where
-    # nothing that comes before can see it, so that no mask is needed.
+    # Logits are computed only for description tokens, a third of a row. Padding is on the right, where causal attention
+    # cannot reach it, so no attention mask is needed.
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(input_ids=tokens, pixel_values=pixels, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[:, :-1][loss_mask[:, 1:]])
@@ -201,7 +218,7 @@ def _alignment_loss(model: Any, processor: Any, batch: Sequence[tuple[Scene, lis
 
 
 def _pixel_values(processor: Any, scenes: Sequence[Scene]) -> torch.Tensor:
-    """Return the images (scenes, 3, edge, edge) as the processor does, at a third of its time."""
+    """Return the images as the processor does, `(scenes, 3, edge, edge)`, in a third of its time."""
     import numpy as np
     import torch
     from PIL.Image import Resampling
@@ -221,9 +238,9 @@ def _pixel_values(processor: Any, scenes: Sequence[Scene]) -> torch.Tensor:
 def _tokenize(
     processor: Any, conversations: Sequence[Sequence[Exchange]], *, image_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids, and which of them are learnt, (rows, tokens) each, padded behind.
+    """Return token ids and loss mask, `(rows, tokens)` each, padded on the right.
 
-    The processor does the same with `return_assistant_tokens_mask`, at five times the time.
+    The processor does the same with `return_assistant_tokens_mask`, but takes five times as long.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -236,6 +253,7 @@ def _tokenize(
     )
     tokens, loss_masks = [], []
     for ids, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True):
+        # Replace the one image token of the template by as many as the image has.
         position, extra = ids.index(processor.image_token_id), image_tokens - 1
         tokens.append(torch.tensor([*ids[:position], *[ids[position]] * extra, *ids[position:]]))
         loss_masks.append(torch.tensor([*mask[:position], *[0] * extra, *mask[position:]], dtype=torch.bool))
@@ -244,6 +262,7 @@ def _tokenize(
 
 
 def _messages(exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
+    """Return exchanges as chat messages, with the image in the first one."""
     messages: list[dict[str, Any]] = []
     for request, description in exchanges:
         image_content = [] if messages else [{"type": "image"}]
@@ -257,16 +276,17 @@ def _checkpoint_path(out: Path) -> Path:
 
 
 def _save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint, atomically."""
     import torch
 
-    # Renamed when it is whole, so that a kill cannot leave half a state behind.
+    # Renamed only when it is complete, so that a killed process cannot leave a partial checkpoint.
     temp_file = path.with_suffix(".half")
     torch.save(state, temp_file)
     os.replace(temp_file, path)
 
 
 def _resume(path: Path, model: Any, optimizer: Any) -> int:
-    """Give model and optimizer the state that `path` holds, and return how many steps it has behind it."""
+    """Load the checkpoint into model and optimizer, and return its number of steps; 0 if there is no checkpoint."""
     import torch
 
     if not path.exists():

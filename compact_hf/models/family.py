@@ -1,7 +1,7 @@
-"""What the package has to know of a kind of model: its parts, its images' tokens, its template, its card.
+"""Defines `ModelFamily`, what the package needs to know about a model architecture.
 
-A family is a class with this one's members, registered by an entry point whose name is the `model_type` in the model's
-config.json. Most families are a few lines, as the defaults suit what transformers has a class and a processor for:
+A family is a subclass, registered by an entry point whose name is the `model_type` in the model's config.json. Most
+families take a few lines, because the defaults suit architectures that transformers supports:
 
     class SmolVlm(ModelFamily):
         label = "SmolVLM"
@@ -10,11 +10,11 @@ config.json. Most families are a few lines, as the defaults suit what transforme
     [project.entry-points."compact_hf.model_families"]
     smolvlm = "my_package.smolvlm:SmolVlm"
 
-A family's directory may hold `recipes/*.yaml` and `chat_template.jinja`. `ModelFamily` itself stands for a model of no
-registered family: such a model is loaded and asked as any, and not trained.
+A family's directory may contain `recipes/*.yaml` and `chat_template.jinja`. Models of unregistered architectures use
+`ModelFamily` itself: they can be loaded and evaluated, but not trained.
 
-Names of weights in files are not a member: `from_pretrained` and `save_pretrained` translate between them and the names
-in memory, which are those that `parts` has.
+`parts` uses the names of weights in memory. `from_pretrained` and `save_pretrained` translate them from and to the
+names in files.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ TEMPLATE_FILE: Final = "chat_template.jinja"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a model, which is trained or frozen as a whole.
+    """A part of a model that is trained or frozen as a whole.
 
     Attributes:
-        modules (`tuple[str, ...]`): its modules, by the end of their names in `named_modules`. A parameter in the
-            modules of two parts, one inside the other, belongs to the inner one.
-        lora_targets (`str`): a regular expression for the whole names of the linear layers that LoRA adapts, as PEFT's
-            `target_modules` takes it.
-        parameters (`tuple[str, ...]`, *optional*): parameters of it that stand outside these modules. They are trained
-            in a full model only: an adapter cannot hold them.
+        modules (`tuple[str, ...]`): the part's modules, by the last components of their names in `named_modules`. If
+            the modules of two parts are nested, a parameter belongs to the inner one.
+        lora_targets (`str`): regular expression for the full names of the linear layers that LoRA adapts, in the syntax
+            of PEFT's `target_modules`.
+        parameters (`tuple[str, ...]`, *optional*): the part's parameters outside of these modules. They are trained
+            only in full tuning, because an adapter cannot hold them.
     """
 
     modules: tuple[str, ...]
@@ -48,19 +48,19 @@ class Part:
 
 
 class ModelFamily:
-    """The rules of one architecture; a family of its own replaces what differs.
+    """The rules of one architecture; subclasses override those that differ.
 
     Attributes:
-        label (`str`): what people call it.
-        parts (`Mapping[str, Part]`): what `compact tune --train` can name, by these names: `projector`,
-            `language_model`, `tower`, and whatever else it has.
-        max_images (`int`): images that a row to train on may have.
-        has_fixed_image_tokens (`bool`): every image becomes as many tokens, whatever its size.
-        processor_settings (`tuple[str, ...]`): the keys of processor_config.json on which the number of an image's
-            tokens depends.
-        base_advice (`str`): what to do about a base whose weights are not what its configuration says.
-        lmms_eval_model (`str`, *optional*): lmms-eval's name of what runs it; None where it has none.
-        card_text (`str`): Markdown for a tuned model's card, below how to use it.
+        label (`str`): name of the family in messages and cards.
+        parts (`Mapping[str, Part]`): the parts that `compact tune --train` can name: `projector`, `language_model`,
+            `tower`, and any others.
+        max_images (`int`): maximum number of images per training row.
+        has_fixed_image_tokens (`bool`): whether every image becomes the same number of tokens, regardless of its size.
+        processor_settings (`tuple[str, ...]`): keys of processor_config.json that determine the number of image tokens.
+        base_advice (`str`): what to do if the weights of a base do not match its configuration; the end of an error.
+        lmms_eval_model (`str`, *optional*): name of the model class in lmms-eval that runs the family, None if there is
+            none.
+        card_text (`str`): Markdown for a tuned model's card, placed after the usage section.
     """
 
     label: ClassVar[str] = "vision-language model"
@@ -73,38 +73,47 @@ class ModelFamily:
     card_text: ClassVar[str] = ""
 
     def register(self) -> None:
-        """Register classes that transformers lacks with its auto classes (`exist_ok=True`): this is called often."""
+        """Register classes that transformers lacks with its auto classes; called repeatedly, so use `exist_ok=True`."""
 
     def training_template(self, processor: Any) -> str | None:
-        """Return the chat template to train with where a processor's own does not mark what is to be learnt.
+        """Return the chat template for training, used if the processor's own does not mark the tokens to be learned.
 
-        It is TRL's where TRL has one for the processor's, so that plain `trl sft` trains on the same tokens; None where
-        there is none.
+        The default is TRL's counterpart of the processor's template, so that plain `trl sft` trains on the same tokens.
+
+        Args:
+            processor (`ProcessorMixin`): the model's processor.
+
+        Returns:
+            `str` or `None`: the template; None if there is none.
         """
         from trl.chat_template_utils import get_training_chat_template
 
         try:
             template: str | None = get_training_chat_template(processor)
-        except ValueError:  # TRL knows none
+        except ValueError:  # TRL has no training template for this one
             return None
         return template
 
     def chat_template(self) -> str | None:
-        """Return the training template that `compact recipe copy` writes beside a recipe, None where there is none."""
+        """Return the training template that `compact recipe copy` writes next to a recipe, None if there is none."""
         directory = self.directory()
         path = directory / TEMPLATE_FILE if directory else None
         return path.read_text(encoding="utf-8") if path and path.is_file() else None
 
     def image_placeholder(self, processor: Any) -> str:
-        """Return the token that stands for an image in a conversation that the chat template has rendered."""
+        """Return the token that the chat template writes for an image.
+
+        Args:
+            processor (`ProcessorMixin`): the model's processor.
+        """
         return str(processor.image_token)
 
     def count_image_tokens(self, processor: Any, size: tuple[int, int]) -> int:
-        """Return how many tokens the processor puts in the placeholder's place.
+        """Return the number of tokens that the processor replaces the placeholder of an image with.
 
         Args:
-            processor (`ProcessorMixin`): the model's.
-            size (`tuple[int, int]`): the image's width and height, in pixels.
+            processor (`ProcessorMixin`): the model's processor.
+            size (`tuple[int, int]`): width and height of the image, in pixels.
         """
         from PIL import Image
 
@@ -114,24 +123,37 @@ class ModelFamily:
         return len(encoding["input_ids"][0])
 
     def can_share_prefix(self, processor: Any) -> bool:
-        """Return whether a prompt up to the end of its image is the same for all questions about the image.
+        """Return whether all questions about an image can share the computed prompt up to the end of the image.
 
-        Then it is computed once (evaluation/inference.py): the cache has to be cut by rows, and `pixel_values` have to
-        be all that the processor makes of an image.
+        Evaluation then computes this prefix once per image (evaluation/inference.py). This requires that the key-value
+        cache can be split by rows, and that the processor returns only `pixel_values` for an image.
+
+        Args:
+            processor (`ProcessorMixin`): the model's processor.
         """
         del processor
         return False
 
     def part_inputs(self, config: Any, num_images: int) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Return the shapes of what `projector` and `tower` take for so many images, by the names of their arguments.
+        """Return the input shapes of `projector` and `tower` for a number of images: part -> argument -> shape.
 
-        The memory estimate runs them on it; the activations of a part that is left out are not counted.
+        The memory estimate runs both parts on inputs of these shapes. It does not count the activations of parts that
+        are missing here.
+
+        Args:
+            config (`PreTrainedConfig`): configuration of the model.
+            num_images (`int`): number of images in the batch.
         """
         del config, num_images
         return {}
 
     def find_part(self, parameter: str) -> str | None:
-        """Return the part that a parameter belongs to, by its name in `named_parameters`; None if it is in none."""
+        """Return the name of the part that a parameter belongs to, None if it is in no part.
+
+        Args:
+            parameter (`str`): name in `named_parameters`.
+        """
+        # The longest match wins: it is the innermost module.
         matches = [
             (len(name), part_name)
             for part_name, part in self.parts.items()
@@ -142,6 +164,6 @@ class ModelFamily:
 
     @classmethod
     def directory(cls) -> Path | None:
-        """Return the directory of the family's package, None for a family that is a module alone."""
+        """Return the directory of the family's package, None if the family is a module without a package."""
         package = sys.modules[cls.__module__].__package__
         return Path(str(files(package))) if package else None

@@ -1,7 +1,7 @@
-"""Locate a model, a directory or a repository on the Hub, and its files; load it without progress bars.
+"""Finds models, in a directory or on the Hub, and loads them without progress bars.
 
-Teachers, training and evaluation load by `load_config`, `load_processor` and `load_network`, which first register the
-classes of the model's family. They raise what transformers raises (`LOAD_ERRORS`): the caller says what to do.
+Teachers, training and evaluation use `load_config`, `load_processor` and `load_network`, which first register the
+classes of the model's family. They raise the errors of transformers (`LOAD_ERRORS`), which callers turn into messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from compact_hf.records import digest
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Switch both libraries' bars off inside the block; afterwards they are as they were."""
+    """Disable the progress bars of transformers and datasets inside the block, and restore them afterwards."""
     import datasets
     from transformers.utils import logging as transformers_logging
 
@@ -40,19 +40,21 @@ def without_progress_bars() -> Iterator[None]:
 ADAPTER_CONFIG: Final = "adapter_config.json"
 MODEL_CONFIG: Final = "config.json"
 
+# Files that can change a model's answers: configs, tokenizer, template and weights.
 _FILE_PATTERNS: Final = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model")
+# Files that may be in a model's repository and are not needed to load it.
 _IGNORE_PATTERNS: Final = ["checkpoint-*", "runs/*", "original/*", "*.pth", "*.gguf"]
 
 
 def resolve_model(model: str, *, revision: str | None = None) -> Path:
-    """Return the folder with a model's files, fetched from the Hub (or its cache) where `model` is no folder.
+    """Return the directory with a model's files; a model on the Hub is downloaded, or taken from the cache.
 
     Args:
-        model (`str`): a folder, or a repository's name.
-        revision (`str`, *optional*, defaults to `main`): of the repository; a folder has none.
+        model (`str`): a directory or a repository's name.
+        revision (`str`, *optional*, defaults to `main`): revision of the repository; ignored for a directory.
 
     Raises:
-        TuningError: there is neither, or the folder holds no model.
+        TuningError: if the model was not found, or the directory holds no model.
     """
     from huggingface_hub import snapshot_download
 
@@ -64,19 +66,25 @@ def resolve_model(model: str, *, revision: str | None = None) -> Path:
                 directory = Path(snapshot_download(model, revision=revision, ignore_patterns=_IGNORE_PATTERNS))
         except (OSError, ValueError) as error:
             raise TuningError(
-                f"no model {model_id!r}: it is no folder here, and the Hub does not give it ({first_line(error)})"
+                f"model {model_id!r} was not found: it is not a local directory, and cannot be downloaded from the Hub "
+                f"({first_line(error)})"
             ) from error
     if not has_model(directory):
-        raise TuningError(f"{model} is no model: a folder with {MODEL_CONFIG} or {ADAPTER_CONFIG} is needed")
+        raise TuningError(f"{model} is not a model: give a directory with {MODEL_CONFIG} or {ADAPTER_CONFIG}")
     return directory
 
 
 LOAD_ERRORS: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError)
-"""What transformers raises for a model that lacks something, or holds what it does not know."""
+"""Errors of transformers for models that are incomplete or of an unknown kind."""
 
 
 def load_config(model: str | Path, *, revision: str | None = None) -> Any:
-    """Return a whole model's configuration, a `PreTrainedConfig`; raises one of `LOAD_ERRORS`."""
+    """Return the configuration of a whole model, a `PreTrainedConfig`; raises one of `LOAD_ERRORS`.
+
+    Args:
+        model (`str | Path`): a directory or a repository.
+        revision (`str`, *optional*, defaults to `main`): revision of the repository.
+    """
     from transformers import AutoConfig
 
     read_family(model, revision=revision)
@@ -84,9 +92,14 @@ def load_config(model: str | Path, *, revision: str | None = None) -> Any:
 
 
 def load_processor(model: str | Path, *, revision: str | None = None) -> Any:
-    """Return a model's or an adapter's processor; raises one of `LOAD_ERRORS`.
+    """Return the processor of a model or an adapter; raises one of `LOAD_ERRORS`.
 
-    An adapter's directory does not say its family: load the base first, or its configuration.
+    The directory of an adapter does not contain its model type. If its family registers classes of its own, load the
+    base or its configuration first.
+
+    Args:
+        model (`str | Path`): a directory or a repository.
+        revision (`str`, *optional*, defaults to `main`): revision of the repository.
     """
     from transformers import AutoProcessor
 
@@ -96,10 +109,14 @@ def load_processor(model: str | Path, *, revision: str | None = None) -> Any:
 
 
 def read_model_type(directory: Path) -> str:
-    """Return the name of a whole model's family; empty where its directory is not here or does not say it."""
+    """Return the `model_type` of a whole model, or an empty string if it cannot be read from its directory.
+
+    Args:
+        directory (`Path`): directory of the model; it need not exist.
+    """
     try:
         config = json.loads((directory / MODEL_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # what is wrong with it, `from_pretrained` says
+    except (OSError, ValueError):  # loading the model will report the cause
         return ""
     return str(config.get("model_type", "")) if isinstance(config, dict) else ""
 
@@ -109,8 +126,8 @@ def load_network(model: str | Path, *, revision: str | None = None, **options: A
 
     Args:
         model (`str | Path`): a directory or a repository.
-        revision (`str`, *optional*): of the repository.
-        **options: of transformers' `from_pretrained`, such as `dtype`, which is the stored one where it is not given.
+        revision (`str`, *optional*, defaults to `main`): revision of the repository.
+        **options: arguments of transformers' `from_pretrained`, such as `dtype`, which defaults to the stored dtype.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -120,24 +137,41 @@ def load_network(model: str | Path, *, revision: str | None = None, **options: A
 
 
 def build_network(config: Any, *, dtype: Any = None) -> Any:
-    """Return a model of a configuration, with the weights that it starts from, on the default device."""
+    """Return a model with initial weights from a configuration, on the default device.
+
+    Args:
+        config (`PreTrainedConfig`): configuration of the model.
+        dtype (`torch.dtype`, *optional*): dtype of the weights; by default that of the configuration.
+    """
     from transformers import AutoModelForImageTextToText
 
     return AutoModelForImageTextToText.from_config(config, **{"dtype": dtype} if dtype else {})
 
 
 def has_model(directory: Path) -> bool:
-    """Return whether a folder holds a whole model or an adapter."""
+    """Return whether a directory contains a whole model or an adapter.
+
+    Args:
+        directory (`Path`): the directory to look in.
+    """
     return is_adapter(directory) or (directory / MODEL_CONFIG).is_file()
 
 
 def is_adapter(directory: Path) -> bool:
-    """Return whether what a folder holds needs another model to be put on."""
+    """Return whether a directory contains an adapter, which needs a base to be loaded onto.
+
+    Args:
+        directory (`Path`): the directory to look in.
+    """
     return (directory / ADAPTER_CONFIG).is_file()
 
 
 def hash_model(directory: Path) -> str:
-    """Return a hash of a model's files, so that a model trained anew in the same place counts as another."""
+    """Return a hash of the content of a model's files, which changes if the model is trained again.
+
+    Args:
+        directory (`Path`): directory of a model or an adapter.
+    """
     hashes = []
     for path in sorted({path for pattern in _FILE_PATTERNS for path in directory.glob(pattern)}):
         with path.open("rb") as file:
@@ -146,6 +180,10 @@ def hash_model(directory: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text: transformers' go on for a page."""
+    """Return the first line of an error's message; those of transformers can be a page long.
+
+    Args:
+        error (`BaseException`): the error.
+    """
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Model families by `model_type`, as config.json has it: ours, and those that other packages register."""
+"""Looks up model families, ours and those of installed packages, by the `model_type` in config.json."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from compact_hf.models.family import ModelFamily
 from compact_hf.plugins import list_plugins, load_plugin
 
 GROUP: Final = "compact_hf.model_families"
-"""The group of entry points: the name is the `model_type`, the object a `ModelFamily`."""
+"""The group of entry points: name is the `model_type`, value the subclass of `ModelFamily`."""
 
 
 def get_family(model_type: str) -> ModelFamily:
-    """Return the family of a `model_type`, its classes registered with transformers.
+    """Return the family of a `model_type`, after registering its classes with transformers.
+
+    Args:
+        model_type (`str`): as in config.json.
 
     Returns:
-        `ModelFamily`: of a type that nobody has registered, `ModelFamily` itself, which has no parts to train.
+        `ModelFamily`: the family; if none is registered for this type, `ModelFamily` itself, which has no parts to
+            train.
 
     Raises:
-        UsageError: the family's package cannot be imported.
+        UsageError: if the family's package cannot be imported.
     """
     if model_type not in list_plugins(GROUP):
         return ModelFamily()
@@ -30,15 +34,15 @@ def get_family(model_type: str) -> ModelFamily:
 
 
 def read_family(model: str | Path, *, revision: str | None = None) -> ModelFamily:
-    """Return the family of a whole model, of which only config.json is read.
+    """Return the family of a whole model (not an adapter), reading only its config.json.
 
     Args:
         model (`str | Path`): a directory or a repository.
-        revision (`str`, *optional*): of the repository.
+        revision (`str`, *optional*, defaults to `main`): revision of the repository.
 
     Raises:
-        OSError: there is no such model, or it has no config.json that can be read.
-        UsageError: as `get_family`.
+        OSError: if the model was not found, or its config.json is missing or cannot be read.
+        UsageError: if the family's package cannot be imported.
     """
     from transformers import PreTrainedConfig
 
@@ -47,15 +51,15 @@ def read_family(model: str | Path, *, revision: str | None = None) -> ModelFamil
 
 
 def family_names() -> tuple[str, ...]:
-    """Return the registered families' names, sorted, without importing any."""
+    """Return the `model_type` of all registered families, sorted, without importing them."""
     return list_plugins(GROUP)
 
 
 def iter_families() -> Iterator[ModelFamily]:
-    """Yield every registered family, by name, without registering its classes.
+    """Yield all registered families, sorted by name, without registering their classes with transformers.
 
     Raises:
-        UsageError: a family's package cannot be imported.
+        UsageError: if a family's package cannot be imported.
     """
     for name in family_names():
         yield load_plugin(GROUP, name)()

@@ -1,6 +1,6 @@
-"""What the training script is told: its arguments in, the base's configuration and processor and the dataset out.
+"""Parses the arguments of the training script, and loads the configuration, processor, dataset and model they name.
 
-The arguments are TRL's own for `sft`, by TRL's own parser, and three of ours.
+The arguments are those of `trl sft`, parsed by TRL's own parser, and three that `compact tune` adds.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _SECRET_KEYS: Final = ("env", "hub_token")
 
 @dataclass
 class ExtraArguments:
-    """What `compact tune` adds to TRL's arguments, on the command line only: any recipe is TRL's too.
+    """Arguments that `compact tune` adds to TRL's, on the command line only, so that plain `trl sft` takes any recipe.
 
     Attributes:
         dataset_revision (`str`, *optional*): a branch, tag or commit of the repository `dataset_name`.
-        projector_learning_rate (`float`, *optional*): the projector's own; without it `learning_rate`.
-        train (`str`, *optional*): what is trained, as `parse_train` reads it; without it what the recipe says.
+        projector_learning_rate (`float`, *optional*, defaults to `learning_rate`): the projector's learning rate.
+        train (`str`, *optional*): the parts to train, as `parse_train` reads them; by default the recipe decides.
     """
 
     dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of dataset_name"})
@@ -47,7 +47,15 @@ class ExtraArguments:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """TRL's arguments by its own dataclasses, and ours."""
+    """All arguments of the training script.
+
+    Attributes:
+        script (`trl.ScriptArguments`): dataset and splits.
+        training (`trl.SFTConfig`): settings of the trainer.
+        model (`trl.ModelConfig`): base, quantization and adapter.
+        mixture (`trl.DatasetMixtureConfig`): several datasets, if the recipe has `datasets`.
+        extras (`ExtraArguments`): the arguments that `compact tune` adds.
+    """
 
     script: Any
     training: Any
@@ -57,12 +65,12 @@ class Arguments:
 
     @property
     def trained_parts(self) -> tuple[TrainedPart, ...]:
-        """What `--train` says, once `check_base` has read it; nothing where the recipe says what is trained."""
+        """The parts of `--train`, valid after `check_base`; empty if the recipe decides what is trained."""
         return parse_train(self.extras.train) if self.extras.train else ()
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """The parts' own learning rates, where they have any."""
+        """The learning rates of the parts that have their own, by the part's name."""
         if self.trained_parts:
             return {part.name: part.learning_rate for part in self.trained_parts if part.learning_rate is not None}
         rate = self.extras.projector_learning_rate
@@ -70,14 +78,23 @@ class Arguments:
 
 
 def make_parser(prog: str) -> Any:
-    """Return TRL's parser of `sft`, with the extras."""
+    """Return TRL's parser for `sft`, extended by `ExtraArguments`.
+
+    Args:
+        prog (`str`): the program name in usage errors.
+    """
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
     return TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, ExtraArguments), prog=prog)
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the recipe's settings with what replaced them on the command line."""
+    """Return the recipe's settings with the command line's overrides applied, without secrets.
+
+    Args:
+        arguments (`Sequence[str]`): the command line of the training script.
+    """
+    # An option is written `--name value`, `--name=value`, `--name a b` (a list) or `--name` (a flag).
     values_by_option: dict[str, list[str]] = {}
     for argument in (token for raw in arguments for token in (raw.split("=", 1) if raw.startswith("--") else [raw])):
         if argument.startswith("--"):
@@ -95,7 +112,7 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _parse_scalar(text: str) -> str | int | float | bool:
-    """Return a number or a truth value as what it is in YAML."""
+    """Return a number or boolean in YAML's syntax as that type, other text unchanged."""
     import yaml
 
     try:
@@ -106,26 +123,29 @@ def _parse_scalar(text: str) -> str | int | float | bool:
 
 
 def check_base(args: Arguments) -> tuple[ModelFamily, Any]:
-    """Return the base's family and its configuration, without reading weights; have `--train` set what is trained.
+    """Return the base's family and configuration, without reading weights, and apply `--train` to the arguments.
+
+    Args:
+        args (`Arguments`): changed in place if `--train` is given.
 
     Raises:
-        TuningError: it is a model of no registered family, or none.
-        UsageError: the family has no such parts as `--train` names.
+        TuningError: if the base cannot be read, or does not belong to a registered family.
+        UsageError: if the family does not have a part that `--train` names.
     """
     name = args.model.model_name_or_path
-    families = f"the model families that can be trained are {', '.join(family_names())}"
+    families = f"model families that can be trained: {', '.join(family_names())}"
     try:
         config = loading.load_config(name, revision=args.model.model_revision)
     except (OSError, ValueError) as error:
         raise TuningError(
-            f"the base {name} cannot be read ({' '.join(str(error).split())[:200]}); {families}; give a folder or a "
-            "repository of one of them, such as `compact base assemble` leaves, or install its family's package"
+            f"the base {name} cannot be read ({' '.join(str(error).split())[:200]}): give the directory or repository "
+            f"of a model, such as `compact base assemble` writes, or install its family's package; {families}"
         ) from error
     family = get_family(config.model_type)
     if not family.parts:
         raise TuningError(
-            f"the base {name} is a {config.model_type}, and {families}; give the model_name_or_path of one of them, or "
-            "install its family's package"
+            f"the base {name} is of an unknown family, {config.model_type}: give another model_name_or_path, or "
+            f"install its family's package; {families}"
         )
     if args.extras.train:
         parts = parse_train(
@@ -135,16 +155,21 @@ def check_base(args: Arguments) -> tuple[ModelFamily, Any]:
             projector_learning_rate=args.extras.projector_learning_rate,
         )
         set_peft_args(args.model, parts, family)
+        # `train` now contains all methods and rates, so that it can be parsed again without the recipe's settings.
         args.extras.train, args.extras.projector_learning_rate = format_train(parts), None
     return family, config
 
 
 @contextmanager
 def translate_shape_errors(name: str, family: ModelFamily) -> Iterator[None]:
-    """Say which base it is whose weights are not what its configuration says, while it is loaded.
+    """Replace transformers' error about mismatched weight shapes by one that names the base and what to do.
+
+    Args:
+        name (`str`): the base that is loaded inside the block.
+        family (`ModelFamily`): the base's family.
 
     Raises:
-        TuningError: in the place of transformers' error, which only refers to its report.
+        TuningError: if the weights do not have the shapes of the configuration.
     """
     try:
         yield
@@ -152,16 +177,20 @@ def translate_shape_errors(name: str, family: ModelFamily) -> Iterator[None]:
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise TuningError(
-            f"the base {name} has weights of other shapes than its configuration says (the report above names them); "
+            f"the base {name} has weights of other shapes than its configuration (the report above lists them): "
             f"{family.base_advice}"
         ) from error
 
 
 def load_processor(args: Arguments, family: ModelFamily) -> Any:
-    """Return the base's processor with the chat template of training.
+    """Return the base's processor with the chat template for training.
+
+    Args:
+        args (`Arguments`): arguments of the training script.
+        family (`ModelFamily`): the base's family, which may have a training template.
 
     Raises:
-        TuningError: it cannot be read, or has no template that marks what is to be learnt.
+        TuningError: if processor or template cannot be read, or answers have to be marked and no template does so.
     """
     name, path = args.model.model_name_or_path, args.training.chat_template_path
     try:
@@ -169,22 +198,28 @@ def load_processor(args: Arguments, family: ModelFamily) -> Any:
         if path:
             processor.chat_template = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise TuningError(f"no processor or template for {name}: {' '.join(str(error).split())[:200]}") from error
+        raise TuningError(
+            f"the processor or chat template of {name} cannot be read: {' '.join(str(error).split())[:200]}"
+        ) from error
+    # TRL finds the answers through the template's `{% generation %}` blocks.
     if args.training.assistant_only_loss and "generation" not in (processor.chat_template or ""):
         processor.chat_template = family.training_template(processor) if processor.chat_template else None
         if processor.chat_template is None:
             raise TuningError(
-                f"the chat template of {name} has no generation marks, so that answers cannot be told from questions; "
-                "give one that has as chat_template_path (`compact recipe copy` writes ours)"
+                f"the chat template of {name} has no generation marks, which separate answers from questions: "
+                "give a template with them as chat_template_path (`compact recipe copy` writes one)"
             )
     return processor
 
 
 def load_splits(args: Arguments) -> dict[str, Any]:
-    """Return the rows to train on as `train`, and those to evaluate on as `test` where the recipe evaluates.
+    """Return the rows to train on as `train`, and, if the recipe evaluates, those to evaluate on as `test`.
+
+    Args:
+        args (`Arguments`): arguments of the training script.
 
     Raises:
-        TuningError: there is no such dataset, config, split or revision.
+        TuningError: if the dataset, its config, split or revision was not found, or the dataset is streamed.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -194,7 +229,7 @@ def load_splits(args: Arguments) -> dict[str, Any]:
     if args.training.eval_strategy != "no":
         splits["test"] = script.dataset_test_split
     if script.dataset_streaming or args.mixture.streaming:
-        raise TuningError("a streamed data set cannot be looked at before the first step; leave out dataset_streaming")
+        raise TuningError("a streamed dataset cannot be screened before the first step: leave out dataset_streaming")
     try:
         if args.mixture.datasets:
             dataset = get_dataset(args.mixture)
@@ -203,23 +238,39 @@ def load_splits(args: Arguments) -> dict[str, Any]:
     except (OSError, ValueError, DatasetsError) as error:
         suffix = f"@{args.extras.dataset_revision}" if args.extras.dataset_revision else ""
         raise TuningError(
-            f"the data set {script.dataset_name}{suffix} cannot be loaded: "
+            f"the dataset {script.dataset_name}{suffix} cannot be loaded: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ) from error
     missing = [split for split in splits.values() if split not in dataset]
     if missing:
-        raise TuningError(f"the data set {script.dataset_name} has no split {missing[0]!r}, but {', '.join(dataset)}")
+        raise TuningError(
+            f"the dataset {script.dataset_name} has no split {missing[0]!r}: choose from {', '.join(dataset)}"
+        )
     return {name: dataset[split] for name, split in splits.items()}
 
 
 def get_dataset_version(rows: Any) -> str | None:
-    """Return the version that a release's card says, of a folder as of a repository; None where rows have none."""
+    """Return the version in the card of the release that rows were loaded from; None if there is none.
+
+    Args:
+        rows (`datasets.Dataset`): of a directory or a repository.
+    """
     version = rows.info.version
     return None if version is None or str(version) == "0.0.0" else str(version)
 
 
 def screen_with_args(args: Arguments, rows: Any, processor: Any, family: ModelFamily) -> ScreeningResult:
-    """Screen rows for these arguments."""
+    """Screen rows with the settings of training.
+
+    Args:
+        args (`Arguments`): arguments of the training script, after `check_base`.
+        rows (`datasets.Dataset`): one split.
+        processor (`ProcessorMixin`): with the chat template for training.
+        family (`ModelFamily`): the base's family.
+
+    Raises:
+        TuningError: as `screen_rows`.
+    """
     training = args.training
     parts = args.trained_parts
     return screen_rows(
@@ -228,17 +279,17 @@ def screen_with_args(args: Arguments, rows: Any, processor: Any, family: ModelFa
         family,
         max_length=training.max_length,
         answers_only=training.assistant_only_loss,
-        # Where the language model is frozen, a row without an image has nothing to teach: its loss has no gradient.
+        # If the language model is frozen, a row without an image trains nothing: its loss has no gradient.
         needs_image=bool(parts) and LANGUAGE_MODEL not in {part.name for part in parts},
     )
 
 
 def load_network(args: Arguments, path: str | None = None) -> Any:
-    """Return the model to train, loaded as TRL's script and trainer load it.
+    """Return the model to train, loaded in the same way as TRL's script and trainer do.
 
     Args:
-        args (`Arguments`): of the training script.
-        path (`str`, *optional*): a checkpoint of the base trained in full, in the base's place.
+        args (`Arguments`): arguments of the training script.
+        path (`str`, *optional*, defaults to the base): a checkpoint of full training to load instead of the base.
     """
     from accelerate import PartialState
     from transformers import set_seed
@@ -249,13 +300,13 @@ def load_network(args: Arguments, path: str | None = None) -> Any:
         "attn_implementation": args.model.attn_implementation,
         "dtype": args.model.dtype,
         "device_map": None if PartialState().device.type in ("cpu", "mps") else "auto",
-        **(args.training.model_init_kwargs or {}),
+        **(args.training.model_init_kwargs or {}),  # the recipe's own arguments take precedence
     }
     if args.training.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         options["device_map"] = None  # each process has its own device
     if (quantization := get_quantization_config(args.model)) is not None:
         options["quantization_config"] = quantization
-    set_seed(args.training.seed)  # weights that the base lacks are drawn
+    set_seed(args.training.seed)  # weights that the base lacks are initialized at random
     network = loading.load_network(path or args.model.model_name_or_path, **options)
     if args.trained_parts and not args.model.use_peft:
         freeze_other_parts(network, args.trained_parts, get_family(network.config.model_type))

@@ -1,10 +1,11 @@
-"""What was measured of a model, as its card tells it: the folder of a judging in; table, image and index out.
+"""Turns evaluation results into the table, figure and metadata of a model card.
 
-Every task's results.json has a headline, and one `by_...` for each way to part the questions into right and wrong ones;
-more is not asked of it, so that a card can be written where the task's package is not installed.
+It reads the directory that `compact evaluate` wrote. Every task's results.json has a headline score, and one `by_...`
+entry per grouping of the questions, such as `by_k`. Nothing else is read, so that a card can be written on a machine
+without the task's package.
 
-The table and the image have the other models that were asked the same questions beside it, such as its base; the
-index, which the Hub reads, has this model alone.
+Table and figure also show the other models of the same evaluation, such as the base. The metadata (`model-index`),
+which the Hub reads, has this model's scores only.
 """
 
 from __future__ import annotations
@@ -38,17 +39,23 @@ if TYPE_CHECKING:
 
 THIS_MODEL: Final = "this model"
 _UNNAMED_TASK: Final = "compact"
-"""The task of results of schema 2, which names none."""
+"""The task of results with schema 2, which do not name one."""
 _OMITTED_GROUPINGS: Final = ("pair",)
-"""Too many parts for a card."""
+"""Groupings with too many parts for a card."""
+# Groups of `org/name@revision (config, split)`, of which only `org/name` is required.
 _DATASET_NAME: Final = re.compile(rf"(?P<repository>{REPO_ID})(?:@(?P<revision>\S+))?(?: \((?P<parts>[^)]*)\))?.*")
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedDataset:
-    """A dataset's name as `compact evaluate` puts it, `org/name@v1.0.0 (config, split)`, and its parts.
+    """The name of an evaluation dataset, `org/name@v1.0.0 (config, split)` in `compact evaluate`, and its components.
 
-    Of one that is not on the Hub the name is all there is.
+    Attributes:
+        name (`str`): the whole name.
+        repository (`str`, *optional*): `org/name`; None, like the fields below, if the dataset is not on the Hub.
+        revision (`str`, *optional*): tag, branch or commit.
+        config (`str`, *optional*): the dataset's config.
+        split (`str`, *optional*): the dataset's split.
     """
 
     name: str
@@ -59,7 +66,7 @@ class EvaluatedDataset:
 
     @property
     def link(self) -> str:
-        """The name, of a repository as a link."""
+        """The name in Markdown, with a link if it is a repository."""
         if self.repository is None:
             return self.name
         link = f"[{self.repository}](https://huggingface.co/datasets/{self.repository})"
@@ -68,11 +75,11 @@ class EvaluatedDataset:
 
 @dataclass(frozen=True, slots=True)
 class CardResults:
-    """The scores of some models on one dataset, and which of the models the card is about.
+    """Scores of several models on one dataset; one of them is the model of the card.
 
     Attributes:
-        evaluation (`Mapping[str, Any]`): the content of DIR/results.json.
-        model (`str`): the name that it has there.
+        evaluation (`Mapping[str, Any]`): the content of results.json.
+        model (`str`): the name of the card's model in results.json.
     """
 
     evaluation: Mapping[str, Any]
@@ -80,45 +87,45 @@ class CardResults:
 
     @property
     def own_results(self) -> Mapping[str, Any]:
-        """The model's own results."""
+        """Results of the card's model."""
         results: Mapping[str, Any] = next(model for model in self.evaluation["models"] if model["model"] == self.model)
         return results
 
     @property
     def models(self) -> tuple[Mapping[str, Any], ...]:
-        """Every model's results, its own first, as many as one plot keeps apart."""
+        """Results of the card's model and then of the others, at most as many as one plot can distinguish."""
         others = [model for model in self.evaluation["models"] if model["model"] != self.model]
         return (self.own_results, *others[: MAX_MODELS - 1])
 
     @property
     def dataset(self) -> EvaluatedDataset:
-        """The dataset."""
+        """The dataset of the evaluation."""
         return _parse_dataset_name(str(self.evaluation["dataset"]))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What they are called in the card."""
+        """The names of `models` in the card."""
         return (THIS_MODEL, *(_public_name(model["model"]) for model in self.models[1:]))
 
     @property
     def task(self) -> str:
-        """The task by which they were judged."""
+        """The evaluation task."""
         return str(self.evaluation.get("task", _UNNAMED_TASK))
 
     @property
     def metric(self) -> str:
-        """What the headline is, such as `accuracy`."""
+        """The name of the headline score, such as `accuracy`."""
         return str(_get_headline(self.own_results)["metric"])
 
     def iter_parts(self) -> Iterator[tuple[str, str]]:
-        """Yield (grouping, part) of each part of the questions that the card has a line for, such as `k` and `2`."""
+        """Yield (grouping, part), such as `("k", "2")`, for each part of the questions that has a row in the card."""
         for key, parts in self.own_results.items():
             grouping = key.removeprefix("by_")
             if grouping != key and grouping not in _OMITTED_GROUPINGS:
                 yield from ((grouping, part) for part in parts)
 
     def scores(self) -> tuple[ScoreRow, ...]:
-        """Return a line for all questions and for each part of them."""
+        """Return a row for all questions, and one for each part of them."""
         return (
             _build_score("all", [model.get("overall") or _get_headline(model) for model in self.models]),
             *(
@@ -128,7 +135,8 @@ class CardResults:
         )
 
     def plot(self) -> Plot:
-        """Draw the headline, and the scores of the parts of the first grouping, such as accuracy by k."""
+        """Return a plot of the headline and of the first grouping's scores, such as accuracy by k."""
+        # The plot has the headline and the first grouping; the table has all of them.
         groupings = [grouping for grouping, _ in self.iter_parts()]
         scores = self.scores()[: 1 + groupings.count(groupings[0])] if groupings else self.scores()
         by, title = (f"-by-{groupings[0]}", f" by {groupings[0]}") if groupings else ("", "")
@@ -138,11 +146,11 @@ class CardResults:
         )
 
     def table(self) -> Table:
-        """Return every line's numbers."""
+        """Return all scores as a table."""
         return make_score_table(self.scores(), self.names)
 
     def differences(self) -> tuple[str, ...]:
-        """Return a sentence for each comparison of this model with another."""
+        """Return one sentence per comparison of this model with another."""
         return describe_differences(
             [
                 self._difference(comparison)
@@ -152,7 +160,7 @@ class CardResults:
         )
 
     def _difference(self, comparison: Mapping[str, Any]) -> ModelDifference:
-        """Return a comparison as the plots have it: how the further model does against the baseline."""
+        """Return a comparison in the form that plots take: the candidate's difference to the baseline."""
         baseline, candidate = (
             THIS_MODEL if name == self.model else _public_name(name) for name in _compared_models(comparison)
         )
@@ -160,7 +168,7 @@ class CardResults:
         return ModelDifference(baseline, candidate, comparison["n"], interval, comparison["p"])
 
     def eval_results(self) -> list[EvalResult]:
-        """Return the model's own shares of 1 as the Hub's `model-index` takes them, one for each line."""
+        """Return the model's scores (0 to 1) for the Hub's `model-index`, one entry per row of the table."""
         from huggingface_hub import EvalResult
 
         results, dataset = self.own_results, self.dataset
@@ -192,45 +200,51 @@ class CardResults:
 
 
 def read_card_results(directory: Path, results_directory: Path) -> CardResults:
-    """Return what a judging found out about the model in a folder.
+    """Return the evaluation results of the model in a directory.
 
     Args:
-        directory (`Path`): the model's or the adapter's.
-        results_directory (`Path`): what `compact evaluate` wrote as --out.
+        directory (`Path`): directory of the model or adapter.
+        results_directory (`Path`): the output directory of `compact evaluate`.
+
+    Returns:
+        `CardResults`: the results of all models in that evaluation.
 
     Raises:
-        TuningError: there are no results, they are another version's, or they are of other models than this one as it
-            is now.
+        TuningError: if there are no results, they have an unknown schema, or none of them is of this model with its
+            current weights.
     """
-    advice = f"measure again: compact evaluate {directory} DATASET --out DIR"
+    advice = f"evaluate again: compact evaluate {directory} DATASET --out DIR"
     try:
         manifest, evaluation = (
             json.loads((results_directory / name).read_bytes()) for name in ("evaluation.json", "results.json")
         )
     except (OSError, ValueError) as error:
         raise TuningError(
-            f"{results_directory} has no results that can be read ({error}); give what compact evaluate wrote as --out"
+            f"{results_directory} has no readable results ({error}): give the --out directory of compact evaluate"
         ) from error
     if evaluation.get("schema") not in READABLE_RESULTS_SCHEMAS or "models" not in manifest:
         raise TuningError(
-            f"{results_directory / 'results.json'} has schema {evaluation.get('schema')!r}, "
+            f"{results_directory / 'results.json'} has schema {evaluation.get('schema')!r}, but "
             f"this version reads {' and '.join(map(str, READABLE_RESULTS_SCHEMAS))}; {advice}"
         )
+    # Models are identified by the hash of their files: a name does not change when a model is trained again.
     identity = hash_model(directory)
     slug = next((slug for slug, entry in manifest["models"].items() if entry["identity"] == identity), None)
     if slug is None:
         others = ", ".join(entry["model"] for entry in manifest["models"].values())
         raise TuningError(
-            f"the results in {results_directory} are those of {others} as they were then, not of {directory} "
-            f"as it is; {advice}"
+            f"the results in {results_directory} are of {others}, not of {directory} with its current weights; {advice}"
         )
     own_file = results_directory / slug / "results.json"
     if not own_file.is_file():
-        raise TuningError(f"{results_directory} lacks answers of {directory}; the same compact evaluate goes on")
+        raise TuningError(
+            f"{results_directory} lacks answers of {directory}: run the same compact evaluate again to resume"
+        )
     return CardResults(evaluation, json.loads(own_file.read_bytes())["model"])
 
 
 def _parse_dataset_name(name: str) -> EvaluatedDataset:
+    """Split a dataset's name into its components; other names have none."""
     match = _DATASET_NAME.fullmatch(name)
     if match is None:
         return EvaluatedDataset(name)
@@ -245,7 +259,7 @@ def _parse_dataset_name(name: str) -> EvaluatedDataset:
 
 
 def _public_name(model: str) -> str:
-    # Where things lay on one machine is nobody else's business.
+    # A card shows no local directories.
     return Path(model).name if Path(model).is_absolute() else model
 
 
@@ -254,7 +268,7 @@ def _compared_models(comparison: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _get_headline(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a model's headline, which results of schema 2 have as `overall` alone."""
+    """Return a model's headline score; results with schema 2 have it as `overall`."""
     if "headline" in results:
         headline: Mapping[str, Any] = results["headline"]
         return headline
@@ -266,7 +280,7 @@ def _format_part(grouping: str, part: str) -> str:
 
 
 def _build_score(label: str, scores: Sequence[Mapping[str, Any]]) -> ScoreRow:
-    """Return a line from each model's score: an accuracy with a baseline, or a headline, which has none."""
+    """Return a row with the score of each model; only accuracies have a majority baseline."""
     intervals = tuple(
         Interval(score["accuracy"] if "accuracy" in score else score["value"], score["low"], score["high"])
         for score in scores

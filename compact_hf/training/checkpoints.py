@@ -1,10 +1,11 @@
-"""Resume training: whose the output directory is, its last whole checkpoint and record, and the dataset's revision.
+"""Manages the state that training resumes from: output directory, last complete checkpoint, and dataset revision.
 
-    OUTPUT/.compact-tune         the settings that it was started with
-    OUTPUT/checkpoint-N/whole    written last, when every process has written its part: {"seconds": trained so far}
-    OUTPUT/training.json         written when training is finished
+    OUTPUT/.compact-tune         settings of the run that the directory belongs to
+    OUTPUT/checkpoint-N/whole    marks a complete checkpoint; written after all processes have saved their part:
+                                 {"seconds": training time so far}
+    OUTPUT/training.json         the training record, written when training is finished
 
-A dataset is `org/name`, `org/name@v1.0.0` or a directory; one on the Hub is pinned to its commit.
+A dataset is `org/name`, `org/name@v1.0.0` or a directory. A dataset on the Hub is pinned to a commit.
 """
 
 from __future__ import annotations
@@ -25,33 +26,34 @@ _COMMIT_HASH: Final = re.compile(r"[0-9a-f]{40}")
 
 
 def pin_revision(dataset: str, revision: str | None) -> tuple[str, str | None]:
-    """Return a dataset's name and the commit that its revision stands for now.
+    """Return a dataset's name and the current commit of its revision.
 
     Args:
-        dataset (`str`): a folder or a repository, with its revision behind an @ or without.
+        dataset (`str`): a directory, or a repository with or without `@revision`.
         revision (`str`, *optional*): a branch, a tag or a commit.
 
     Returns:
-        `tuple[str, str | None]`: without the @; no commit for a folder, nor offline where no revision was asked for:
-        then the cache of `datasets` decides.
+        `tuple[str, str | None]`: the name without `@revision`, and the commit. The commit is None for a directory, and
+            offline if no revision is given: then the cache of `datasets` decides.
 
     Raises:
-        TuningError: a revision of a folder, or two revisions.
-        HubError: there is no such repository or revision, or the Hub cannot be reached.
+        TuningError: if a revision is given for a directory, or two different revisions are given.
+        HubError: if the repository or revision was not found, or the Hub cannot be reached.
     """
     ref = RepoRef.parse(dataset)
     if ref is None or Path(dataset).exists():
         if revision:
             raise TuningError(
-                f"{dataset} is no repository on the Hub, and only there are revisions; leave --revision out"
+                f"{dataset} is not a repository on the Hub, and only repositories have revisions: leave out --revision"
             )
         return dataset, None
     if revision and ref.revision and revision != ref.revision:
-        raise TuningError(f"{dataset} and --revision {revision} are two revisions; leave one out")
+        raise TuningError(f"{dataset} and --revision {revision} are two different revisions: leave out one of them")
     return ref.repo_id, _resolve_commit(ref.repo_id, revision or ref.revision)
 
 
 def _resolve_commit(name: str, revision: str | None) -> str | None:
+    """Return the commit of a revision on the Hub; offline, None for the default revision."""
     from huggingface_hub import HfApi, constants
 
     if revision and _COMMIT_HASH.fullmatch(revision):
@@ -59,8 +61,7 @@ def _resolve_commit(name: str, revision: str | None) -> str | None:
     if constants.is_offline_mode():
         if revision:
             raise TuningError(
-                f"HF_HUB_OFFLINE is set, so that nobody can say which commit of {name} is {revision}; "
-                "give the commit itself"
+                f"the commit of {name}@{revision} cannot be looked up (HF_HUB_OFFLINE is set): give the commit itself"
             )
         return None
     with translate_read_errors(name, revision):
@@ -70,7 +71,7 @@ def _resolve_commit(name: str, revision: str | None) -> str | None:
 MARKER_FILE: Final = ".compact-tune"
 COMPLETE_FILE: Final = "whole"
 RECORD_FILE: Final = "training.json"
-# What may change on the way without changing what comes out.
+# Settings that do not change the trained model, and so may differ when a run is resumed.
 _CHANGEABLE_KEYS: Final = re.compile(
     r"output_dir|env|hub_.*|push_to_hub|report_to|run_name|project|logging_.*|log_level.*|disable_tqdm|save_.*"
     r"|dataloader_.*|ddp_timeout|resume_from_checkpoint|machine_rank|main_process_.*|rdzv_.*|gpu_ids|same_network"
@@ -78,16 +79,17 @@ _CHANGEABLE_KEYS: Final = re.compile(
 
 
 def init_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
-    """Take a folder for a training run, or come back to it.
+    """Claim a directory for a training run, or check that it belongs to this one.
 
     Args:
-        output_dir (`Path`): new, empty, or an earlier call's with the same settings.
-        settings (`Mapping[str, Any]`): all of them; what does not change the outcome may differ.
+        output_dir (`Path`): a new or empty directory, or that of an earlier call with the same settings.
+        settings (`Mapping[str, Any]`): all settings; those that do not change the trained model may differ.
 
     Raises:
-        SettingsMismatchError: the directory holds a run with other settings.
-        UsageError: it holds something else, or cannot be written.
+        SettingsMismatchError: if the directory holds a run with other settings.
+        UsageError: if the directory holds something else, or cannot be written.
     """
+    # Values are compared as text: those from the command line are strings, those from the recipe have YAML types.
     current = {
         key: str(value) for key, value in settings.items() if value is not None and not _CHANGEABLE_KEYS.fullmatch(key)
     }
@@ -97,7 +99,12 @@ def init_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
 
 
 def find_last_checkpoint(output_dir: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end and can be gone on from, None where there is none."""
+    """Return the newest complete checkpoint, None if there is none.
+
+    Args:
+        output_dir (`Path`): the run's output directory.
+    """
+    # A checkpoint without COMPLETE_FILE was being saved when the process was killed.
     checkpoints = [
         (int(path.name.removeprefix("checkpoint-")), path)
         for path in output_dir.glob("checkpoint-*")
@@ -107,15 +114,22 @@ def find_last_checkpoint(output_dir: Path) -> Path | None:
 
 
 def read_train_seconds(checkpoint: Path | None) -> float:
-    """Return how long training had taken up to a checkpoint, in seconds."""
+    """Return the training time up to a checkpoint, in seconds.
+
+    Args:
+        checkpoint (`Path`, *optional*): a complete checkpoint; without one, the time is 0.
+    """
     return float(json.loads((checkpoint / COMPLETE_FILE).read_text())["seconds"]) if checkpoint else 0.0
 
 
 def read_finished_record(output_dir: Path) -> dict[str, Any] | None:
-    """Return the record of a finished training run, None where it is not finished.
+    """Return the record of a finished training run, None if training is not finished.
+
+    Args:
+        output_dir (`Path`): the run's output directory.
 
     Raises:
-        TuningError: what stands there cannot be read.
+        TuningError: if the record cannot be read.
     """
     path = output_dir / RECORD_FILE
     if not path.is_file():
@@ -123,10 +137,17 @@ def read_finished_record(output_dir: Path) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TuningError(f"{path} cannot be read ({error}); remove it to train the last steps again") from error
+        raise TuningError(
+            f"{path} cannot be read ({error}): remove it to train again from the last checkpoint"
+        ) from error
     return record
 
 
 def write_record(output_dir: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a finished training run, whole or not at all."""
+    """Write the record of a finished training run, atomically.
+
+    Args:
+        output_dir (`Path`): the run's output directory.
+        record (`Mapping[str, Any]`): the content of training.json.
+    """
     write_atomically(output_dir / RECORD_FILE, json.dumps(record, indent=1, ensure_ascii=False, default=str))

@@ -1,9 +1,9 @@
-"""What a training run will take, before it is started: a recipe in, steps, tokens, parameters and memory out.
+"""Forecasts a training run before it starts: steps, tokens, parameters and memory.
 
     compact tune llava15-7b-lora --dry-run --dataset_name release --model_name_or_path base
 
-It needs no GPU, and of the base its configuration and its processor, no weights. The rows are looked at as training
-does; `datasets` keeps the outcome, so that training itself need not look again.
+It needs no GPU. Of the base it reads only the configuration and the processor, not the weights. Rows are screened as in
+training; `datasets` caches the result, so that training does not repeat it.
 """
 
 from __future__ import annotations
@@ -37,21 +37,26 @@ from compact_hf.training.trained_parts import PROJECTOR
 
 @dataclass(frozen=True, slots=True)
 class TrainingForecast:
-    """What a training run will take.
+    """Size and cost of a training run, as far as they are known before it starts.
 
     Attributes:
-        processes (`int`): as recipe or accelerate's configuration say, else one for each GPU that torch sees.
-        rows_per_step (`int`): of all processes, over the accumulation.
+        processes (`int`): training processes: as set by the recipe or accelerate's configuration, else one per GPU
+            that torch sees.
+        rows_per_step (`int`): rows per optimizer step, over all processes and accumulated batches.
         steps (`int`): optimizer steps.
-        epochs (`float`): how often each row is seen.
-        rows (`int`), dropped (`Mapping[str, int]`): rows to train on, and those left out by reason.
-        image_tokens, text_tokens, answer_tokens (`int`): of one epoch; answers are a part of the text.
-        padding (`float`): share of an epoch's computed tokens that are padding, 0 to 1.
-        train (`str`, *optional*): what `--train` says, with what it leaves open.
-        learning_rate (`float`), learning_rates (`Mapping[str, float]`): the parts' own, where they have any.
-        projector_learning_rate (`float`, *optional*): the projector's where it has its own.
-        dataset_revision (`str`, *optional*): the commit that will be trained on.
-        memory (`MemoryEstimate`): for each device, in bytes, with the parameters.
+        epochs (`float`): number of passes over the rows.
+        rows (`int`): rows that are trained on.
+        dropped (`Mapping[str, int]`): number of dropped rows by reason.
+        image_tokens (`int`): tokens of all images in one epoch.
+        text_tokens (`int`): tokens of all texts in one epoch, answers included.
+        answer_tokens (`int`): tokens in one epoch that the loss covers.
+        padding (`float`): share of padding among the tokens computed in an epoch, 0 to 1.
+        train (`str`, *optional*): the value of `--train`, with its defaults filled in.
+        learning_rate (`float`): the recipe's learning rate.
+        learning_rates (`Mapping[str, float]`): the learning rates of parts that have their own.
+        projector_learning_rate (`float`, *optional*): the projector's learning rate, if it has its own.
+        dataset_revision (`str`, *optional*): the commit of the dataset that will be trained on.
+        memory (`MemoryEstimate`): memory per device, in bytes, and numbers of parameters.
         versions (`Mapping[str, str]`): library -> version.
     """
 
@@ -74,7 +79,7 @@ class TrainingForecast:
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON's types, with the sums."""
+        """Return the fields as JSON types, with the total of the memory estimate."""
         memory = {**asdict(self.memory), "total": self.memory.total}
         return {**asdict(self), "memory": memory}
 
@@ -87,12 +92,22 @@ def dry_run(
     projector_learning_rate: float | None = None,
     train: str | None = None,
 ) -> TrainingForecast:
-    """Return what `tune` with the same arguments will take; nothing is trained, and no weights are read.
+    """Forecast what `tune` takes with the same arguments, without training or reading weights.
+
+    Args:
+        recipe (`Path` or `str`): a YAML file or the name of a shipped recipe.
+        overrides (`Mapping[str, str]`, *optional*): settings that replace the recipe's.
+        revision (`str`, *optional*): branch, tag or commit of the dataset.
+        projector_learning_rate (`float`, *optional*): the projector's own learning rate.
+        train (`str`, *optional*): the parts to train, as `parse_train` reads them.
+
+    Returns:
+        `TrainingForecast`: the forecast.
 
     Raises:
-        UsageError: `train` cannot be read, or names a part that the base's family does not have.
-        TuningError: no such recipe, base or dataset.
-        HubError: the dataset's revision cannot be found on the Hub.
+        UsageError: if `train` cannot be parsed, or names a part that the base's family does not have.
+        TuningError: if the recipe, the base or the dataset was not found or cannot be read.
+        HubError: if the dataset's revision cannot be found on the Hub.
     """
     job = build_job(
         recipe,
@@ -104,7 +119,7 @@ def dry_run(
     check_recipe_keys(
         {key: value for key, value in job.settings.items() if key not in ExtraArguments.__dataclass_fields__}
     )
-    # Whatever the recipe is written for, it is only counted here.
+    # A forecast runs on the CPU even if the recipe trains on GPUs: TRL's parser would refuse bf16 without one.
     arguments = ["--config", str(job.recipe), *job.options, "--use_cpu", "true"]
     *parsed, launch_args = make_parser("compact tune").parse_args_and_config(arguments, return_remaining_strings=True)
     args = Arguments(*parsed)
@@ -116,11 +131,16 @@ def dry_run(
 
 
 def read_devices(launch_args: Sequence[str]) -> Devices:
-    """Return what accelerate will start, from the settings that go to it."""
+    """Return the processes that accelerate will start, and whether they share the weights.
+
+    Args:
+        launch_args (`Sequence[str]`): the options for `accelerate launch`, as pairs of `--key` and value.
+    """
     import torch
     import yaml
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
+    # TRL resolves the names of its accelerate configs, such as fsdp2, to `--config_file PATH`.
     arguments = resolve_accelerate_config_argument(list(launch_args))
     options = dict(zip((argument.removeprefix("--") for argument in arguments[::2]), arguments[1::2], strict=True))
     config = (
@@ -132,6 +152,7 @@ def read_devices(launch_args: Sequence[str]) -> Devices:
 
 
 def _build_forecast(args: Arguments, config: Any, screening: ScreeningResult, devices: Devices) -> TrainingForecast:
+    """Count steps and tokens of the screened rows, and estimate the memory of the largest batch."""
     training = args.training
     grouping = build_grouping(training, screening, devices.processes)
     rows, length = grouping.largest_batch
@@ -148,6 +169,7 @@ def _build_forecast(args: Arguments, config: Any, screening: ScreeningResult, de
         image_tokens=screening.image_tokens,
         text_tokens=tokens - screening.image_tokens,
         answer_tokens=screening.answer_tokens,
+        # Every batch is padded to its longest row.
         padding=1 - tokens / sum(count * longest for count, longest in grouping.batch_shapes),
         train=args.extras.train,
         learning_rate=training.learning_rate,

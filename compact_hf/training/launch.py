@@ -1,10 +1,10 @@
-"""What `trl sft` does with a recipe, for our script: the recipe's keys in, its processes started by accelerate out.
+"""Starts the training processes of a recipe through accelerate, as `trl sft` does, but with our training script.
 
     python -m compact_hf.training.launch --config recipe.yaml --output_dir student
 
-Keys that the training script does not know (`accelerate_config`, `num_processes`, `num_machines`, ...) go to
-`accelerate launch`, from the recipe as from the command line. If accelerate would start a single process, training runs
-in this one: a second interpreter would import torch and TRL again, which takes longer than a short training run.
+Keys of the recipe or of the command line that the training script does not know (`accelerate_config`, `num_processes`,
+`num_machines`, ...) are passed to `accelerate launch`. If accelerate would start a single process, training runs in
+this one: a second interpreter would import torch and TRL again, which takes longer than a short training run.
 """
 
 from __future__ import annotations
@@ -24,23 +24,32 @@ from compact_hf.training.child_output import KILLED_STATUS
 from compact_hf.training.recipes import check_recipe_keys
 
 _LATE_VARIABLES: Final = ("ACCELERATE_", "MASTER_", "OMP_NUM_THREADS", "KMP_")
-"""Variables that need not be set before torch is imported. The KMP ones are Intel OpenMP's, which PyPI's torch is not
-built with; the number of threads can be set later by torch itself."""
+"""Variables that still take effect, or do not matter, after torch was imported: the KMP ones are Intel OpenMP's, which
+PyPI's torch is not built with, and torch can set the number of threads later."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Start the script in as many processes as recipe and command line say, and wait for their end."""
+    """Start the training script in the configured number of processes and wait until they end.
+
+    Args:
+        arguments (`Sequence[str]`): `--config RECIPE` and options that replace the recipe's settings.
+
+    Raises:
+        TuningError: if the recipe has a key that neither TRL nor accelerate knows.
+        SystemExit: if a training process fails, with its exit status.
+    """
     from accelerate.commands import launch as accelerate_launch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
     check_recipe_keys(parse_settings(arguments))
-    # Only the training processes act on it; a launcher that is ended by it would leave them behind.
+    # SIGUSR1 asks the training processes to stop. It would kill the launcher, which would leave them running.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     *_, recipe_args, option_args = make_parser("compact tune").parse_args_and_config(
         arguments, return_remaining_strings=True, separate_remaining_strings=True
     )
     launcher_args = resolve_accelerate_config_argument([*recipe_args, *option_args])
+    # Remove the launcher's options from the arguments; the rest, in order, are the training script's.
     remaining = iter(option_args)
     next_option = next(remaining, None)
     script_args: list[str] = []
@@ -54,12 +63,13 @@ def main(arguments: Sequence[str]) -> None:
     )
     if launch_args.num_processes is not None:
         os.environ[sft.PROCESSES_VARIABLE] = str(launch_args.num_processes)
-    # Which launcher it takes, accelerate alone decides, from its configuration file and the devices that there are.
+    # accelerate chooses the launcher from its configuration file and the devices. Replacing `simple_launcher` affects
+    # only the case of a single process.
     accelerate_launch.simple_launcher = partial(_train_in_process, script_args, accelerate_launch.simple_launcher)
     try:
         accelerate_launch.launch_command(launch_args)
     except CalledProcessError as error:
-        # As a shell tells it, a signal's number behind 128.
+        # A process killed by a signal has a negative return code; shells report 128 + the signal's number.
         raise SystemExit(error.returncode if error.returncode > 0 else 128 - error.returncode) from None
     except ChildFailedError as error:
         if error.get_first_failure()[1].exitcode != -signal.SIGKILL:
@@ -70,13 +80,13 @@ def main(arguments: Sequence[str]) -> None:
 def _train_in_process(
     script_args: Sequence[str], start_process: Callable[[Namespace], None], launch_args: Namespace
 ) -> None:
-    """Train in this process as in the one that accelerate would start; start it if it needs another environment."""
+    """Train in this process instead of starting one, unless that one needs another environment."""
     import torch
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
     _, environment = prepare_simple_launcher_cmd_env(launch_args)
     changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
-    # CUDA_VISIBLE_DEVICES, for one, has no effect once CUDA is initialized.
+    # Other variables are read only once: CUDA_VISIBLE_DEVICES, for example, when CUDA is initialized.
     if launch_args.mpirun_hostfile is not None or not all(name.startswith(_LATE_VARIABLES) for name in changed):
         start_process(launch_args)
         return

@@ -1,21 +1,22 @@
-"""Estimate how much memory training takes, without weights, and report too little of it in one line.
+"""Estimates the memory that training takes per device, without weights, and reports a lack of memory in one line.
 
-Parameters are counted on the meta device, in the model that PEFT makes of the base. Activations are counted too, not
-guessed: one and two decoder layers run forward on fake tensors of the largest batch, and what autograd keeps is summed.
+Parameters are counted on the meta device, in the model that PEFT makes of the base. Activations are counted too: the
+model runs forward with one and with two decoder layers on fake tensors of the largest batch, and the tensors that
+autograd saves are summed up.
 
-    weights       every parameter, in the type it is loaded in; LoRA and trained copies in what PEFT makes of them
-    gradients     the trained ones again; once more where DDP keeps its buckets
-    optimizer     two states for each trained parameter (AdamW): in its type, or a byte each (8 bit)
-    activations   projector + layers x what one keeps, of the language model and, if it is trained, of the tower; with
-                  recomputation layers x its input + one whole layer
+    weights       all parameters, in the dtype they are loaded in; LoRA and trained copies in the dtype PEFT gives them
+    gradients     all trained parameters; twice with DDP, which keeps buckets of its own
+    optimizer     two states per trained parameter (AdamW), in its dtype, or of one byte each with an 8-bit optimizer
+    activations   projector + number of layers x saved tensors of a layer, for the language model and, if it is trained,
+                  the vision tower; with gradient checkpointing, number of layers x input of a layer + one whole layer
 
-Sharded runs (FSDP, ZeRO-3) divide the first three by the number of processes and add two gathered layers. Not counted:
-the CUDA context (about 0.5 GB), the tiles of the LM head and fragmentation; leave a tenth free. For small models on a
-CPU the estimate is 1 to 13% above what torch's profiler measures (tests/training/test_dry_run.py).
+With FSDP and ZeRO-3, the first three are divided by the number of processes, and two gathered layers are added. Not
+included: the CUDA context (about 0.5 GB), the tiles of the LM head, and fragmentation; leave 10% headroom. For small
+models on a CPU the estimate is 1 to 13% above what torch's profiler measures (tests/training/test_dry_run.py).
 
-If the device surely has too little, training is refused. If torch cannot get what it asks for, its error is reported
-with the estimate. A process that the system kills cannot report anything: child_output.py then repeats what it said at
-its start.
+Training is refused if the device certainly has too little memory. If torch runs out of memory, its error is reported
+with the estimate. A process that the system kills cannot report anything; child_output.py then reports the estimate
+that the process printed at its start.
 """
 
 from __future__ import annotations
@@ -34,19 +35,22 @@ from compact_hf.models.loading import build_network
 from compact_hf.models.registry import get_family
 from compact_hf.training.trained_parts import freeze_other_parts
 
-_OPTIMIZER_STATES: Final = 2
-# A 4-bit weight with its share of bitsandbytes' scales (one byte for 64 of them, in double quantization).
+_OPTIMIZER_STATES: Final = 2  # AdamW's moving averages of gradients and of their squares
+# Half a byte per weight, and its share of bitsandbytes' scales: one byte per 64 weights with double quantization.
 _BYTES_PER_4BIT_WEIGHT: Final = 0.5 + 1 / 64
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """An estimate for one device, in bytes.
+    """An estimate for one device, in bytes; the module's docstring defines its parts.
 
     Attributes:
-        weights, gradients, optimizer, activations (`int`): what stands in this module's first lines.
-        parameters (`int`): of the model, with LoRA and trained copies.
-        trained (`int`): how many of them are trained.
+        weights (`int`): bytes of all parameters.
+        gradients (`int`): bytes of the gradients.
+        optimizer (`int`): bytes of the optimizer states.
+        activations (`int`): bytes that autograd saves for the backward pass.
+        parameters (`int`): number of parameters of the model, LoRA and trained copies included.
+        trained (`int`): number of trained parameters.
     """
 
     weights: int
@@ -58,22 +62,22 @@ class MemoryEstimate:
 
     @property
     def model_states(self) -> int:
-        """What is there whatever the batch."""
+        """Bytes that do not depend on the batch."""
         return self.weights + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes of all parts together."""
         return self.model_states + self.activations
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """How a run is spread.
+    """How a run is distributed over devices.
 
     Attributes:
-        processes (`int`): one for each device.
-        is_sharded (`bool`): by FSDP or ZeRO-3; else each holds everything.
+        processes (`int`): number of processes, one per device.
+        is_sharded (`bool`): whether FSDP or ZeRO-3 shards the model; otherwise each device holds all of it.
     """
 
     processes: int = 1
@@ -81,14 +85,17 @@ class Devices:
 
 
 def estimate_memory(config: Any, args: Any, devices: Devices, *, rows: int = 0, length: int = 0) -> MemoryEstimate:
-    """Return what training takes on each device.
+    """Estimate the memory that training takes on each device.
 
     Args:
-        config (`PreTrainedConfig`): the base's.
-        args (`Arguments`): of the training script.
-        devices (`Devices`): how many, and whether sharded.
-        rows, length (`int`, *optional*): of the largest batch, which is padded to `length` tokens; without them no
-            activations are counted.
+        config (`PreTrainedConfig`): configuration of the base.
+        args (`Arguments`): arguments of the training script.
+        devices (`Devices`): number of processes, and whether the model is sharded.
+        rows (`int`, *optional*, defaults to 0): rows of the largest batch; 0 leaves out activations.
+        length (`int`, *optional*, defaults to 0): tokens per row of the largest batch, after padding.
+
+    Returns:
+        `MemoryEstimate`: bytes per device.
     """
     import torch
 
@@ -99,10 +106,12 @@ def estimate_memory(config: Any, args: Any, devices: Devices, *, rows: int = 0, 
     quantization = _Quantization.from_args(args)
     weights = sum(quantization.count_bytes(name, parameter) for name, parameter in parameters)
     gradients = sum(quantization.count_bytes("", parameter) for parameter in trained)
+    # 8-bit optimizers store each state in one byte.
     optimizer_bytes = sum(parameter.numel() for parameter in trained) if "8bit" in args.training.optim else gradients
     optimizer_bytes *= _OPTIMIZER_STATES
     family, num_layers = get_family(config.model_type), config.get_text_config().num_hidden_layers
     if devices.is_sharded:
+        # A process holds its share of everything, and the whole weights of the layers that it is computing.
         gathered_bytes = 2 * sum(
             quantization.count_bytes(name, weight)
             for name, weight in parameters
@@ -113,7 +122,7 @@ def estimate_memory(config: Any, args: Any, devices: Devices, *, rows: int = 0, 
         )
         weights += gathered_bytes
     elif devices.processes > 1:
-        gradients *= 2
+        gradients *= 2  # DDP's buckets
     return MemoryEstimate(
         weights=int(weights),
         gradients=int(gradients),
@@ -125,7 +134,7 @@ def estimate_memory(config: Any, args: Any, devices: Devices, *, rows: int = 0, 
 
 
 def _build_model(config: Any, args: Any) -> Any:
-    """Return the model of a configuration as the trainer makes it, on whatever device is the default."""
+    """Return the model of a configuration as the trainer builds it, on the default device."""
     import torch
     from peft import get_peft_model
     from trl import get_peft_config
@@ -142,7 +151,7 @@ def _build_model(config: Any, args: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Quantization:
-    """What bitsandbytes holds in 4 bits: every linear layer but the trained and those that it is told to skip."""
+    """Which weights bitsandbytes quantizes to 4 bits: all linear layers except trained and skipped ones."""
 
     is_4bit: bool
     skipped_modules: tuple[str, ...]
@@ -154,14 +163,16 @@ class _Quantization:
         return cls(bool(args.model.load_in_4bit or config.get("load_in_4bit")), (*skipped_modules, "embed"))
 
     def count_bytes(self, name: str, parameter: Any) -> float:
+        """Return the bytes that a parameter takes: quantized, cast by TRL, or in its own dtype."""
         if self.is_4bit and parameter.requires_grad:
-            return float(parameter.numel() * 2)  # TRL makes bfloat16 of what is trained over 4 bits
+            return float(parameter.numel() * 2)  # TRL casts trained parameters of a 4-bit model to bfloat16
         if self.is_4bit and parameter.dim() == 2 and not any(module in name for module in self.skipped_modules):
             return float(parameter.numel() * _BYTES_PER_4BIT_WEIGHT)
         return float(parameter.numel() * parameter.element_size())
 
 
 def _estimate_activations(config: Any, args: Any, rows: int, length: int, num_layers: int) -> int:
+    """Return the bytes that autograd saves in a forward pass over a batch of shape `(rows, length)`."""
     one, two = (_measure_saved_bytes(config, args, rows, length, num_layers=count) for count in (1, 2))
     hidden_bytes = config.get_text_config().hidden_size * (2 if args.training.bf16 or args.training.fp16 else 4)
     is_checkpointed = args.training.gradient_checkpointing
@@ -174,16 +185,18 @@ def _estimate_activations(config: Any, args: Any, rows: int, length: int, num_la
 
 
 def _sum_layers(one: int, two: int, num_layers: int, input_bytes: int, is_checkpointed: bool) -> int:
-    """Return what autograd keeps of a stack of layers, from what it keeps of a stack of one and of two."""
+    """Extrapolate the saved bytes from one and two layers to `num_layers`."""
+    # one = other + layer, and two = other + 2 * layer
     layer_bytes, other_bytes = two - one, 2 * one - two
     if is_checkpointed and layer_bytes:
+        # Each layer keeps only its input; one layer at a time is recomputed in full.
         return other_bytes + num_layers * input_bytes + layer_bytes
     return other_bytes + num_layers * layer_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _SavedBytes:
-    """What autograd keeps of each part for a backward pass, in bytes; `tower_output` is the size of what it returns."""
+    """Bytes that autograd saves for each part's backward pass; `tower_output` is the size of the tower's output."""
 
     projector: int
     language_model: int
@@ -192,7 +205,7 @@ class _SavedBytes:
 
 
 def _measure_saved_bytes(config: Any, args: Any, rows: int, length: int, *, num_layers: int) -> _SavedBytes:
-    """Run each part forward on fake tensors, the language model and the tower with so many layers."""
+    """Run each part forward on fake tensors, with `num_layers` layers in the language model and in the tower."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -205,10 +218,12 @@ def _measure_saved_bytes(config: Any, args: Any, rows: int, length: int, *, num_
         model = _build_model(small_config, args).train()
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
+    # Fake tensors have shapes and dtypes but no data, so that a model of any size can run on any machine.
     autocast_dtype = torch.bfloat16 if args.training.bf16 else torch.float16
     with FakeTensorMode(), torch.autocast("cpu", autocast_dtype, enabled=args.training.bf16 or args.training.fp16):
         language_model = _get_part(model, family, "language_model")
         dtype = language_model.get_input_embeddings().weight.dtype
+        # Embeddings as input, because image features are inserted at this point: (rows, length, hidden).
         inputs_embeds = torch.zeros(
             rows, length, small_config.get_text_config().hidden_size, dtype=dtype, requires_grad=True
         )
@@ -221,15 +236,16 @@ def _measure_saved_bytes(config: Any, args: Any, rows: int, length: int, *, num_
 
 
 def _get_part(model: Any, family: ModelFamily, part: str) -> Any:
-    """Return the first module of a part, which is the part but for what stands beside it, such as the LM head."""
+    """Return the first module of a part: all of it except separate modules such as the LM head."""
     name = family.parts[part].modules[0]
     return next(module for path, module in model.named_modules() if f".{path}".endswith(f".{name}"))
 
 
 def _count_saved_bytes(module: Any, **inputs: Any) -> tuple[int, int]:
-    """Return how many bytes autograd keeps of a module's forward pass, but for its own parameters, and its output's."""
+    """Return (bytes that autograd saves in a module's forward pass without its own parameters, bytes of its output)."""
     import torch
 
+    # The module is on the meta device, where the forward pass cannot run with fake inputs: use fake parameters too.
     module_state = {
         name: torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=tensor.requires_grad)
         for name, tensor in (*module.named_parameters(), *module.named_buffers())
@@ -238,7 +254,7 @@ def _count_saved_bytes(module: Any, **inputs: Any) -> tuple[int, int]:
     storages: dict[int, Any] = {}
 
     def pack(tensor: Any) -> Any:
-        # Kept alive, or another storage would be given its address.
+        # Keep the storage alive: once it is freed, another one could get the same address.
         storage = tensor.untyped_storage()
         storages[storage._cdata] = storage
         return tensor
@@ -250,35 +266,45 @@ def _count_saved_bytes(module: Any, **inputs: Any) -> tuple[int, int]:
 
 
 ESTIMATE_PREFIX: Final = "memory for each device: "
-"""How the line begins that says the estimate before weights are read."""
+"""Beginning of the line with the estimate that a training process prints before it reads weights."""
 SMALLER_BATCH_ADVICE: Final = (
-    "lower per_device_train_batch_size and raise gradient_accumulation_steps as much, set activation_checkpointing to "
-    "true, or train over 4 bits (llava15-7b-qlora)"
+    "lower per_device_train_batch_size and raise gradient_accumulation_steps by the same factor, set "
+    "activation_checkpointing to true, or train on a 4-bit base (llava15-7b-qlora)"
 )
 _SMALLER_MODEL_ADVICE: Final = (
-    "train a LoRA, over 4 bits (llava15-7b-qlora), or sharded over more devices (llava15-7b-lora-fsdp2)"
+    "train a LoRA, use a 4-bit base (llava15-7b-qlora), or shard over more devices (llava15-7b-lora-fsdp2)"
 )
 _MAX_OVERESTIMATE: Final = 1.15
-"""How far an estimate may lie above what is taken (memory.py)."""
+"""Largest ratio of estimated to actual memory that is expected: 1.13 was measured (see the module's docstring)."""
 _ALLOCATION_SIZE: Final = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
 
 
 def get_device_memory(device: Any) -> int:
-    """Return what one process may take on a device, in bytes: a GPU's memory, or its share of the machine's."""
+    """Return the memory that one process may use, in bytes: that of a GPU, or an equal share of the machine's.
+
+    Args:
+        device (`torch.device`): the device of training.
+    """
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
+    # On the CPU, all processes of the machine share its memory.
     machine_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return machine_memory // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def describe_memory(needed: MemoryEstimate, available: int) -> str:
-    """Return both in words: `about 38 GB (weights 14, gradients 1.4, ...), and there are 25.4 GB`."""
+    """Return both as text: `about 38 GB (weights 14, gradients 1.4, ...), and 25.4 GB are available`.
+
+    Args:
+        needed (`MemoryEstimate`): the estimate for one device.
+        available (`int`): memory of the device in bytes.
+    """
     names = ("weights", "gradients", "optimizer", "activations")
     sizes = {name: size for name in names if (size := getattr(needed, name))}
     parts = ", ".join(f"{name} {_format_gigabytes(size)}" for name, size in sizes.items())
-    return f"about {_format_gigabytes(needed.total)} GB ({parts}), and there are {_format_gigabytes(available)} GB"
+    return f"about {_format_gigabytes(needed.total)} GB ({parts}), and {_format_gigabytes(available)} GB are available"
 
 
 def _format_gigabytes(size: int) -> str:
@@ -286,15 +312,16 @@ def _format_gigabytes(size: int) -> str:
 
 
 def check_memory(needed: MemoryEstimate, available: int) -> None:
-    """Refuse what surely does not fit.
+    """Raise if training certainly does not fit into memory.
 
     Args:
-        needed (`MemoryEstimate`): without activations where the batches are not known yet.
-        available (`int`): bytes that a device has.
+        needed (`MemoryEstimate`): the estimate, without activations if batches are not known yet.
+        available (`int`): memory of the device in bytes.
 
     Raises:
-        TuningError: with the estimate.
+        TuningError: if it does not fit; the message has the estimate.
     """
+    # Model states are counted exactly. Activations may be overestimated, so training is tried if it could just fit.
     if needed.model_states <= available and needed.total <= _MAX_OVERESTIMATE * available:
         return
     advice = _SMALLER_MODEL_ADVICE if needed.model_states > available else SMALLER_BATCH_ADVICE
@@ -303,10 +330,14 @@ def check_memory(needed: MemoryEstimate, available: int) -> None:
 
 @contextmanager
 def translate_memory_errors(needed: MemoryEstimate, available: int) -> Iterator[None]:
-    """Turn torch's failure to get memory, on whatever device, into one line with the estimate.
+    """Replace torch's out-of-memory errors, on any device, by one line with the estimate.
+
+    Args:
+        needed (`MemoryEstimate`): the estimate for one device.
+        available (`int`): memory of the device in bytes.
 
     Raises:
-        TuningError: in the place of that failure.
+        TuningError: if the block runs out of memory.
     """
     from accelerate.utils.memory import should_reduce_batch_size
 
@@ -316,7 +347,7 @@ def translate_memory_errors(needed: MemoryEstimate, available: int) -> Iterator[
         if isinstance(error, RuntimeError) and not should_reduce_batch_size(error):
             raise
         match = _ALLOCATION_SIZE.search(str(error))
-        shortfall = f"{match[1]} more could not be had; " if match else ""
+        shortfall = f"{match[1]} more could not be allocated; " if match else ""
         raise TuningError(
             f"out of memory: {shortfall}training takes {describe_memory(needed, available)}; {SMALLER_BATCH_ADVICE}"
         ) from error

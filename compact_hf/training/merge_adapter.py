@@ -1,9 +1,10 @@
-"""`compact adapter merge`: in goes an adapter, out comes a plain model of its base with the adapter in its weights.
+"""Merges an adapter into the weights of its base and saves the result as a plain model.
 
     compact adapter merge student --out merged
 
-For what takes no adapters, as many servers, converters and benchmarks do not. The folder holds safetensors in shards,
-the adapter's processor with its chat template, a card, and the training's facts, so that `compact publish` takes it.
+Many servers, converters and benchmarks do not support adapters and need a merged model. The output directory contains
+safetensors shards, the adapter's processor with its chat template, a card, and the training record, so that
+`compact publish` takes it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from compact_hf.storage import translate_disk_errors
 from compact_hf.training.model_card import is_repository, write_card
 from compact_hf.training.training_record import RECORD_FILE, read_adapter_info, read_training_record
 
-_LICENSE_PATTERNS: Final = ("LICENSE*", "NOTICE*")  # that the base's weights come with, here as there
+_LICENSE_PATTERNS: Final = ("LICENSE*", "NOTICE*")  # copied from the base, since its weights are distributed too
 
 
 def merge_adapter(
@@ -35,34 +36,35 @@ def merge_adapter(
     """Merge an adapter into its base and save the model.
 
     Args:
-        adapter (`str | Path`): a folder, or a repository's name.
-        out (`str | Path`): a folder that does not exist yet, or is empty; it appears when it is whole.
-        base (`str | Path`, *optional*): where the base lies now, by default where the adapter says.
-        on_progress (`Callable[[str], None]`, *optional*): is told each step in words.
+        adapter (`str | Path`): a directory or a repository's name.
+        out (`str | Path`): a new or empty directory; it appears only when it is complete.
+        base (`str | Path`, *optional*, defaults to the base in the adapter's config): a directory or repository of the
+            base, if it was moved.
+        on_progress (`Callable[[str], None]`, *optional*): called with a message at each step.
 
     Returns:
-        `Path`: `out`. Weights are in the precision that the base is loaded in (its config's). The peak memory is one
-            copy of the base, and the adapter.
+        `Path`: `out`. The weights have the precision of the base's config. Peak memory is one copy of the base plus
+            the adapter.
 
     Raises:
-        UsageError: `out` already holds something, `adapter` is a whole model, or `base` is another repository than the
-            one that the adapter names.
-        TuningError: one of them cannot be found or read, the adapter was made for another base, or `out` cannot be
-            written.
+        UsageError: if `out` is not empty, `adapter` is a whole model, or `base` is another repository than the one in
+            the adapter's config.
+        TuningError: if adapter or base cannot be found or read, the adapter was made for another base, or `out` cannot
+            be written.
     """
     adapter, out = str(adapter), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} already holds something; give a new or empty folder as --out")
+        raise UsageError(f"{out} is not empty: give a new or empty directory as --out")
     directory = resolve_model(adapter)
     if not is_adapter(directory):
-        raise UsageError(f"{adapter} is a whole model, not an adapter; there is nothing to merge")
+        raise UsageError(f"{adapter} is a whole model, not an adapter: there is nothing to merge")
     info = read_adapter_info(directory)
     base_directory = _find_base(info, str(base) if base else None)
     check_adapter_base(directory, base_directory)
     on_progress(f"merging {adapter} into {base or info.base}")
     temp_directory = out.absolute().parent / f".{out.absolute().name}.half"
     try:
-        with translate_disk_errors(TuningError, out, "make room and run it again"):
+        with translate_disk_errors(TuningError, out, "free disk space and retry"):
             shutil.rmtree(temp_directory, ignore_errors=True)
             _save_merged(directory, base_directory, temp_directory, name=adapter)
             temp_directory.rename(out)
@@ -72,15 +74,18 @@ def merge_adapter(
 
 
 def _find_base(adapter: AdapterInfo, base: str | None) -> Path:
-    """Return the folder with the base; a name that differs from the adapter's is taken for a mistake."""
+    """Return the directory of the base; a repository other than the one in the adapter's config is refused."""
     if base is None:
         return resolve_model(adapter.base, revision=adapter.base_revision)
     if is_repository(base) and is_repository(adapter.base) and base != adapter.base:
-        raise UsageError(f"the adapter was made for {adapter.base}, not for {base}; give that, or leave out --base")
+        raise UsageError(
+            f"the adapter was made for {adapter.base}, not for {base}: leave out --base, or give the right one"
+        )
     return resolve_model(base, revision=adapter.base_revision if base == adapter.base else None)
 
 
 def _save_merged(adapter: Path, base: Path, out: Path, *, name: str) -> None:
+    """Write weights, processor, licenses, training record and card of the merged model; `name` is the adapter's."""
     with without_progress_bars():
         load_merged_model(adapter, base).save_pretrained(out)
         load_processor(adapter).save_pretrained(out)

@@ -1,8 +1,8 @@
-"""A tuned model's card: its folder and its scores in, README.md out, training curve and accuracy by k beside it.
+"""Writes a tuned model's card: README.md, with figures of the training loss and of accuracy by k.
 
-It is written last, over the one that TRL or PEFT leaves, which calls a LLaVA adapter a text generator. Everything in it
-was written down in training (training_record.py), measured, or stands in the base's own card; the text is that of
-model_card/.
+The card is written last and replaces the one that TRL or PEFT leaves, which calls a LLaVA adapter a text generator. Its
+facts come from the training record (training_record.py), from evaluation results, or from the card of the base. The
+template is in model_card/.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GENERATED_MARKER: Final = (
 ModelKind = Literal["adapter", "merge", "finetune"]
 
 _SECRET_KEYS: Final = {"hub_token", "env"}
-# Where things lay on one machine is nobody else's business.
+# Settings with local paths, which the card cuts to their last component.
 _PATH_KEYS: Final = {"model_name_or_path", "dataset_name", "output_dir", "chat_template_path", "path"}
 
 
@@ -44,18 +44,19 @@ def write_card(
     settings: Mapping[str, Any] | None = None,
     results: CardResults | None = None,
 ) -> Path:
-    """Write README.md into a tuned model's folder, and its training curve and scores where they are known.
+    """Write README.md into a tuned model's directory, with its training curve and scores if they are known.
 
     Args:
-        directory (`Path`): the model's or the adapter's.
-        settings (`Mapping[str, Any]`, *optional*): what `trl sft` was called with just now; see `read_training_record`.
-        results (`CardResults`, *optional*): its scores.
+        directory (`Path`): directory of the model or adapter.
+        settings (`Mapping[str, Any]`, *optional*): the settings of the `trl sft` call that just ended; see
+            `read_training_record`.
+        results (`CardResults`, *optional*): the model's evaluation results.
 
     Returns:
-        `Path`: the card.
+        `Path`: the path of the card.
 
     Raises:
-        TuningError: there is no such folder, what it says of its training cannot be read, or the card cannot be
+        TuningError: if the directory does not exist, its training record cannot be read, or the card cannot be
             written.
     """
     record = read_training_record(directory, settings=settings)
@@ -64,7 +65,10 @@ def write_card(
             directory, record, name=directory.name, results=results, license=read_base_license(record)
         )
     except OSError as error:
-        raise TuningError(f"the card {directory / CARD_FILE} cannot be written: {error.strerror or error}") from error
+        raise TuningError(
+            f"the card {directory / CARD_FILE} cannot be written ({error.strerror or error}): make its directory "
+            "writable, or free disk space"
+        ) from error
 
 
 def write_card_files(
@@ -75,23 +79,26 @@ def write_card_files(
     results: CardResults | None = None,
     license: Mapping[str, str],
 ) -> Path:
-    """Write README.md, the training curve and accuracy by k from what is known already.
+    """Write README.md and the figures of training loss and accuracy by k from a given record.
 
     Args:
-        directory (`Path`): where the model lies.
-        record (`TrainingRecord`): how it was trained.
-        name (`str`): by which it is loaded: a repository's, or the folder's.
-        results (`CardResults`, *optional*): its scores.
-        license (`Mapping[str, str]`): as in a card's header: `license`, and with `other` also `license_name` and
-            `license_link`; empty where none is known.
+        directory (`Path`): directory of the model.
+        record (`TrainingRecord`): how the model was trained.
+        name (`str`): the name to load the model by: a repository's, or its directory's.
+        results (`CardResults`, *optional*): the model's evaluation results.
+        license (`Mapping[str, str]`): license fields of the card's header: `license`, and if that is `other` also
+            `license_name` and `license_link`; empty if the license is unknown.
+
+    Returns:
+        `Path`: the path of the card.
 
     Raises:
-        TuningError: not even the base is known.
-        OSError: the folder cannot be written.
+        TuningError: if the record does not name the base.
+        OSError: if the directory cannot be written.
     """
     if record.base is None:
         raise TuningError(
-            f"how {name} was trained is written down nowhere; write its card yourself, as README.md there"
+            f"{name} has no record of its training: write its card yourself, as README.md in its directory"
         )
     curve = plot_loss(record.loss) if record.loss else None
     if curve:
@@ -99,16 +106,21 @@ def write_card_files(
     if results:
         (directory / ACCURACY_FILE).write_bytes(results.plot().png())
     else:
-        (directory / ACCURACY_FILE).unlink(
-            missing_ok=True
-        )  # another model's, as this one was before it was trained anew
+        (directory / ACCURACY_FILE).unlink(missing_ok=True)  # left by an earlier model in this directory
     path = directory / CARD_FILE
     path.write_text(_render_card(directory, record, name, results, license, curve), encoding="utf-8")
     return path
 
 
 def read_base_license(record: TrainingRecord) -> dict[str, str]:
-    """Return the licence fields of the base's card, as far as it lies here or in the cache of the Hub's client."""
+    """Return the license fields of the base's card, if the card is local or in the Hub's cache; else nothing.
+
+    Args:
+        record (`TrainingRecord`): names the base.
+
+    Raises:
+        TuningError: if the card's header cannot be parsed.
+    """
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
     base = record.base or ""
@@ -120,17 +132,28 @@ def read_base_license(record: TrainingRecord) -> dict[str, str]:
     try:
         header = ModelCard.load(path).data.to_dict()
     except ValueError as error:
-        raise TuningError(f"the card of the base, {path}, has a header that is no YAML ({error}); mend it") from error
+        raise TuningError(
+            f"the header of the base's card {path} is not valid YAML ({error}): fix it and retry"
+        ) from error
     return {key: str(header[key]) for key in ("license", "license_name", "license_link") if header.get(key)}
 
 
 def is_generated(text: str) -> bool:
-    """Return whether a card was written by a program, TRL's and PEFT's included, and may be written anew."""
+    """Return whether a card was generated, by us, TRL or PEFT, and may be replaced.
+
+    Args:
+        text (`str`): content of README.md.
+    """
+    # The other two texts are in the cards that PEFT and TRL write.
     return GENERATED_MARKER in text or "[More Information Needed]" in text or "- generated_from_trainer" in text
 
 
 def is_repository(name: str) -> bool:
-    """Return whether a name is one on the Hub, and no folder here."""
+    """Return whether a name is that of a repository on the Hub, and not a local directory.
+
+    Args:
+        name (`str`): a name without a revision, or a path.
+    """
     ref = RepoRef.parse(name)
     return ref is not None and ref.revision is None and not Path(name).exists()
 
@@ -143,6 +166,7 @@ def _render_card(
     license: Mapping[str, str],
     curve: Plot | None,
 ) -> str:
+    """Return the text of the card from the template in model_card/."""
     from jinja2 import Environment, StrictUndefined
 
     kind: ModelKind = "adapter" if is_adapter(directory) else "merge" if record.adapter else "finetune"
@@ -178,12 +202,13 @@ def _render_card(
 
 
 def _describe_curve(curve: Sequence[tuple[int, float]]) -> str:
+    """Return the figure's alternative text: first and last loss."""
     (first_step, first_loss), (last_step, last_loss) = curve[0], curve[-1]
     return f"Training loss by step: {first_loss:.2f} at step {first_step}, {last_loss:.2f} at step {last_step}"
 
 
 def _read_lora_config(directory: Path) -> Mapping[str, Any] | None:
-    """Return an adapter's config, None for one of another kind than LoRA."""
+    """Return an adapter's config, None if it is not a LoRA."""
     config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     return config if config.get("peft_type") == "LORA" else None
 
@@ -191,8 +216,10 @@ def _read_lora_config(directory: Path) -> Mapping[str, Any] | None:
 def _build_metadata(
     record: TrainingRecord, kind: ModelKind, name: str, results: CardResults | None, license: Mapping[str, str]
 ) -> str:
+    """Return the card's header as YAML."""
     from huggingface_hub import ModelCardData
 
+    # A merged model has two parents: the base and the adapter.
     base_models = [model for model in (record.base, record.adapter) if model and is_repository(model)]
     return ModelCardData(
         base_model=(base_models if len(base_models) > 1 else base_models[0]) if base_models else None,
@@ -211,6 +238,7 @@ def _build_metadata(
 
 
 def _format_recipe(settings: Mapping[str, Any]) -> str:
+    """Return the recipe as YAML, without secrets and local paths."""
     import yaml
 
     public_settings = _strip_paths({key: value for key, value in settings.items() if key not in _SECRET_KEYS})
@@ -218,7 +246,7 @@ def _format_recipe(settings: Mapping[str, Any]) -> str:
 
 
 def _strip_paths(value: Any, key: str = "") -> Any:
-    """Return settings with every path cut to its last part."""
+    """Return settings with every path cut to its last component."""
     match value:
         case Mapping():
             return {name: _strip_paths(item, name) for name, item in value.items()}
@@ -231,12 +259,12 @@ def _strip_paths(value: Any, key: str = "") -> Any:
 
 
 def _public_name(name: str) -> str:
-    """Return a repository's name as it is, and of a path its last part."""
+    """Return a repository's name unchanged, or the last component of a path."""
     return name if is_repository(name) else Path(name).name
 
 
 def _format_link(name: str, kind: str = "") -> str:
-    """Return a repository's name with a link to it, and of a path its last part."""
+    """Return a Markdown link to a repository, or the last component of a path."""
     return f"[{name}](https://huggingface.co/{kind}{name})" if is_repository(name) else _public_name(name)
 
 
@@ -248,10 +276,10 @@ def _format_duration(seconds: float) -> str:
 
 
 def _read_template() -> str:
-    """Return the template from the installed wheel, or from the checkout that this runs in."""
+    """Return the card's template, from the installed wheel or from a source checkout."""
     package = Path(str(files("compact_hf")))
     for directory in (package / "_model_card", package.parent / "model_card"):
         path = directory / "README.md.jinja"
         if path.is_file():
             return path.read_text(encoding="utf-8")
-    raise TuningError(f"the model card's template is missing from {package}; install compact_hf again")
+    raise TuningError(f"the model card's template is missing from {package}: reinstall compact_hf")

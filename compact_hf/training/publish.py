@@ -1,10 +1,11 @@
-"""`compact publish` for what was tuned: in goes a model's or adapter's folder, out comes a repository, whole or not.
+"""Publishes a tuned model or adapter on the Hub.
 
     compact publish student org/student --base org/llava-base
 
-What is uploaded is put together beside the folder, which stays as it is: weights as safetensors, the processor with its
-chat template, an adapter's config with a base that others can load, and the card, written last with the repository's
-name in it. Optimizer, checkpoints, logs and pickles stay at home. How it gets there in one piece is hub/push.py's.
+The upload is assembled in a temporary directory; the model's directory is not changed. It contains the weights as
+safetensors, the processor with its chat template, an adapter's config with a base that others can load, and the card
+with the repository's name. Optimizer states, checkpoints, logs and pickles are not uploaded. hub/push.py makes the
+upload atomic: the repository shows all new files or none.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from compact_hf.training.model_card import (
 )
 from compact_hf.training.training_record import TrainingRecord, find_family, read_training_record
 
+# The only files that are published. Everything else in the directory may be private, or unsafe to load.
 _PUBLISHED_PATTERNS: Final = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -54,20 +56,20 @@ _PUBLISHED_PATTERNS: Final = (
     *("LICENSE*", "NOTICE*", "*.png", "assembly.json"),
 )
 _CARD_FILES: Final = (CARD_FILE, CURVE_FILE, ACCURACY_FILE)
-_HUB_DEFAULT_FILES: Final = {".gitattributes", CARD_FILE}  # what a repository made on the Hub's page holds
-_LOCAL_PATH_KEYS: Final = ("_name_or_path", "name_or_path")  # older versions wrote down where something was loaded from
+_HUB_DEFAULT_FILES: Final = {".gitattributes", CARD_FILE}  # the files of a repository created on the Hub's website
+_LOCAL_PATH_KEYS: Final = ("_name_or_path", "name_or_path")  # older transformers wrote the path of loading to configs
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """What was published, or would be.
+    """A published model, or one that a dry run has checked.
 
     Attributes:
         tag (`str`, *optional*): `vX.Y.Z`.
-        files (`dict[str, int]`): path -> bytes.
-        base (`str`, *optional*): what the card names, a repository's name or a folder's.
-        base_revision (`str`, *optional*): of that repository.
-        pushed (`PushResult`, *optional*): where it stands; None after a dry run.
+        files (`dict[str, int]`): path -> size in bytes.
+        base (`str`, *optional*): the base in the card, a repository or a directory.
+        base_revision (`str`, *optional*): revision of the base's repository.
+        pushed (`PushResult`, *optional*): the resulting commit on the Hub; None after a dry run.
     """
 
     tag: str | None
@@ -89,37 +91,42 @@ def publish_model(
     dry_run: bool = False,
     on_progress: Callable[[str], None] = lambda message: None,
 ) -> PublishedModel:
-    """Publish a tuned model or an adapter in a repository of its own, in one piece.
+    """Publish a tuned model or an adapter in a model repository, atomically.
 
-    The same call goes on after an interruption; until it is done, readers see what was there before.
+    The same call resumes an interrupted upload; until it is complete, readers see the previous state.
 
     Args:
-        directory (`str | Path`): a model's or an adapter's; only what loading it needs is published.
-        repo_id (`str`): `namespace/name`; created where it is not there.
-        version (`str`, *optional*): X.Y.Z, tagged as `vX.Y.Z`; above the last one. Without one, main alone is set.
-        base (`str`, *optional*): the base as others find it, `namespace/name` or `namespace/name@revision`; taken at
-            the commit that this is now. An adapter that was tuned on a folder needs it.
-        results (`str | Path`, *optional*): a folder that `evaluate` made of this very model: its scores go into the
-            card.
-        license (`str`, *optional*): as the Hub spells it; by default the base's.
-        private (`bool`, *optional*, defaults to False): creates it private, and refuses to publish into a public one.
-        dry_run (`bool`, *optional*, defaults to False): only checks and lists.
-        on_progress (`Callable[[str], None]`, *optional*): is told each step in words.
+        directory (`str | Path`): directory of a model or an adapter; only files needed to load it are published.
+        repo_id (`str`): `namespace/name`; the repository is created if it does not exist.
+        version (`str`, *optional*): X.Y.Z, higher than the last version; tagged as `vX.Y.Z`. Without it, only `main` is
+            updated.
+        base (`str`, *optional*): the base as others load it, `namespace/name` or `namespace/name@revision`; recorded
+            with its current commit. Required for an adapter that was tuned on a local directory.
+        results (`str | Path`, *optional*): output directory of an `evaluate` call on this model; its scores are added
+            to the card.
+        license (`str`, *optional*, defaults to the base's): the Hub's identifier of the license.
+        private (`bool`, *optional*, defaults to False): create a private repository, and refuse to publish to a
+            public one.
+        dry_run (`bool`, *optional*, defaults to False): only check and list the files.
+        on_progress (`Callable[[str], None]`, *optional*): called with a message at each step.
+
+    Returns:
+        `PublishedModel`: what was published.
 
     Raises:
-        UsageError: a name or the version is none, an adapter's base is a folder and `base` is not given, or scores or a
-            licence shall go into a card that a person wrote.
-        TuningError: the folder lacks something, the adapter was made for another base, the results are another
-            model's, or the repository holds something else.
-        HubError: the Hub cannot be reached or refuses.
+        UsageError: if a name or the version is invalid, an adapter's base is a directory and `base` is not given, or
+            `results` or `license` is given for a card that was written by hand.
+        TuningError: if the directory lacks files, the adapter was made for another base, the results are of another
+            model, or the repository contains something else.
+        HubError: if the Hub cannot be reached or refuses the upload.
     """
     directory = Path(directory)
     _check_loadable(directory)
     has_user_card = _has_user_card(directory)
     if has_user_card and (results or license):
         raise UsageError(
-            f"{directory / CARD_FILE} is your own; write scores and licence there yourself, or remove it to "
-            "have one written"
+            f"{directory / CARD_FILE} was written by hand: add scores and license there yourself, or remove it to "
+            "have a card generated"
         )
     tag = _choose_tag(directory, repo_id, version)
     record = _resolve_public_base(directory, read_training_record(directory), base)
@@ -129,7 +136,7 @@ def publish_model(
         staging = Path(temp_directory)
         _stage_files(directory, staging, record, on_progress)
         if has_user_card:
-            on_progress(f"{directory / CARD_FILE} is your own and is published as it is")
+            on_progress(f"{directory / CARD_FILE} was written by hand and is published unchanged")
         else:
             write_card_files(staging, record, name=repo_id, results=scores, license=license_fields)
         files = list_files(staging)
@@ -143,69 +150,73 @@ def publish_model(
 
 
 def _check_loadable(directory: Path) -> None:
-    """Raise where a folder is no model that loads: weights whole and as safetensors, processor, chat template."""
+    """Raise if a directory lacks what loading needs: complete safetensors weights, a processor, a chat template."""
     from safetensors import SafetensorError, safe_open
 
     if not has_model(directory):
         raise UsageError(
-            f"{directory} holds no {MODEL_CONFIG} and no {ADAPTER_CONFIG}; give a model's or adapter's folder"
+            f"{directory} has neither {MODEL_CONFIG} nor {ADAPTER_CONFIG}: give the directory of a model or adapter"
         )
     weights = set(directory.glob("*.safetensors"))
     for index in directory.glob("*.safetensors.index.json"):
         weights |= {directory / name for name in json.loads(index.read_bytes())["weight_map"].values()}
     if not weights:
-        raise TuningError(f"{directory} holds no safetensors; save its weights so, nothing else is published")
+        raise TuningError(
+            f"{directory} has no safetensors weights: save them as safetensors, other formats are refused"
+        )
+    # Opening a file checks that it exists and that its header is valid; weights are not read.
     for path in sorted(weights):
         try:
             with safe_open(path, "pt"):
                 pass
         except (OSError, SafetensorError) as error:
-            raise TuningError(f"{path} cannot be read ({first_line(error)}); save it again") from error
+            raise TuningError(f"{path} cannot be read ({first_line(error)}): save it again") from error
     try:
         find_family(directory, read_training_record(directory))
         processor = load_processor(directory)
     except (OSError, ValueError, KeyError) as error:
         raise TuningError(
-            f"{directory} has no processor ({first_line(error)}); save the one of its base there"
+            f"{directory} has no processor ({first_line(error)}): save the processor of its base there"
         ) from error
     if not hasattr(processor, "image_processor") or not processor.chat_template:
         raise TuningError(
-            f"the processor in {directory} takes no pictures or has no chat template; save the right one there"
+            f"the processor in {directory} takes no images or has no chat template: save that of its base there"
         )
 
 
 def _choose_tag(directory: Path, repo_id: str, version: str | None) -> str | None:
-    """Return the tag to set; raise where the repository holds something else, or a version that is not below."""
+    """Return the tag to set; raise if the repository is not this model's, or has this or a higher version."""
     remote = get_remote_state(repo_id, repo_type="model")
     config_file = ADAPTER_CONFIG if is_adapter(directory) else MODEL_CONFIG
+    # Publishing replaces all files of the repository, so a repository of another kind is refused.
     if set(remote.files) - _HUB_DEFAULT_FILES and config_file not in remote.files:
         raise TuningError(
-            f"{repo_id} holds something else (no {config_file}), which would be replaced; choose another repository"
+            f"{repo_id} holds other files (no {config_file}), which would be replaced: choose another repository"
         )
     if version is None:
         return None
     requested, last = parse_version(version), highest_version(remote.tags)
     if requested is None:
-        raise UsageError(f"{version!r} is not a version; give three numbers such as 1.0.0")
+        raise UsageError(f"{version!r} is not a version: give three numbers such as 1.0.0")
     if last is not None and requested <= last:
-        raise TuningError(f"{repo_id} is at {last.tag}, and a version is never replaced; give one above it")
+        raise TuningError(f"{repo_id} is at {last.tag}, and versions are never replaced: give a higher version")
     return requested.tag
 
 
 def _resolve_public_base(directory: Path, record: TrainingRecord, base: str | None) -> TrainingRecord:
-    """Return the facts with a base that others can load, at a commit where one is known."""
+    """Return the record with a base that others can load, and its commit if known."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     ref = RepoRef.parse(base or record.base or "")
+    # A local path such as `runs/base` looks like a repository's name, so existing paths are checked first.
     if ref is None or Path(ref.repo_id).exists():
         if base:
-            raise UsageError(f"--base {base} is no repository; give the base as others find it, namespace/name")
+            raise UsageError(f"--base {base} is not a repository: give the base as others load it, namespace/name")
         if is_adapter(directory):
             raise UsageError(
-                f"{directory} was tuned on {record.base}, a folder that nobody else has; publish that with "
-                "compact publish "
-                "and give its repository as --base namespace/name"
+                f"{directory} was tuned on {record.base}, a local directory that others cannot load: publish it with "
+                "compact publish, then give its repository as --base namespace/name"
             )
         return record
     name, commit = ref.repo_id, ref.revision or (None if base else record.base_revision)
@@ -213,7 +224,7 @@ def _resolve_public_base(directory: Path, record: TrainingRecord, base: str | No
         if base:
             commit = HfApi().model_info(name, revision=commit).sha
         with suppress(EntryNotFoundError):
-            hf_hub_download(name, CARD_FILE, revision=commit)  # into the cache, where its licence is looked up
+            hf_hub_download(name, CARD_FILE, revision=commit)  # into the cache, where read_base_license looks for it
     if base and record.base and Path(record.base).is_dir():
         _check_same_weights(Path(record.base), name, str(commit))
     if is_adapter(directory):
@@ -222,23 +233,24 @@ def _resolve_public_base(directory: Path, record: TrainingRecord, base: str | No
 
 
 def _check_same_weights(base_directory: Path, base: str, commit: str) -> None:
-    """Raise where a repository is not the folder that an adapter was tuned on: their shapes may well be the same."""
+    """Raise if a repository has other weights than the directory an adapter was tuned on, even of the same shapes."""
     from huggingface_hub import HfApi
 
     with translate_read_errors(base):
         files = get_repo_files(HfApi(), base, repo_type="model", revision=commit)
+    # The Hub lists the SHA-256 of large files, so that nothing has to be downloaded.
     remote_hashes = {file.lfs.sha256 for path, file in files.items() if path.endswith(".safetensors") and file.lfs}
     for path in sorted(base_directory.glob("*.safetensors")):
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() not in remote_hashes:
                 raise TuningError(
-                    f"{base} is not the base {base_directory} that this was tuned on: it has no {path.name} with that "
-                    f"content; publish that folder as it is, and give its repository"
+                    f"{base} is not the base {base_directory} that this was tuned on (it has no {path.name} with the "
+                    f"same content): publish that directory unchanged, and give its repository"
                 )
 
 
 def _stage_files(directory: Path, staging: Path, record: TrainingRecord, on_progress: Callable[[str], None]) -> None:
-    """Link what is published into `staging`, configs without the places where something lay here."""
+    """Link the published files into `staging`; configs are copied without local paths."""
     published = {
         path
         for pattern in _PUBLISHED_PATTERNS
@@ -263,7 +275,7 @@ def _stage_files(directory: Path, staging: Path, record: TrainingRecord, on_prog
 
 
 def _public_config(path: Path, record: TrainingRecord) -> Mapping[str, Any] | None:
-    """Return a config as it is published, None where that is as it stands."""
+    """Return a config with local paths removed and the public base set, None if nothing has to change."""
     if not path.name.endswith("config.json"):
         return None
     config: dict[str, Any] = json.loads(path.read_bytes())
@@ -274,6 +286,6 @@ def _public_config(path: Path, record: TrainingRecord) -> Mapping[str, Any] | No
 
 
 def _has_user_card(directory: Path) -> bool:
-    """Return whether a person wrote or changed the card."""
+    """Return whether the card was written or changed by hand."""
     path = directory / CARD_FILE
     return path.is_file() and not is_generated(path.read_text(encoding="utf-8"))

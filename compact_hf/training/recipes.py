@@ -1,8 +1,8 @@
-"""Recipes: the shipped training YAMLs by name, or anybody's own by path; a dictionary of TRL's settings comes out.
+"""Finds, reads, copies and checks recipes: training YAML files, shipped ones by name and your own by path.
 
     compact recipe copy llava15-7b-lora-1gpu --out mine --model ORG/BASE
 
-A recipe is what `trl sft --config RECIPE` takes and nothing else, so TRL and accelerate say which keys there are.
+A recipe holds only keys that `trl sft --config RECIPE` takes: those of TRL and of accelerate.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from compact_hf.models.loading import first_line
 from compact_hf.models.registry import iter_families, read_family
 
 _SUFFIX: Final = ".yaml"
+# A copy changes this line of the text and keeps everything else, comments included.
 _MODEL_LINE: Final = re.compile(r"^model_name_or_path: .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeCopy:
-    """A recipe of one's own.
+    """A copy of a recipe.
 
     Attributes:
-        recipe (`Path`): the YAML file, which names the template by its whole path.
-        template (`Path`): the chat template beside it.
+        recipe (`Path`): the YAML file, which names the template by its absolute path.
+        template (`Path`): the chat template, in the same directory.
     """
 
     recipe: Path
@@ -38,15 +39,18 @@ class RecipeCopy:
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Return the names of the shipped recipes, sorted: the files' names without `.yaml`."""
+    """Return the names of the shipped recipes, sorted: their file names without `.yaml`."""
     return tuple(sorted(_shipped_recipes()))
 
 
 def recipe_path(recipe: Path | str) -> Path:
-    """Return where a recipe stands: a file of the caller's, or a shipped recipe by its name.
+    """Return the path of a recipe.
+
+    Args:
+        recipe (`Path` or `str`): a YAML file or the name of a shipped recipe.
 
     Raises:
-        TuningError: there is no such file, and no shipped recipe has this name.
+        TuningError: if there is no such file, and no shipped recipe has this name.
     """
     path = Path(recipe)
     if path.is_file():
@@ -62,8 +66,11 @@ def recipe_path(recipe: Path | str) -> Path:
 def read_recipe(recipe: Path | str) -> dict[str, Any]:
     """Return a recipe's settings.
 
+    Args:
+        recipe (`Path` or `str`): a YAML file or the name of a shipped recipe.
+
     Raises:
-        TuningError: there is no such recipe, it cannot be read, or it is not a YAML mapping.
+        TuningError: if the recipe was not found, cannot be read, or is not a YAML mapping.
     """
     import yaml
 
@@ -73,94 +80,103 @@ def read_recipe(recipe: Path | str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise TuningError(
-            f"recipe {path} cannot be read ({reason}); it has to be YAML as `trl sft --config` takes it"
+            f"recipe {path} cannot be read ({reason}): give a YAML file that `trl sft --config` takes"
         ) from error
     if not isinstance(settings, dict):
         raise TuningError(
-            f"recipe {path} holds {type(settings).__name__}, not `key: value` lines as `trl sft` takes them"
+            f"recipe {path} is a YAML {type(settings).__name__}, not a mapping: write `key: value` lines as `trl sft` "
+            "takes them"
         )
     return settings
 
 
 def recipe_purpose(recipe: Path | str) -> str:
-    """Return what a recipe's first comment says it is for; empty where it has none.
+    """Return a recipe's first line if it is a comment, which describes its purpose; else an empty string.
+
+    Args:
+        recipe (`Path` or `str`): a YAML file or the name of a shipped recipe.
 
     Raises:
-        TuningError: there is no such recipe.
+        TuningError: if the recipe was not found.
     """
     first_line = recipe_path(recipe).read_text(encoding="utf-8").partition("\n")[0]
     return first_line.removeprefix("#").strip().removesuffix(".") if first_line.startswith("#") else ""
 
 
 def copy_recipe(recipe: Path | str, out: Path | str, *, model: str | None = None) -> RecipeCopy:
-    """Write a recipe and the training chat template side by side, for a base that brings none or another one.
+    """Copy a recipe together with the training chat template, for a base without a template or with another one.
 
     Args:
-        recipe (`Path` or `str`): as for `recipe_path`.
-        out (`Path | str`): a directory; made if there is none.
-        model (`str`, *optional*): the base, a repository or a folder, in the place of the recipe's.
+        recipe (`Path` or `str`): a YAML file or the name of a shipped recipe.
+        out (`Path | str`): the directory to write to; created if it does not exist.
+        model (`str`, *optional*, defaults to the recipe's): the base, a repository or a directory.
+
+    Returns:
+        `RecipeCopy`: the paths of the two files.
 
     Raises:
-        TuningError: there is no such recipe, it names no base to replace, the base's family has no template, or `out`
-            holds one of the two files.
+        TuningError: if the recipe was not found or names no base to replace, the base's family has no template, or
+            one of the two files exists already.
     """
     out = Path(out)
     path = recipe_path(recipe)
     text = path.read_text(encoding="utf-8")
     copy = RecipeCopy(out.resolve() / path.name, out.resolve() / "chat_template.jinja")
     model_line = f"model_name_or_path: {json.dumps(model)}" if model else ""
-    # JSON's strings are YAML's too, whatever stands in a path.
+    # A JSON string is also a YAML string, so this quotes any path correctly.
     text, count = _MODEL_LINE.subn(
         lambda match: f"{model_line or match[0]}\nchat_template_path: {json.dumps(str(copy.template))}", text
     )
     if count != 1:
-        raise TuningError(f"recipe {path} has {count} lines `model_name_or_path: ...`; it needs one to be copied")
+        raise TuningError(f"recipe {path} has {count} lines `model_name_or_path: ...`: a copy needs exactly one")
     template = _find_template(path, model or str(read_recipe(path)["model_name_or_path"]))
     for file in (copy.recipe, copy.template):
         if file.exists():
-            raise TuningError(f"{file} exists already; choose another --out")
+            raise TuningError(f"{file} exists already: choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         copy.recipe.write_text(text, encoding="utf-8")
         copy.template.write_text(template, encoding="utf-8")
     except OSError as error:
-        raise TuningError(f"the recipe cannot be written to {out}: {error.strerror}; choose another --out") from error
+        raise TuningError(f"the recipe cannot be written to {out} ({error.strerror}): choose another --out") from error
     return copy
 
 
 def _find_template(recipe: Path, base: str) -> str:
-    """Return the training template of the base's family; of a base that is not here, of the shipped recipe's."""
+    """Return the training template of the base's family; if the base is not local, of the shipped recipe's family."""
     shipped = dict(_shipped_recipes().values())
     try:
         family = read_family(base) if Path(base).is_dir() or recipe not in shipped else shipped[recipe]
     except (OSError, ValueError) as error:
         raise TuningError(
-            f"the base {base} does not say what it is ({first_line(error)}), and so which chat template it needs; give "
-            "one that can be read as --model"
+            f"the config of the base {base}, which determines the chat template, cannot be read "
+            f"({first_line(error)}): give a readable base as --model"
         ) from error
     template = family.chat_template()
     if template is None:
-        raise TuningError(f"no chat template for {base} comes along: its model family, {family.label}, has none")
+        raise TuningError(
+            f"there is no training chat template for {base}: its model family, {family.label}, does not ship one"
+        )
     return template
 
 
 def check_recipe_keys(settings: Mapping[str, Any]) -> None:
-    """Tell of a key that `trl sft` would stop at, and of an accelerate config that there is not.
+    """Raise if a recipe has a key that `trl sft` would refuse, or an accelerate config that does not exist.
 
-    Imports TRL and accelerate, which takes seconds: call it where both are needed anyway.
+    This imports TRL and accelerate, which takes seconds: call it only if both are needed anyway.
 
     Args:
-        settings (`Mapping[str, Any]`): a recipe's.
+        settings (`Mapping[str, Any]`): the recipe's settings.
 
     Raises:
-        TuningError: naming the key and the one that was probably meant.
+        TuningError: if a key or the accelerate config is unknown; the message suggests the closest valid one.
     """
     valid_keys = _list_valid_keys()
     unknown = [key for key in settings if key not in valid_keys]
     if unknown:
         suggestion = did_you_mean(unknown[0], valid_keys)
         raise TuningError(
-            f"the recipe has a key that neither trl sft nor accelerate launch knows: {unknown[0]}{suggestion}"
+            f"the recipe has a key that neither trl sft nor accelerate launch accepts: {unknown[0]}{suggestion}"
         )
     config = str(settings.get("accelerate_config", ""))
     configs = sorted(Path(file.name).stem for file in files("trl.accelerate_configs").iterdir())
@@ -172,7 +188,7 @@ def check_recipe_keys(settings: Mapping[str, Any]) -> None:
 
 
 def _list_valid_keys() -> set[str]:
-    """Return every key that `trl sft --config` takes: the script's, the launcher's and two of the command itself."""
+    """Return all keys that `trl sft --config` takes: of its script, of accelerate, and two of the command itself."""
     from accelerate.commands.launch import launch_command_parser
     from trl.scripts.sft import make_parser
 
@@ -182,7 +198,7 @@ def _list_valid_keys() -> set[str]:
 
 
 def _shipped_recipes() -> dict[str, tuple[Path, ModelFamily]]:
-    """Return the recipes that the model families bring along, by their names, with the family of each."""
+    """Return the shipped recipes: name -> (path, model family)."""
     recipes: dict[str, tuple[Path, ModelFamily]] = {}
     for family in iter_families():
         directory = family.directory()
@@ -190,7 +206,7 @@ def _shipped_recipes() -> dict[str, tuple[Path, ModelFamily]]:
             # One family may be registered for several model types.
             if recipes.setdefault(path.stem, (path, family))[0] != path:
                 raise TuningError(
-                    f"two model families bring a recipe {path.stem!r} along ({recipes[path.stem][0]} and {path}); "
+                    f"two model families ship a recipe {path.stem!r} ({recipes[path.stem][0]} and {path}): "
                     "uninstall one of their packages"
                 )
     return recipes

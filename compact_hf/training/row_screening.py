@@ -1,9 +1,9 @@
-"""Rows that cannot be trained on, found before the first step: a dataset in, what is kept and what is dropped out.
+"""Finds rows that cannot be trained on, before the first step.
 
-A broken image ends plain `trl sft` in the middle of an epoch; a row whose answers lie behind `max_length` is trained
-on in silence without effect; text that spells a special token changes what is learnt. Here every row is looked at once,
-in parallel, by the decoder, the template and the tokenizer that training uses. `datasets` keeps the outcome in its
-cache under a fingerprint of data, tokenizer, template and limit, so that going on after a kill does not repeat it.
+In plain `trl sft`, a broken image ends training in the middle of an epoch; a row whose answers are all after
+`max_length` is trained on without any effect; and text that contains a special token changes what is learned. Here
+every row is checked once, in parallel, with the decoder, the template and the tokenizer that training uses. `datasets`
+caches the result under a fingerprint of data, tokenizer, template and limit, so that a resumed run does not repeat it.
 """
 
 from __future__ import annotations
@@ -28,28 +28,29 @@ DropReason = Literal[
     "refused by the template",
     "too long",
 ]
-# What the decoders raise on bad files; a warning only where warnings are errors.
+# Exceptions of image decoders on bad files. Warnings are raised only if Python's filters turn them into errors.
 _DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, Warning)
 _CACHE_VERSION: Final = 2
-"""Counted up whenever what is looked for changes, so that no older outcome is taken from the cache."""
+"""Increased whenever the checks change, so that older results in the cache are not used."""
 _ANY_SIZE: Final = (64, 64)
-"""Width and height of the image that is counted for all where size does not matter."""
+"""Width and height of the image that is counted for all images, if the family's image tokens do not depend on size."""
 _ROWS_PER_PROCESS: Final = 500
-"""Rows for which starting another process does not pay."""
+"""Minimum number of rows per process; starting a process for fewer rows takes longer than screening them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScreeningResult:
-    """What a dataset's rows are like.
+    """Kept and dropped rows of a dataset.
 
     Attributes:
-        kept_indices (`tuple[int, ...]`): numbers of the rows that can be trained on.
-        lengths (`tuple[int, ...]`): of each kept row, tokens after the cut at `max_length`, the image's included.
+        kept_indices (`tuple[int, ...]`): indices of the rows that can be trained on.
+        lengths (`tuple[int, ...]`): length of each kept row in tokens, image tokens included, at most `max_length`.
         image_flags (`tuple[bool, ...]`): whether each kept row has an image.
-        answer_tokens (`int`): of all kept rows together, what the loss covers.
-        image_tokens (`int`): of all kept rows together, what their images make of their lengths.
-        num_truncated (`int`): kept rows that end at `max_length`.
-        dropped (`tuple[tuple[str, DropReason], ...]`): the other rows: `id`, or `row N` where there is none, and why.
+        answer_tokens (`int`): total number of tokens in kept rows that the loss covers.
+        image_tokens (`int`): total number of image tokens in kept rows.
+        num_truncated (`int`): number of kept rows that are longer than `max_length`.
+        dropped (`tuple[tuple[str, DropReason], ...]`): `id` (or `row N` if rows have no id) and reason of each dropped
+            row.
     """
 
     kept_indices: tuple[int, ...]
@@ -62,7 +63,7 @@ class ScreeningResult:
 
     @property
     def dropped_by_reason(self) -> dict[str, int]:
-        """How many rows were dropped for each reason, the most frequent first."""
+        """Number of dropped rows by reason, the most frequent reason first."""
         return dict(Counter(reason for _, reason in self.dropped).most_common())
 
 
@@ -75,19 +76,22 @@ def screen_rows(
     answers_only: bool,
     needs_image: bool = False,
 ) -> ScreeningResult:
-    """Look at every row of a dataset.
+    """Check every row of a dataset.
 
     Args:
-        rows (`datasets.Dataset`): with `images` and `messages`, and `id` where rows have names.
-        processor (`ProcessorMixin`): with the chat template of training.
-        family (`ModelFamily`): the model's.
-        max_length (`int`, *optional*): where TRL cuts, in tokens with the image's.
-        answers_only (`bool`): whether the loss covers answers only, or every token.
-        needs_image (`bool`, *optional*, defaults to False): drop rows without one.
+        rows (`datasets.Dataset`): with the columns `images` and `messages`, and optionally `id`.
+        processor (`ProcessorMixin`): with the chat template for training.
+        family (`ModelFamily`): the model's family.
+        max_length (`int`, *optional*): number of tokens, image tokens included, after which TRL truncates a row.
+        answers_only (`bool`): whether the loss covers only answers, or all tokens.
+        needs_image (`bool`, *optional*, defaults to False): drop rows without an image.
+
+    Returns:
+        `ScreeningResult`: kept and dropped rows.
 
     Raises:
-        TuningError: it is no dataset of images and conversations, a row has more images than the family takes, or no
-            row is left.
+        TuningError: if the dataset has no images or conversations, a row has more images than the family supports, or
+            all rows are dropped.
     """
     from datasets import Features, Value
 
@@ -96,7 +100,7 @@ def screen_rows(
         processor, family, max_length=max_length, answers_only=answers_only, needs_image=needs_image
     )
     columns = [name for name in ("id", "images", "messages") if name in rows.column_names]
-    # As Arrow an image is the bytes of its file; as a row it would be decoded, which is what may fail.
+    # In Arrow format an image is the bytes of its file. Other formats decode it, which fails for broken images.
     arrow_rows = rows.select_columns(columns).with_format("arrow")
     num_processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
     screened_rows = arrow_rows.map(
@@ -111,7 +115,7 @@ def screen_rows(
         ),
         num_proc=num_processes if num_processes > 1 else None,
         new_fingerprint=digest("screened", arrow_rows._fingerprint, screener.fingerprint),
-        desc="looking at rows",
+        desc="screening rows",
     ).with_format(None)
     _check_image_counts(screened_rows["images"], rows, family)
     return _build_result(screened_rows, rows, screener)
@@ -119,17 +123,18 @@ def screen_rows(
 
 @dataclass(frozen=True)
 class RowScreener:
-    """The look at one row; picklable, for other processes.
+    """Checks single rows. It can be pickled, so that `datasets` can run it in several processes.
 
     Attributes:
-        processor (`ProcessorMixin`): of the model, with the chat template.
-        family (`ModelFamily`): the model's.
-        special_tokens (`tuple[str, ...]`): texts that the tokenizer turns into tokens of their own.
-        placeholder_id (`int`): the token that stands for an image in the rendered conversation.
-        image_tokens (`dict[tuple[int, int], int]`): how many tokens an image of a width and height becomes, as far as
-            it is known.
-        max_length (`int`, *optional*), answers_only, needs_image (`bool`): as for `screen_rows`.
-        fingerprint (`str`): the same for whatever looks the same way.
+        processor (`ProcessorMixin`): the model's processor, with the chat template.
+        family (`ModelFamily`): the model's family.
+        special_tokens (`tuple[str, ...]`): texts of the tokenizer's special tokens.
+        placeholder_id (`int`): id of the token in the rendered conversation that an image's tokens replace.
+        image_tokens (`dict[tuple[int, int], int]`): cache of the number of tokens by an image's width and height.
+        max_length (`int`, *optional*): as for `screen_rows`.
+        answers_only (`bool`): as for `screen_rows`.
+        needs_image (`bool`): as for `screen_rows`.
+        fingerprint (`str`): hash of everything that affects the result.
     """
 
     processor: Any = field(repr=False)
@@ -146,16 +151,25 @@ class RowScreener:
     def from_processor(
         cls, processor: Any, family: ModelFamily, *, max_length: int | None, answers_only: bool, needs_image: bool
     ) -> RowScreener:
-        """Return the look through a processor's eyes."""
+        """Return a screener for a processor and its tokenizer.
+
+        Args:
+            processor (`ProcessorMixin`): the model's processor, with the chat template.
+            family (`ModelFamily`): the model's family.
+            max_length (`int`, *optional*): as for `screen_rows`.
+            answers_only (`bool`): as for `screen_rows`.
+            needs_image (`bool`): as for `screen_rows`.
+        """
         tokenizer = processor.tokenizer
         placeholder = family.image_placeholder(processor)
         special_tokens = tuple(sorted({*tokenizer.all_special_tokens, placeholder}))
+        # Everything that affects the result of screening, except the data.
         cache_key = (
             _CACHE_VERSION,
             f"{type(family).__module__}.{type(family).__qualname__}",
             tokenizer.backend_tokenizer.to_str(),
             processor.chat_template,
-            processor.to_json_string(),  # with what an image's tokens come from
+            processor.to_json_string(),  # includes the settings that determine the number of image tokens
         )
         return cls(
             processor=processor,
@@ -170,7 +184,11 @@ class RowScreener:
         )
 
     def __call__(self, table: Any) -> dict[str, Any]:
-        """Return what the one row of an Arrow table is like; `reason` is empty where it can be trained on."""
+        """Return token counts and drop reason of a row; the reason is empty if the row can be trained on.
+
+        Args:
+            table (`pyarrow.Table`): a table with one row.
+        """
         from jinja2 import TemplateError
 
         row = table.to_pylist()[0]
@@ -182,6 +200,7 @@ class RowScreener:
             return {**result, "reason": "no answer"}
         if self.needs_image and not images:
             return {**result, "reason": "no picture"}
+        # The tokenizer would turn such a text into the token: `</s>`, for example, would end the answer.
         if any(token in message["content"] for message in messages for token in self.special_tokens):
             return {**result, "reason": "special token in the text"}
         sizes = [size for image in images if (size := _decoded_size(image))]
@@ -197,10 +216,12 @@ class RowScreener:
             "answer_tokens": answer_tokens,
             "image_tokens": sum(image_tokens),
             "images": len(images),
+            # Without answer tokens before the limit there is nothing to learn; TRL fails if an image is truncated.
             "reason": "" if answer_tokens and has_whole_images else "too long",
         }
 
     def _count_image_tokens(self, size: tuple[int, int]) -> int:
+        """Return the number of tokens of an image of this size, from the cache if possible."""
         size = _ANY_SIZE if self.family.has_fixed_image_tokens else size
         if size not in self.image_tokens:
             self.image_tokens[size] = self.family.count_image_tokens(self.processor, size)
@@ -209,7 +230,10 @@ class RowScreener:
     def _count_tokens(
         self, messages: Sequence[Mapping[str, str]], image_tokens: Sequence[int]
     ) -> tuple[int, int, bool]:
-        """Return tokens and answer tokens before the cut, and whether the images lie before it as a whole."""
+        """Return the length, the number of answer tokens before `max_length`, and whether all images end before it.
+
+        The conversation is tokenized with one placeholder token per image, which counts as `image_tokens` tokens.
+        """
         from trl.data_utils import prepare_multimodal_messages
 
         encoding = self.processor.tokenizer.apply_chat_template(
@@ -221,6 +245,7 @@ class RowScreener:
         )
         input_ids = encoding["input_ids"]
         loss_mask = encoding["assistant_masks"] if self.answers_only else [1] * len(input_ids)
+        # `end` is the position after a token, with image tokens in place of the placeholders.
         end = answer_tokens = image_end = 0
         limit = self.max_length or len(input_ids) + sum(image_tokens)
         remaining = iter(image_tokens)
@@ -234,14 +259,14 @@ class RowScreener:
 
 
 def _is_conversation(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether user and assistant take turns, and the assistant has the last word."""
+    """Return whether messages alternate between user and assistant, and end with the assistant."""
     roles = [message["role"] for message in messages]
     has_texts = all(isinstance(message["content"], str) for message in messages)
     return bool(roles) and has_texts and roles == ["user", "assistant"] * (len(roles) // 2)
 
 
 def _decoded_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return width and height of an image as `datasets` decodes it for training, None where it cannot."""
+    """Return width and height of an image, decoded by `datasets` as in training; None if decoding fails."""
     from datasets import Image
     from PIL.Image import DecompressionBombError
 
@@ -253,40 +278,45 @@ def _decoded_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _check_columns(rows: Any) -> None:
+    """Raise if the columns of images and messages are missing or of another type."""
     from datasets import Image, List
 
     missing = [name for name in ("images", "messages") if name not in rows.column_names]
     if missing:
         raise TuningError(
-            f"the data set has no column {' and no '.join(missing)} (it has {', '.join(rows.column_names)}); tuning "
-            "takes `images`, a list of pictures, and `messages`, a list of role and content, as `compact assemble` does"
+            f"the dataset has no column {' and no '.join(missing)} (it has {', '.join(rows.column_names)}): tuning "
+            "needs `images`, a list of images, and `messages`, a list of role and content, as `compact assemble` "
+            "writes them"
         )
     images = rows.features["images"]
     if not isinstance(getattr(images, "feature", None), Image):
         raise TuningError(
-            f"the data set's `images` is {images}, not {List(Image())}: a list of pictures, empty or of one"
+            f"the dataset's column `images` has the type {images}: it has to be {List(Image())}, a list of images "
+            "(which may be empty)"
         )
 
 
 def _check_image_counts(image_counts: Sequence[int], rows: Any, family: ModelFamily) -> None:
+    """Raise if rows have more images than the family supports."""
     limit = family.max_images
     multi_image_rows = [index for index, count in enumerate(image_counts) if count > limit]
     if multi_image_rows:
         number = "one" if limit == 1 else str(limit)
         raise TuningError(
-            f"{len(multi_image_rows)} rows have more than {number} picture{'' if limit == 1 else 's'} "
-            f"({_row_name(rows, multi_image_rows[0])} is the first); "
-            f"{family.label} takes {number} for each row: split or leave them out"
+            f"{len(multi_image_rows)} rows have more than {number} image{'' if limit == 1 else 's'} "
+            f"(the first: {_row_name(rows, multi_image_rows[0])}), but "
+            f"{family.label} takes at most {number} per row: split these rows or leave them out"
         )
 
 
 def _build_result(screened_rows: Any, rows: Any, screener: RowScreener) -> ScreeningResult:
+    """Return the result of all rows from the screened columns; raise if no row is left."""
     columns = {name: screened_rows[name][:] for name in screened_rows.column_names}
     kept_indices = [index for index, reason in enumerate(columns["reason"]) if not reason]
     dropped = [(_row_name(rows, index), reason) for index, reason in enumerate(columns["reason"]) if reason]
     reasons = dict(Counter(reason for _, reason in dropped).most_common())
     if not kept_indices:
-        raise TuningError(f"no row of the data set can be trained on: {reasons or 'it is empty'}")
+        raise TuningError(f"no row of the dataset can be trained on: {reasons or 'it is empty'}")
     lengths = [columns["tokens"][index] for index in kept_indices]
     limit = screener.max_length or max(lengths)
     return ScreeningResult(

@@ -1,13 +1,15 @@
-"""Which rows are trained on together: lengths and modalities in, for each process its batches of row numbers out.
+"""Groups rows into optimizer steps by modality and length, and splits each step into the batches of every process.
 
-LLaVA's rule (`group_by_modality_length` in llava/train/llava_trainer.py): rows with and without an image never share
-a step, which rows share one is drawn at random, and the rows of a step are sorted by length, so that those that are
-computed together need little padding. What makes no whole step comes last.
+The rule is LLaVA's (`group_by_modality_length` in llava/train/llava_trainer.py): a step has either only rows with an
+image or only rows without one, its rows are chosen at random, and they are sorted by length, so that rows of the same
+batch need little padding. Incomplete steps come last.
 
-LLaVA puts those leftovers of both modalities into one step, where a process whose batch has no image computes an
-empty one. Here each modality's leftovers are a step of their own, in smaller batches: under FSDP and ZeRO-3 all
-processes have to enter the vision tower together, or none. Where there are fewer leftovers than batches in a step, some
-are taken more than once. The order follows from lengths, modalities, seed and epoch alone; nothing here needs torch.
+One detail differs from LLaVA, which puts the leftover rows of both modalities into one step and lets a process without
+an image compute a dummy image. Here each modality has an incomplete step of its own, with smaller batches: under FSDP
+and ZeRO-3 either all processes have to run the vision tower, or none. If there are fewer leftover rows than batches in
+a step, some rows are used more than once.
+
+The order is a function of lengths, modalities, seed and epoch. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """What rows are grouped by, and how many make a step.
+    """Assignment of rows to optimizer steps.
 
     Attributes:
-        lengths (`Sequence[int]`): tokens of each row, those of its image included.
+        lengths (`Sequence[int]`): length of each row in tokens, image tokens included.
         image_flags (`Sequence[bool]`): whether each row has an image.
-        batch_size (`int`): rows that one process computes at a time.
-        processes (`int`): how many compute at the same time.
-        accumulation (`int`): how many times they do for one step.
-        seed (`int`): what the order is drawn from, together with the epoch.
-        drop_last (`bool`, *optional*, defaults to `False`): leave out what makes no whole step.
+        batch_size (`int`): rows per batch of one process.
+        processes (`int`): number of processes.
+        accumulation (`int`): batches per process and step (gradient accumulation).
+        seed (`int`): random seed; the order also depends on the epoch.
+        drop_last (`bool`, *optional*, defaults to `False`): leave out incomplete steps.
     """
 
     lengths: Sequence[int]
@@ -46,19 +48,25 @@ class Grouping:
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of a whole step."""
+        """Number of rows in a complete step."""
         return self.batch_size * self.processes * self.accumulation
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many optimizer steps an epoch has."""
+        """Number of optimizer steps per epoch."""
         counts = (sum(self.image_flags), len(self.image_flags) - sum(self.image_flags))
+        # -(-a // b) rounds up: each modality may end with one incomplete step.
         return sum(
             count // self.rows_per_step if self.drop_last else -(-count // self.rows_per_step) for count in counts
         )
 
     def build_epoch(self, epoch: int) -> list[list[int]]:
-        """Return the rows of each step of an epoch, the longest first."""
+        """Return the row numbers of each step of an epoch, sorted within a step from the longest row to the shortest.
+
+        Args:
+            epoch (`int`): number of the epoch, from 0.
+        """
+        # The same in all processes, so that they agree on the order without communication.
         rng = random.Random(f"{self.seed} {epoch}")
         steps, partial_steps = [], []
         for with_image in (True, False):
@@ -69,15 +77,20 @@ class Grouping:
             if rows[num_full:] and not self.drop_last:
                 partial_steps.append(self._repeat_to_fill(rows[num_full:]))
         rng.shuffle(steps)
+        # Sorted, because consecutive rows form a batch, which is padded to its longest row.
         return [sorted(rows, key=lambda row: (-self.lengths[row], row)) for rows in steps + partial_steps]
 
     def split_step(self, step: Sequence[int]) -> list[list[Sequence[int]]]:
-        """Deal out a step's rows: for each time that all compute, for each process, neighbours in length."""
+        """Split the rows of a step into batches of rows of similar length, indexed by (accumulation, process).
+
+        Args:
+            step (`Sequence[int]`): row numbers of a step, sorted by length.
+        """
         return [split_evenly(rows, self.processes) for rows in split_evenly(step, self.accumulation)]
 
     @property
     def batch_shapes(self) -> list[tuple[int, int]]:
-        """Of each batch that some process computes in an epoch: its rows, and the tokens that each is padded to."""
+        """(rows, tokens per row after padding) of each batch of all processes in an epoch."""
         batches = (
             batch
             for step in self.build_epoch(0)
@@ -88,16 +101,22 @@ class Grouping:
 
     @property
     def largest_batch(self) -> tuple[int, int]:
-        """Rows and tokens of the largest batch."""
+        """(rows, tokens per row after padding) of the batch with the most tokens."""
         return max(self.batch_shapes, key=lambda batch: batch[0] * batch[1])
 
     def _repeat_to_fill(self, rows: list[int]) -> list[int]:
-        """Return leftovers, some of them again where they are not enough for every batch to have one."""
+        """Return the leftover rows, repeated if there is not at least one row per batch of the step."""
         return list(islice(cycle(rows), max(len(rows), self.processes * self.accumulation)))
 
 
 def build_grouping(training: Any, screening: ScreeningResult, processes: int) -> Grouping:
-    """Return the grouping that training's arguments ask for; `processes` are those that compute at the same time."""
+    """Return the grouping for the arguments of training.
+
+    Args:
+        training (`SFTConfig`): batch size, accumulation, seed and `dataloader_drop_last`.
+        screening (`ScreeningResult`): lengths and modalities of the rows.
+        processes (`int`): number of processes.
+    """
     return Grouping(
         screening.lengths,
         screening.image_flags,
@@ -110,18 +129,23 @@ def build_grouping(training: Any, screening: ScreeningResult, processes: int) ->
 
 
 def split_evenly(rows: Sequence[int], num_parts: int) -> list[Sequence[int]]:
-    """Return neighbours together in so many parts, of the same size or one more."""
+    """Split rows into consecutive parts whose sizes differ by at most one.
+
+    Args:
+        rows (`Sequence[int]`): row numbers.
+        num_parts (`int`): number of parts.
+    """
     return [rows[len(rows) * index // num_parts : len(rows) * (index + 1) // num_parts] for index in range(num_parts)]
 
 
 class GroupedBatchSampler:
-    """One process's batches of one epoch, as torch's `DataLoader` takes them for its `batch_sampler`.
+    """Yields one process's batches of an epoch; a `batch_sampler` for torch's `DataLoader`.
 
     Args:
-        grouping (`Grouping`): of all processes.
-        rank (`int`): this process's number.
-        get_epoch (`Callable[[], int | None]`): the number of the epoch that begins, asked for whenever an iteration
-            does; None where training is over.
+        grouping (`Grouping`): the grouping, the same in all processes.
+        rank (`int`): number of this process, from 0.
+        get_epoch (`Callable[[], int | None]`): called at the start of each iteration; returns the number of the
+            epoch, or None if training is over.
     """
 
     def __init__(self, grouping: Grouping, *, rank: int, get_epoch: Callable[[], int | None]) -> None:

@@ -1,9 +1,9 @@
-"""The training script that `compact tune` launches: TRL's arguments in, a model's folder with its training.json out.
+"""Trains a model: the script that `compact tune` launches in each training process.
 
     torchrun --nproc-per-node 2 -m compact_hf.training.sft --config recipe.yaml --output_dir student
 
-It is TRL's `sft` script with CompactTrainer in SFTTrainer's place. Rows are screened first, and it goes on from the
-last whole checkpoint by itself.
+It corresponds to TRL's `sft` script, with CompactTrainer instead of SFTTrainer. It screens the rows first, resumes from
+the last complete checkpoint if there is one, and writes the model and training.json to the output directory.
 """
 
 from __future__ import annotations
@@ -47,17 +47,20 @@ from compact_hf.training.trained_parts import PROJECTOR
 
 LIBRARIES: Final = ("compact_hf", "trl", "transformers", "peft", "accelerate", "torch", "datasets")
 PROCESSES_VARIABLE: Final = "COMPACT_TUNE_PROCESSES"
-"""In the environment: how many processes the launcher was asked to start."""
+"""Environment variable: the number of processes that the launcher was asked to start."""
 _MAX_LISTED_ROWS: Final = 20
-"""Dropped rows that are named; the file of all of them is too."""
+"""Number of dropped rows that are printed; dropped.jsonl lists all of them."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Train, or go on with it.
+    """Start or resume training in this process.
+
+    Args:
+        arguments (`Sequence[str]`): `--config RECIPE` and options that replace the recipe's settings.
 
     Raises:
-        TuningError: this base or this dataset cannot be trained on.
-        StoppedEarly: it was asked to stop; a whole checkpoint is there.
+        TuningError: if this base or dataset cannot be trained on.
+        StoppedEarly: if a stop signal came; a complete checkpoint was saved.
     """
     from accelerate import PartialState
 
@@ -65,10 +68,12 @@ def main(arguments: Sequence[str]) -> None:
     training = args.training
     family, config = check_base(args)
     devices, available = _get_devices(training), get_device_memory(training.device)
+    # Checked twice: without activations before rows are screened, which can take long, and with them afterwards.
     check_memory(estimate_memory(config, args, devices), available)
     processor = load_processor(args, family)
     rows = load_splits(args)
-    with training.main_process_first(desc="looking at the rows"):
+    # The main process screens, the others then read its result from the cache of `datasets`.
+    with training.main_process_first(desc="screening rows"):
         screening = {split: screen_with_args(args, split_rows, processor, family) for split, split_rows in rows.items()}
     batch_rows, length = build_grouping(training, screening["train"], training.world_size).largest_batch
     needed = estimate_memory(config, args, devices, rows=batch_rows, length=length)
@@ -90,13 +95,13 @@ def main(arguments: Sequence[str]) -> None:
     if step < max_steps:
         trainer.end()
         raise StoppedEarly(
-            f"stopped after step {step} of {max_steps}, with a whole checkpoint in {training.output_dir}; "
-            "the same command goes on"
+            f"stopped after step {step} of {max_steps}, with a complete checkpoint in {training.output_dir}; "
+            "run the same command again to resume"
         )
     trainer.save_model(training.output_dir)
     if trainer.is_world_process_zero():
         write_record(Path(training.output_dir), _build_record(args, arguments, trainer, screening["train"]))
-    trainer.accelerator.wait_for_everyone()  # who called on another machine looks for the record at once
+    trainer.accelerator.wait_for_everyone()  # `tune` on another machine reads the record as soon as this returns
     trainer.end()
 
 
@@ -112,6 +117,7 @@ def _build_trainer(
     processor: Any,
     checkpoint: Path | None,
 ) -> Any:
+    """Return the trainer with the model loaded, on the kept rows; refuse settings that it does not support."""
     from trl import get_peft_config
 
     from compact_hf.training.trainer import CompactTrainer
@@ -119,24 +125,24 @@ def _build_trainer(
     training = args.training
     if training.train_sampling_strategy != "random":
         raise TuningError(
-            f"train_sampling_strategy is {training.train_sampling_strategy!r}, but compact tune groups rows by "
-            "modality and length itself; leave it out, or run `trl sft`"
+            f"train_sampling_strategy is {training.train_sampling_strategy!r}, but compact tune always groups rows by "
+            "modality and length: leave it out, or run `trl sft`"
         )
     if training.push_to_hub:
-        raise TuningError("push_to_hub would put TRL's card on the Hub; leave it out and push the result")
+        raise TuningError("push_to_hub would upload TRL's card: leave it out, and use compact publish after training")
     num_processes = int(os.environ.get(PROCESSES_VARIABLE, training.world_size))
     if training.world_size != num_processes:
         raise TuningError(
-            f"num_processes is {num_processes}, but accelerate started {training.world_size}, as it does without GPUs; "
-            f"set it to {training.world_size}, or start torchrun --nproc-per-node {num_processes} "
+            f"num_processes is {num_processes}, but accelerate started {training.world_size} (it starts one process if "
+            f"there is no GPU): set it to {training.world_size}, or run torchrun --nproc-per-node {num_processes} "
             "-m compact_hf.training.sft"
         )
     peft_config = get_peft_config(args.model)
-    # A model that is trained in full goes on from its checkpoint's weights. transformers' own way there finds none of
-    # them: it looks for the names that weights have in memory, while files may have older ones.
+    # Full training is resumed by loading the checkpoint as the model. The loading in transformers' Trainer would not
+    # find the weights: it looks for their names in memory, but the names in files may be older ones.
     is_full_resume = checkpoint is not None and peft_config is None and not _get_devices(training).is_sharded
     model = load_network(args, str(checkpoint) if is_full_resume else None)
-    training.model_init_kwargs = None  # the trainer would say that it does not use them
+    training.model_init_kwargs = None  # the model is loaded already: SFTTrainer would warn that it ignores them
     datasets = {name: dataset.select(screening[name].kept_indices) for name, dataset in rows.items()}
     return CompactTrainer(
         screening=screening["train"],
@@ -153,10 +159,11 @@ def _build_trainer(
 
 
 def _describe_rows(screening: ScreeningResult, training: Any) -> list[str]:
+    """Return messages about kept, dropped and truncated rows; write the dropped ones to dropped.jsonl."""
     dropped, messages = screening.dropped, []
     with_image = sum(screening.image_flags)
     messages.append(
-        f"{len(screening.kept_indices)} rows to train on, {with_image} with a picture; {len(dropped)} dropped"
+        f"{len(screening.kept_indices)} rows to train on, {with_image} with an image; {len(dropped)} dropped"
     )
     if dropped:
         messages += [f"dropped {name}: {reason}" for name, reason in dropped[:_MAX_LISTED_ROWS]]
@@ -165,10 +172,11 @@ def _describe_rows(screening: ScreeningResult, training: Any) -> list[str]:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = (json.dumps({"id": name, "reason": reason}, ensure_ascii=False) for name, reason in dropped)
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        messages.append(f"all that was dropped stands in {path}: {screening.dropped_by_reason}")
+        messages.append(f"full list of dropped rows: {path}; by reason: {screening.dropped_by_reason}")
     if screening.num_truncated:
         messages.append(
-            f"{screening.num_truncated} rows end at max_length {training.max_length}, with a part of their answers"
+            f"{screening.num_truncated} rows are truncated at max_length {training.max_length}, after some of their "
+            "answer tokens"
         )
     return messages
 
@@ -180,13 +188,13 @@ def _describe_learning_rates(args: Arguments) -> str:
 
 
 def _describe_start(checkpoint: Path | None) -> str:
-    return f"going on from {checkpoint}" if checkpoint else "starting at step 0"
+    return f"resuming from {checkpoint}" if checkpoint else "starting at step 0"
 
 
 def _build_record(
     args: Arguments, arguments: Sequence[str], trainer: Any, screening: ScreeningResult
 ) -> dict[str, Any]:
-    """Return what is worth knowing of a finished run: the model's card is made of it."""
+    """Return the content of training.json, from which the model's card is written (see `TrainingRecord`)."""
     from compact_hf.training.trainer import describe_hardware
 
     history, base = trainer.state.log_history, args.model.model_name_or_path
@@ -213,7 +221,12 @@ def _build_record(
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
-    """Tell what goes wrong on purpose in one line that the parent process understands, and return the status."""
+    """Call `main` and return its exit status; write our own errors in one line that the parent process parses.
+
+    Args:
+        main (`Callable[[Sequence[str]], None]`): the main function of this script or of the launcher.
+        arguments (`Sequence[str]`): its arguments.
+    """
     try:
         main(arguments)
     except CompactError as error:
@@ -223,7 +236,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
 
 
 def prepare_process() -> None:
-    """Let a request to stop end the process at once, as nothing is lost until training begins."""
+    """Let a stop signal end the process at once until training begins: up to then there is nothing to save."""
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -1,8 +1,10 @@
-"""Tuning: a recipe in, a trained model's folder, its loss curve and its record out.
+"""Tunes a model with a recipe, in child processes.
 
-The work is done by a child process of the same Python, `python -m compact_hf.training.launch --config RECIPE`,
-which starts as many processes as the recipe says. Each is TRL's `sft` with our trainer (sft.py). The same call goes on
-from the last whole checkpoint, and does nothing where training is finished.
+    compact tune llava15-7b-lora --dataset_name release --output_dir student
+
+A child process of the same Python, `python -m compact_hf.training.launch --config RECIPE`, starts as many training
+processes as the recipe configures. Each of them runs TRL's `sft` with our trainer (sft.py). The same call resumes from
+the last complete checkpoint, and returns at once if training is finished.
 """
 
 from __future__ import annotations
@@ -30,27 +32,27 @@ from compact_hf.training.recipes import read_recipe, recipe_path
 from compact_hf.training.trained_parts import PROJECTOR_LR_RATIO, format_train, parse_train
 
 _DEFAULT_LEARNING_RATE: Final = 2e-5
-"""TRL's, for recipes that say none."""
+"""TRL's default, for recipes without a learning rate."""
 _COMMAND_LINE_OPTIONS: Final = {
     "dataset_revision": "--revision",
     "projector_learning_rate": "--projector-lr",
     "train": "--train",
 }
-"""The training script's arguments that are not TRL's, and so in no recipe, with the options that give them."""
+"""Arguments of the training script that TRL does not have, which a recipe may not contain, and their options."""
 _STOP_TIMEOUT: Final = 900.0
-"""Seconds that a step and a checkpoint may take after Ctrl-C."""
+"""Seconds after Ctrl-C in which the current step and a checkpoint have to be finished."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a finished training run left.
+    """Result of a finished training run.
 
     Attributes:
-        output_dir (`Path`): the model's folder (an adapter's, where the recipe says `use_peft`).
-        steps (`int`): optimizer steps taken.
+        output_dir (`Path`): directory of the model, or of the adapter if the recipe sets `use_peft`.
+        steps (`int`): number of optimizer steps.
         loss (`tuple[tuple[int, float], ...]`): (step, training loss in nats per answer token) as logged.
-        seconds (`float`): training time over all the times it was gone on with, start-up not included.
-        was_finished (`bool`): it was finished before this call, which did nothing.
+        seconds (`float`): training time without start-up, over all calls that resumed the run.
+        was_finished (`bool`): whether training had finished before this call, which then did nothing.
     """
 
     output_dir: Path
@@ -62,13 +64,13 @@ class TrainingResult:
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """What is to be run: a recipe with everything that replaces or adds to it.
+    """A recipe with all settings that replace its own or are added to them.
 
     Attributes:
         recipe (`Path`): the YAML file.
-        settings (`Mapping[str, Any]`): the recipe's, with what replaced them.
-        options (`tuple[str, ...]`): for the training script, after `--config RECIPE`.
-        output_dir (`Path`): where the model goes.
+        settings (`Mapping[str, Any]`): the recipe's settings with the overrides applied.
+        options (`tuple[str, ...]`): options for the training script, after `--config RECIPE`.
+        output_dir (`Path`): the directory that the model is written to.
     """
 
     recipe: Path
@@ -85,27 +87,43 @@ def build_job(
     projector_learning_rate: float | None = None,
     train: str | None = None,
 ) -> TrainingJob:
-    """Return what a recipe comes to; arguments and errors as for `tune`."""
+    """Return the job for a recipe with overrides applied and the dataset pinned to a commit.
+
+    Args:
+        recipe (`Path` or `str`): as for `tune`.
+        overrides (`Mapping[str, str]`, *optional*): as for `tune`.
+        revision (`str`, *optional*): as for `tune`.
+        projector_learning_rate (`float`, *optional*): as for `tune`.
+        train (`str`, *optional*): as for `tune`.
+
+    Raises:
+        UsageError: if `train` cannot be parsed.
+        TuningError: if the recipe was not found, has a key that TRL lacks, or names no `output_dir`; or TRL is not
+            installed.
+        HubError: if the dataset's revision cannot be found on the Hub.
+    """
     path = recipe_path(recipe)
     recipe_settings = read_recipe(path)
     for key, option in _COMMAND_LINE_OPTIONS.items():
         if key in recipe_settings:
             raise TuningError(
-                f"recipe {path} has the key {key}, which plain trl sft does not know; take it out, and give {option} "
+                f"recipe {path} has the key {key}, which plain trl sft does not accept: remove it and give {option} "
                 "on the command line"
             )
     settings: dict[str, Any] = {**recipe_settings, **overrides}
     if find_spec("trl") is None:
         raise TuningError("tuning needs TRL, which is not installed: pip install 'compact_hf[tune]'")
     if not settings.get("output_dir"):
-        raise TuningError(f"recipe {path} says no output_dir, and none was given; add one to either")
+        raise TuningError(f"recipe {path} has no output_dir, and none was given: add it to the recipe or pass it")
     script_settings = dict(overrides)
     if not settings.get("datasets"):
         name, commit = pin_revision(str(settings.get("dataset_name", "")), revision)
         script_settings["dataset_name"] = settings["dataset_name"] = name
         revision = commit
     elif revision:
-        raise TuningError("a revision goes with one dataset_name, not with a mixture of `datasets`; leave it out")
+        raise TuningError(
+            "a revision can only be given for dataset_name, but the recipe has a mixture of `datasets`: leave it out"
+        )
     if train is not None:
         parts = parse_train(
             train,
@@ -113,6 +131,7 @@ def build_job(
             learning_rate=_get_learning_rate(settings),
             projector_learning_rate=projector_learning_rate,
         )
+        # The parts now contain the projector's learning rate.
         train, projector_learning_rate = format_train(parts), None
     elif projector_learning_rate is None and _saves_projector(settings):
         projector_learning_rate = PROJECTOR_LR_RATIO * _get_learning_rate(settings)
@@ -127,7 +146,7 @@ def _get_learning_rate(settings: Mapping[str, Any]) -> float:
 
 
 def _saves_projector(settings: Mapping[str, Any]) -> bool:
-    """Return whether a recipe trains a model family's projector in full beside a LoRA; the base is not looked at."""
+    """Return whether a recipe trains a LoRA with a projector in full; any family's projector counts."""
     saved = str(settings.get("lora_modules_to_save") or "")
     projectors = (family.parts["projector"] for family in iter_families() if "projector" in family.parts)
     return any(module in saved for projector in projectors for module in projector.modules)
@@ -143,31 +162,35 @@ def tune(
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> TrainingResult:
-    """Train with a recipe and wait for the end; the same call goes on where an earlier one stopped.
+    """Train with a recipe and wait until training ends; the same call resumes an interrupted run.
 
-    On several machines each makes the call, with its own `machine_rank` and `num_machines`, `main_process_ip` and
-    `main_process_port` the same, as `accelerate launch` takes them; `output_dir` lies on a disk that they share.
+    To train on several machines, make the call on each of them, with its own `machine_rank` and with the same
+    `num_machines`, `main_process_ip` and `main_process_port`, as for `accelerate launch`. All of them need access to
+    `output_dir`, on a shared disk.
 
     Args:
-        recipe (`Path` or `str`): a YAML file or a shipped recipe's name.
+        recipe (`Path` or `str`): a YAML file or the name of a shipped recipe.
         overrides (`Mapping[str, str]`, *optional*): settings that replace the recipe's: `{"output_dir": "student"}`.
-        revision (`str`, *optional*): branch, tag or commit of the repository `dataset_name`, where it may also stand
-            behind an @. It is taken at the commit that it stands for now.
-        projector_learning_rate (`float`, *optional*): the projector's own; by default a tenth of `learning_rate` where
-            the recipe trains a LoRA with the projector in full, as LLaVA does, and `learning_rate` elsewhere.
-        train (`str`, *optional*): the parts of the model that are trained, in full or by LoRA, at which rates, as
-            `parse_train` reads it: `projector:full@2e-5,language_model:lora,tower:lora`; by default what the recipe
-            says.
-        log (`Path`, *optional*): a file for everything that training prints; a later call adds to it.
-        on_line (`Callable[[str], None]`, *optional*): called with each line, progress lines too, as they come.
+        revision (`str`, *optional*): branch, tag or commit of the repository `dataset_name`, which may also be written
+            as `dataset_name@revision`. The run is pinned to its current commit.
+        projector_learning_rate (`float`, *optional*): the projector's own learning rate; defaults to a tenth of
+            `learning_rate` if the recipe trains a LoRA with the projector in full, as LLaVA does, else to
+            `learning_rate`.
+        train (`str`, *optional*): the parts of the model to train, with methods and learning rates, as `parse_train`
+            reads them: `projector:full@2e-5,language_model:lora,tower:lora`. By default the recipe decides.
+        log (`Path`, *optional*): file for the output of training; later calls append to it.
+        on_line (`Callable[[str], None]`, *optional*): called with each line of output, progress bars included.
+
+    Returns:
+        `TrainingResult`: the directory of the model, steps, loss and time.
 
     Raises:
-        UsageError: `output_dir` holds something else, or a run with other settings; or `train` cannot be read, or names
-            a part that the base's family does not have.
-        StoppedEarly: Ctrl-C; the same call goes on.
-        TuningError: no such recipe, base or dataset, TRL is not installed, no `output_dir`, or training failed; the
-            message carries the line that tells why, the log has the rest.
-        HubError: the dataset's revision cannot be found on the Hub.
+        UsageError: if `output_dir` holds something else or a run with other settings, or `train` cannot be parsed or
+            names a part that the base's family does not have.
+        StoppedEarly: on Ctrl-C; the same call resumes.
+        TuningError: if recipe, base or dataset was not found, TRL is not installed, there is no `output_dir`, or
+            training failed. The message has the line with the cause, the log the whole output.
+        HubError: if the dataset's revision cannot be found on the Hub.
     """
     job = build_job(
         recipe,
@@ -186,7 +209,10 @@ def tune(
     if status != 0:
         raise output.build_error(status, log)
     if record is None:
-        raise TuningError(f"no record is in {job.output_dir}; it has to lie on a disk that all machines share")
+        raise TuningError(
+            f"{job.output_dir} has no training record: output_dir has to be on a disk that all machines share"
+        )
+    # With several machines, only the main one writes the card.
     if str(job.settings.get("machine_rank", 0)) == "0":
         write_card(job.output_dir, settings=record["settings"])
     return _build_result(job.output_dir, record, was_finished=False)
@@ -200,6 +226,8 @@ def _build_result(output_dir: Path, record: Mapping[str, Any], *, was_finished: 
 
 
 def _check_bfloat16_support(job: TrainingJob) -> None:
+    """Raise if the recipe trains in bfloat16 on a GPU and torch finds none that supports it."""
+
     def is_true(key: str) -> bool:
         return str(job.settings.get(key, "")).lower() == "true"
 
@@ -209,18 +237,18 @@ def _check_bfloat16_support(job: TrainingJob) -> None:
 
     if not is_torch_bf16_gpu_available():
         raise TuningError(
-            f"recipe {job.recipe.stem} trains in bfloat16, which takes a GPU, and torch sees none that can; run it "
-            "where there is one, try `--dry-run` here, or `compact tune tiny-cpu`"
+            f"recipe {job.recipe.stem} trains in bfloat16, but torch finds no GPU that supports it: use a machine with "
+            "such a GPU, or try `--dry-run` or `compact tune tiny-cpu` on this one"
         )
 
 
 def _run_child(
     command: list[str], *, log: Path | None, on_line: Callable[[str], None] | None, output_dir: Path
 ) -> tuple[ChildOutput, int]:
-    """Run the command; return what it said and its exit status.
+    """Run the command until it ends; return the relevant lines of its output and its exit status.
 
     Raises:
-        StoppedEarly: Ctrl-C; the child has ended.
+        StoppedEarly: on Ctrl-C, after the child has ended.
     """
     output = ChildOutput()
     with _open_log(log) as log_file, _start_child(command) as child:
@@ -230,6 +258,7 @@ def _run_child(
                 if on_line:
                     on_line(line)
         except KeyboardInterrupt:
+            # Keep reading until the training processes have saved a checkpoint and ended.
             with _request_stop(child):
                 for line in _iter_lines(child, log_file):
                     output.add_line(line)
@@ -237,11 +266,12 @@ def _run_child(
                         on_line(line)
             raise output.build_stop_error(output_dir) from None
         status = child.wait()
-    # A signal's number as a shell and the launcher report it, behind 128.
+    # Popen reports a signal as its negative number; shells and the launcher report 128 + its number.
     return output, status if status >= 0 else 128 - status
 
 
 def _iter_lines(child: Popen[str], log_file: IO[str] | None) -> Iterator[str]:
+    """Yield the child's lines that are not blank, and write them to the log."""
     for raw_line in child.stdout or ():
         if line := raw_line.rstrip():
             if log_file:
@@ -251,6 +281,7 @@ def _iter_lines(child: Popen[str], log_file: IO[str] | None) -> Iterator[str]:
 
 @contextmanager
 def _open_log(log: Path | None) -> Iterator[IO[str] | None]:
+    """Open the log for appending, if there is one."""
     if log is None:
         yield None
         return
@@ -261,9 +292,9 @@ def _open_log(log: Path | None) -> Iterator[IO[str] | None]:
 
 @contextmanager
 def _start_child(command: list[str]) -> Iterator[Popen[str]]:
-    """Start the command in a session of its own, so that all it starts can be stopped together.
+    """Start the command in a new session, so that it and all its child processes can be stopped together.
 
-    Where this very process is killed, the pipe breaks, which ends them at the next line they write.
+    If this process is killed, the pipe breaks, which ends them when they write their next line.
     """
     with Popen(
         command,
@@ -274,18 +305,21 @@ def _start_child(command: list[str]) -> Iterator[Popen[str]]:
         encoding="utf-8",
         errors="replace",
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        start_new_session=True,
+        start_new_session=True,  # Ctrl-C in the terminal does not reach the child; `_request_stop` stops it
     ) as child:
         try:
             yield child
         finally:
-            # Whatever went wrong here, nothing may go on training unseen.
+            # Leave no training process running in the background, whatever error occurred here.
             _send_signal(child, signal.SIGKILL)
 
 
 @contextmanager
 def _request_stop(child: Popen[str]) -> Iterator[None]:
-    """Ask again and again, as the training processes may not listen yet; after the grace, end them."""
+    """Send the stop signal once per second until the block ends; kill the processes after `_STOP_TIMEOUT`.
+
+    The signal is repeated because a training process may not have installed its handler yet.
+    """
     finished = threading.Event()
 
     def send_requests() -> None:

@@ -1,8 +1,8 @@
-"""How a model came to be: its folder in, what is known of its training out.
+"""Reads how a model was trained from its directory.
 
-`compact tune` writes it down (training.json). Of a folder that plain `trl sft` made, it is what TRL and PEFT leave
-there: the base in the adapter's config or in the card, the loss in the last checkpoint. What is not known is None or
-empty, never guessed.
+`compact tune` records it in training.json. For a directory that plain `trl sft` wrote, it is read from what TRL and
+PEFT leave there: the base from the adapter's config or the card, the loss from the last checkpoint. Unknown facts are
+None or empty, never guessed.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ _LIBRARIES: Final = ("trl", "transformers", "peft", "torch")
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """What is known of a training run; the fields are the keys of training.json.
+    """Facts about a training run, as far as they are known; the fields are the keys of training.json.
 
     Attributes:
-        base (`str`, *optional*): the model that it started from, a folder or a repository's name.
-        model_type (`str`, *optional*): the name of its family.
-        base_revision (`str`, *optional*): of that repository.
-        dataset (`str | tuple[str, ...]`): what was trained on, folders or repositories' names.
-        dataset_config (`str`, *optional*): such as `with_images`.
+        base (`str`, *optional*): the model that training started from, a directory or a repository's name.
+        model_type (`str`, *optional*): the name of the model's family.
+        base_revision (`str`, *optional*): revision of the base's repository.
+        dataset (`str | tuple[str, ...]`): directories or repositories of the training data.
+        dataset_config (`str`, *optional*): the dataset's config, such as `with_images`.
         dataset_revision (`str`, *optional*): a tag or a commit.
-        dataset_version (`str`, *optional*): X.Y.Z, where it is a release, in a folder or on the Hub.
-        settings (`Mapping[str, Any]`): the recipe's, with what replaced them.
-        train (`str`, *optional*): what `--train` said was trained.
-        projector_learning_rate (`float`, *optional*): where it was another than the rest's.
-        rows (`int`, *optional*): trained on in an epoch.
-        dropped (`Mapping[str, int]`): reason -> rows that were left out.
+        dataset_version (`str`, *optional*): X.Y.Z, if the dataset is a release.
+        settings (`Mapping[str, Any]`): the recipe's settings, with the overrides applied.
+        train (`str`, *optional*): the value of `--train`.
+        projector_learning_rate (`float`, *optional*): the projector's learning rate, if it had its own.
+        rows (`int`, *optional*): rows per epoch.
+        dropped (`Mapping[str, int]`): reason -> number of dropped rows.
         loss (`tuple[tuple[int, float], ...]`): (step, loss in nats per answer token).
         steps (`int`, *optional*): optimizer steps.
-        seconds (`float`, *optional*): wall time.
-        hardware (`str`, *optional*): in words.
+        seconds (`float`, *optional*): wall time of training.
+        hardware (`str`, *optional*): description of the devices.
         versions (`Mapping[str, str]`): library -> version.
-        adapter (`str`, *optional*): the adapter, where this is its base with the adapter merged in.
+        adapter (`str`, *optional*): the adapter that was merged into the base, if this model is a merge.
     """
 
     base: str | None = None
@@ -76,15 +76,18 @@ class TrainingRecord:
 
 
 def read_training_record(directory: Path, *, settings: Mapping[str, Any] | None = None) -> TrainingRecord:
-    """Return what is known of how the model in a folder was trained.
+    """Return the training record of the model in a directory.
 
     Args:
-        directory (`Path`): a model's or an adapter's.
-        settings (`Mapping[str, Any]`, *optional*): what `trl sft` was called with just now, by this very Python: used
-            where `compact tune` has written nothing down.
+        directory (`Path`): directory of a model or an adapter.
+        settings (`Mapping[str, Any]`, *optional*): the settings of a `trl sft` call that just ended in this Python
+            environment; used if there is no training.json.
+
+    Returns:
+        `TrainingRecord`: the facts that are known.
 
     Raises:
-        TuningError: what is written down there cannot be read.
+        TuningError: if the record, the card or the last checkpoint cannot be read.
     """
     path = directory / RECORD_FILE
     if path.is_file():
@@ -92,31 +95,44 @@ def read_training_record(directory: Path, *, settings: Mapping[str, Any] | None 
             return from_json(TrainingRecord, path.read_bytes())
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise TuningError(f"{path} cannot be read ({reason}); compact tune writes it, train again") from error
+            raise TuningError(
+                f"{path} cannot be read ({reason}): train again, compact tune writes this file"
+            ) from error
     record = _record_from_settings(settings) if settings is not None else _record_from_card(directory)
     steps, loss = _read_curve(directory)
     record = replace(record, steps=steps, loss=loss)
     if not is_adapter(directory) or settings is not None:
         return record
+    # For an adapter, take base and revision from PEFT's config.
     adapter = read_adapter_config(directory)
     return replace(record, base=adapter.base, base_revision=adapter.base_revision)
 
 
 def find_family(directory: Path, record: TrainingRecord) -> ModelFamily:
-    """Return the family of the model in a directory, as far as its record, its config or its base here say it.
+    """Return the family of a model from its record, its config or the config of its local base.
+
+    Args:
+        directory (`Path`): directory of a model or an adapter.
+        record (`TrainingRecord`): its training record.
+
+    Returns:
+        `ModelFamily`: the family; `ModelFamily` itself if it is unknown.
 
     Raises:
-        UsageError: the family's package cannot be imported.
+        UsageError: if the family's package cannot be imported.
     """
     base = Path(record.base) if record.base else directory
     return get_family(record.model_type or read_model_type(directory) or read_model_type(base))
 
 
 def read_adapter_info(directory: Path) -> AdapterInfo:
-    """Return an adapter with its base's revision, which PEFT does not write down and `compact tune` does.
+    """Return an adapter's base with its revision, which `compact tune` records and PEFT does not.
+
+    Args:
+        directory (`Path`): directory of the adapter.
 
     Raises:
-        TuningError: what it says of itself cannot be read, or names no base.
+        TuningError: if the adapter's config or record cannot be read, or names no base.
     """
     adapter = read_adapter_config(directory)
     if adapter.base_revision is None:
@@ -127,7 +143,7 @@ def read_adapter_info(directory: Path) -> AdapterInfo:
 
 
 def _record_from_settings(settings: Mapping[str, Any]) -> TrainingRecord:
-    """Return what TRL's settings say: it takes one `dataset_name`, or a mixture as `datasets`, which wins."""
+    """Return a record from TRL's settings: `dataset_name`, or a mixture as `datasets`, which takes precedence."""
     mixture = settings.get("datasets") or [{"path": settings["dataset_name"]}]
     return TrainingRecord(
         base=str(settings["model_name_or_path"]),
@@ -140,17 +156,17 @@ def _record_from_settings(settings: Mapping[str, Any]) -> TrainingRecord:
 
 
 def _record_from_card(directory: Path) -> TrainingRecord:
-    """Return what the card that lies there says; TRL's names the base."""
+    """Return a record from the card in a directory; TRL's card names the base."""
     try:
         header = read_header(directory)
     except (OSError, ValueError) as error:
-        raise TuningError(f"the card in {directory} cannot be read ({error}); mend its header, or remove it") from error
+        raise TuningError(f"the card in {directory} cannot be read ({error}): fix its header or remove it") from error
     base, datasets = header.get("base_model"), header.get("datasets") or []
     return TrainingRecord(base=base if isinstance(base, str) else None, dataset=tuple(str(name) for name in datasets))
 
 
 def _read_curve(directory: Path) -> tuple[int | None, tuple[tuple[int, float], ...]]:
-    """Return steps and loss as the newest checkpoint has them."""
+    """Return the number of steps and the logged losses of the newest checkpoint."""
     states = sorted(directory.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
     if not states:
         return None, ()
@@ -159,4 +175,4 @@ def _read_curve(directory: Path) -> tuple[int | None, tuple[tuple[int, float], .
         losses = tuple((entry["step"], entry["loss"]) for entry in state["log_history"] if "loss" in entry)
         return state["global_step"], losses
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TuningError(f"{states[-1]} cannot be read ({error}); remove that checkpoint") from error
+        raise TuningError(f"{states[-1]} cannot be read ({error}): remove that checkpoint") from error

@@ -255,11 +255,11 @@ def test_a_picture_that_cannot_be_decoded_is_told_by_its_question(model: str, tm
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("missing", "no folder here, and the Hub does not give it"),
-        ("empty", "is no model: a folder with config.json"),
+        ("missing", "was not found: it is not a local directory, and cannot be downloaded from the Hub"),
+        ("empty", "is not a model: give a directory with config.json"),
         ("text only", "cannot be loaded"),
         ("damaged", "cannot be loaded"),
-        ("adapter without base", "no model '/nowhere'"),
+        ("adapter without base", "model '/nowhere' was not found"),
     ],
 )
 def test_what_is_no_model_is_told_in_one_line(dataset: str, tmp_path: Path, what: str, told: str) -> None:

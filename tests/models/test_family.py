@@ -1,4 +1,4 @@
-"""The family that docs/model_families.md shows has all that its models need from the defaults."""
+"""Checks that the example family in docs/model_families.md works with the defaults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def family() -> ModelFamily:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`model`, a tiny Idefics 3, which SmolVLM is too, and `release` with images of several shapes."""
+    """Write `model`, a tiny Idefics 3 (the architecture of SmolVLM), and `release` with images of several shapes."""
     directory = tmp_path_factory.mktemp("family")
     save_idefics(directory / "model", build_tiny(directory / "tiny", texts(6), seed=0))
     write_release(directory / "release", rows=6, sizes=((60, 40), (64, 64), (48, 120)))

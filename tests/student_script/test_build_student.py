@@ -1,4 +1,4 @@
-"""The script that trains the shipped student: every stage at its smallest, and what it refuses."""
+"""Runs the script that trains the shipped student with minimal stages, and checks what it refuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[2] / "student_script"
 
 
 def write_small_config(tmp_path: Path) -> Path:
-    """A config and a recipe that take each stage a few steps."""
+    """Write a config and a recipe with a few steps per stage."""
     config: dict[str, Any] = yaml.safe_load((SCRIPT / "student.yaml").read_text())
     config |= {"vocabulary_scenes": 60, "source": "scenes:30", "reserved_scenes": 2}
     config["seeing"] = {"steps": 8, "batch": 2, "learning_rate": 0.002}
@@ -30,7 +30,7 @@ def write_small_config(tmp_path: Path) -> Path:
     return file
 
 
-# PEFT 0.21 asks by the name that transformers 5.23 has deprecated.
+# PEFT 0.21 uses a property that transformers 5.23 has deprecated.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.slow
 def test_every_stage_runs_and_the_adapter_loads_over_the_aligned_base(tmp_path: Path) -> None:

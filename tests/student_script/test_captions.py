@@ -1,4 +1,4 @@
-"""What the student is told about scenes: all of it is there, and a request means what the questions' grammar says."""
+"""Checks that descriptions are complete, and that requests mean what the grammar of questions defines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a patch is asked: of the thing that stands on it, and nothing about things where none stands."""
+"""Checks the labels of patches: attributes of the object in the patch, and none if there is no object."""
 
 from __future__ import annotations
 

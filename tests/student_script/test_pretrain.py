@@ -1,4 +1,4 @@
-"""Alignment: its rows are the processor's, its loss falls, and a run that was killed ends as one that was not."""
+"""Checks alignment: its rows equal the processor's, its loss falls, and a resumed run gives the same result."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_a_combination_that_the_scene_does_not_support_is_declined() -> None:
     unsupported = set(combinations(CAPABILITIES, 3)) - set(supported_combinations(scene, 3))
     (reply,) = ask_all(ScenesTeacher(), [draft_request(sorted(unsupported)[0], ref="scene:0")])
     assert isinstance(reply, Reply)
-    assert reply.refused == "the image does not support it"
+    assert reply.refused == "the picture does not support it"
 
 
 def test_a_question_about_anything_else_needs_nothing() -> None:

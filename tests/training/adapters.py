@@ -1,4 +1,4 @@
-"""Adapters made by PEFT itself in a second, with the 7B recipe's modules and weights that change every logit."""
+"""Creates adapters with PEFT within a second, with the modules of the 7B recipe and weights that change every logit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from compact_hf.training.recipes import read_recipe
 
 
 def save_adapter(base: Path, out: Path, *, seed: int = 0) -> Path:
-    """Save an adapter of the model in `base`, its projector included, and the processor beside it, as TRL does."""
+    """Save an adapter of the model in `base`, projector included, together with the processor, as TRL does."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText, AutoProcessor

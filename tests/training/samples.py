@@ -1,4 +1,4 @@
-"""A small release whose questions about coloured discs and squares a tiny model can learn something of."""
+"""Writes a small release with questions about colored discs and squares, from which a tiny model can learn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODEL_SIZE = ModelSize(text_layers=1)
 
 
 def draw_image(color: str, *, shape: str = "disc", size: tuple[int, int] = SIZE, variant: int = 0) -> bytes:
-    """A PNG file of one thing on grey; `variant` makes it another file of the same picture, all but one pixel."""
+    """Return a PNG file of one shape on gray; `variant` changes one pixel, so that the file is another one."""
     image = Image.new("RGB", size, (180, 180, 180))
     draw = ImageDraw.Draw(image)
     (draw.ellipse if shape == "disc" else draw.rectangle)((10, 5, 40, 35), fill=color)
@@ -34,7 +34,7 @@ def draw_image(color: str, *, shape: str = "disc", size: tuple[int, int] = SIZE,
 
 
 def make_row(number: int, *, with_image: bool = True, size: tuple[int, int] = SIZE) -> Row:
-    """A row with one turn of k 1 or two of k 2, or an instruction row without a picture."""
+    """Return a row with one turn of k = 1 or two turns of k = 2, or an instruction row without an image."""
     if not with_image:
         text_messages = (Message("user", f"What is {number} plus one?"), Message("assistant", str(number + 1)))
         return Row(id=f"text-{number}", messages=text_messages, source="instruction")
@@ -88,14 +88,14 @@ def write_release(
 
 
 def write_base_and_release(directory: Path, *, rows: int, text_rows: int = 0) -> Path:
-    """Put `tiny`, a tiny LLaVA that knows the words, and `release` into a folder, and return it."""
+    """Write `tiny`, a tiny LLaVA whose vocabulary has the words, and `release` to a directory, and return it."""
     build_tiny(directory / "tiny", texts(rows), seed=0, size=MODEL_SIZE)
     write_release(directory / "release", rows=rows, text_rows=text_rows)
     return directory
 
 
 def make_settings(directory: Path, **overrides: str) -> dict[str, str]:
-    """What replaces a recipe's settings, to train on all rows of what `write_base_and_release` put into a folder."""
+    """Return overrides of a recipe, to train on all rows in a directory of `write_base_and_release`."""
     return {
         "model_name_or_path": str(directory / "tiny"),
         "dataset_name": str(directory / "release"),
@@ -105,10 +105,10 @@ def make_settings(directory: Path, **overrides: str) -> dict[str, str]:
 
 
 def to_cli_args(settings: dict[str, str]) -> list[str]:
-    """Settings as a command line has them."""
+    """Return settings as command line arguments."""
     return [part for name, value in settings.items() for part in (f"--{name}", value)]
 
 
 def texts(rows: int) -> list[str]:
-    """Every message of the first `rows` rows: what a tiny model's vocabulary is made from."""
+    """Return all messages of the first `rows` rows, for the vocabulary of a tiny model."""
     return [message.content for number in range(rows) for message in make_row(number).messages]

@@ -1,4 +1,4 @@
-"""An adapter goes onto the base that it was made for and onto no other; merged, the two answer as they did apart."""
+"""Checks that adapters fit only their own base, and that merging does not change the answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_config(base: Path, out: Path, **text_config: Any) -> Path:
-    """The config of a base like this one but for its language model: all that is needed to see whether one fits."""
+    """Write the config of a base with a changed language model, which suffices to check whether an adapter fits."""
     out.mkdir(parents=True)
     config = json.loads((base / "config.json").read_bytes())
     config["text_config"] |= text_config
@@ -76,7 +76,9 @@ def test_merged_or_apart_the_logits_are_the_same_and_not_the_bases(base: Path, t
     torch.testing.assert_close(merged, unmerged, atol=1e-4, rtol=1e-4)
     assert {path.suffix for path in out.iterdir()} == {".json", ".jinja", ".md", ".safetensors", ""}
     assert not (out / "adapter_config.json").exists()
-    assert "base_model_relation" not in (out / "README.md").read_text()  # the base is a folder, which has no name
+    assert (
+        "base_model_relation" not in (out / "README.md").read_text()
+    )  # the base is a local directory, which has no public name
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
@@ -102,8 +104,8 @@ def test_the_precision_of_the_base_is_kept_where_the_adapters_is_higher(
     ("change", "told"),
     [
         ({"num_hidden_layers": 5}, "the adapter has no model.language_model.layers.4.mlp.down_proj.lora_A.weight"),
-        ({"num_hidden_layers": 3}, "has no place for model.language_model.layers.3.mlp.down_proj.lora_A.weight"),
-        ({"intermediate_size": 256}, "mlp.down_proj.lora_A.weight is [4, 384], there it would be [4, 256]"),
+        ({"num_hidden_layers": 3}, "this base has no model.language_model.layers.3.mlp.down_proj.lora_A.weight"),
+        ({"intermediate_size": 256}, "mlp.down_proj.lora_A.weight is [4, 384], but has to be [4, 256] for this base"),
     ],
 )
 def test_an_adapter_of_another_base_is_refused_before_weights_are_read(
@@ -165,9 +167,9 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
     cases: list[tuple[type[CompactError], str, Path, dict[str, Any]]] = [
         (TuningError, "cannot be read", broken, {}),
         (TuningError, "has no adapter_model.safetensors", pickled, {}),
-        (TuningError, "no vision-language model", tuned, {"base": text_only}),
+        (TuningError, "not a readable vision-language model", tuned, {"base": text_only}),
         (TuningError, "names no base", nameless, {}),
-        (TuningError, "no model '/nowhere'", tuned, {"base": "/nowhere"}),
+        (TuningError, "model '/nowhere' was not found", tuned, {"base": "/nowhere"}),
         (UsageError, "is a whole model", base, {}),
         (UsageError, "made for org/base, not for org/other", elsewhere, {"base": "org/other"}),
     ]
@@ -176,5 +178,5 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
             merge_adapter(directory, tmp_path / "merged", **options)
         assert "\n" not in str(excinfo.value)
         assert not (tmp_path / "merged").exists()
-    with pytest.raises(UsageError, match="already holds something"):
+    with pytest.raises(UsageError, match="is not empty"):
         merge_adapter(tuned, non_empty)

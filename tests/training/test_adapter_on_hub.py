@@ -1,4 +1,4 @@
-"""An adapter's way to the Hub and back, by the real clients over HTTP: it comes back with the very same logits."""
+"""Publishes an adapter and loads it again, with the real clients over HTTP, and checks that the logits are the same."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ publish_model(work / "tuned", "org/resumed", base="org/base", version="1.0.0")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base with a card, an adapter as a training run leaves it, what was measured on it, and a picture."""
+    """Write a base with a card, an adapter as training saves it, its evaluation results, and an image."""
     from compact_hf.models.loading import hash_model
 
     work = tmp_path_factory.mktemp("made")
@@ -181,7 +181,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(made: Path, tmp_path: Path) -> Path:
-    """A copy of it, at a place that the adapter knows as its base's."""
+    """Return a copy whose adapter names the copied base."""
     copy = shutil.copytree(made, tmp_path / "work")
     for name in ("tuned/adapter_config.json", f"tuned/{RECORD_FILE}"):
         path = copy / name
@@ -217,7 +217,7 @@ def test_the_round_trip_gives_the_same_logits_by_every_way_to_load(
     assert (result["again"], statuses(student)) == (
         student.refs["refs/heads/main"],
         ["merged"],
-    )  # nothing new, no commit
+    )  # nothing changed, so there is no commit
     assert revision_files(server.store.repository("model", "org/base"), result["base at"]) == base_files
     first_status, listing, second_status, url = result["publish"]
     assert (first_status, second_status, url) == (0, 0, f"{server.url}/org/student/tree/v1.0.0\n")
@@ -270,7 +270,7 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
     errors: dict[str, list[Any]] = run_source(server, BAD_INPUT_SOURCE, work, home=tmp_path / "home")
     expected = {
         "base in a folder": ("UsageError", "give its repository as --base"),
-        "base no repository": ("UsageError", "--base base is no repository"),
+        "base no repository": ("UsageError", "--base base is not a repository"),
         "base of other weights": ("TuningError", "org/other is not the base"),
         "base of another shape": ("TuningError", "was not made for org/narrow"),
         "base not there": ("HubError", "org/nowhere was not found on the Hub"),
@@ -278,16 +278,19 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "version taken": ("TuningError", "org/student is at v1.0.0"),
         "version below": ("TuningError", "org/student is at v1.0.0"),
         "no version": ("UsageError", "'one' is not a version"),
-        "something else there": ("TuningError", "org/base holds something else"),
-        "results of another": ("TuningError", "measure again: compact evaluate"),
-        "results of schema 1": ("TuningError", "results.json has schema 1, this version reads 2 and 3; measure again"),
-        "no results": ("TuningError", "has no results"),
+        "something else there": ("TuningError", "org/base holds other files"),
+        "results of another": ("TuningError", "evaluate again: compact evaluate"),
+        "results of schema 1": (
+            "TuningError",
+            "results.json has schema 1, but this version reads 2 and 3; evaluate again",
+        ),
+        "no results": ("TuningError", "has no readable results"),
         "no processor": ("TuningError", "has no processor"),
-        "pickles": ("TuningError", "holds no safetensors"),
+        "pickles": ("TuningError", "has no safetensors weights"),
         "broken weights": ("TuningError", "cannot be read"),
-        "no model": ("UsageError", "give a model's or adapter's folder"),
-        "no card": ("TuningError", "is written down nowhere"),
-        "own card": ("UsageError", "is your own"),
+        "no model": ("UsageError", "give the directory of a model or adapter"),
+        "no card": ("TuningError", "has no record of its training"),
+        "own card": ("UsageError", "was written by hand"),
         "a shard is missing": ("TuningError", "adapter_model-2.safetensors cannot be read"),
         "the Hub fails": ("HubUnavailableError", "busy or failing (503"),
     }
@@ -298,12 +301,12 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         assert "\n" not in errors[case][1]
     assert not server.store.has("model", "org/new")
     resumed = server.store.repository("model", "org/resumed")
-    assert statuses(resumed) == ["merged"], "the same call went on in the same pull request"
+    assert statuses(resumed) == ["merged"], "the same call has to resume in the same pull request"
     assert revision_files(resumed, "main") == revision_files(resumed, "v1.0.0")
 
 
 def make_bad_directories(work: Path) -> None:
-    """What is refused: a base of other weights, one of another shape, and folders that lack something."""
+    """Write directories that are refused: a base of other weights, one of another shape, and incomplete ones."""
     from safetensors.torch import load_file, save_file
 
     other_base = shutil.copytree(work / "base", work / "other")

@@ -1,4 +1,4 @@
-"""An output folder is one run's: it is gone on with, or left alone."""
+"""Checks that an output directory belongs to one run, which can be resumed, and that others are refused."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_record_comes_back_and_a_damaged_one_is_told(tmp_path: Path) -> None:
     write_record(tmp_path, {"steps": 3})
     assert read_finished_record(tmp_path) == {"steps": 3}
     (tmp_path / "training.json").write_text("{")
-    with pytest.raises(TuningError, match="remove it to train the last steps again"):
+    with pytest.raises(TuningError, match="remove it to train again from the last checkpoint"):
         read_finished_record(tmp_path)
 
 
@@ -90,8 +90,8 @@ def test_a_commit_is_taken_as_it_is_without_the_hub(
     ("dataset", "revision", "told"),
     [
         ("org/name@v1.0.0", None, "HF_HUB_OFFLINE is set"),
-        ("org/name@v1.0.0", "v1.0.1", "two revisions"),
-        ("release", "v1.0.0", "no repository on the Hub"),
+        ("org/name@v1.0.0", "v1.0.1", "two different revisions"),
+        ("release", "v1.0.0", "not a repository on the Hub"),
     ],
 )
 def test_a_revision_that_cannot_be_pinned_is_told(dataset: str, revision: str | None, told: str) -> None:

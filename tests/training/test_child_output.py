@@ -1,4 +1,4 @@
-"""What a training process says becomes one error."""
+"""Checks that the output of a training process becomes one error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compact_hf.training.child_output import ChildOutput
         (
             ["compact tune: error: argument --max_steps: invalid int value: 'two'"],
             UsageError,
-            "argument --max_steps: invalid int value: 'two'; settings are those of trl sft, as its --help lists them",
+            "argument --max_steps: invalid int value: 'two'; settings are those of trl sft: see trl sft --help",
         ),
         (
             ["compact_hf.errors.TuningError: no row is left", "RuntimeError: process group was not destroyed"],

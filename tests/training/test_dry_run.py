@@ -1,4 +1,4 @@
-"""What a dry run foretells is what training then takes; it needs no weights and no GPU."""
+"""Checks that training takes what a dry run forecasts, which needs neither weights nor a GPU."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from compact_hf.training.memory import Devices, estimate_memory
 from compact_hf.training.recipes import recipe_path
 from tests.training.samples import make_settings, to_cli_args, write_base_and_release
 
-# PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
+# PEFT 0.21 still uses a property that transformers 5.23 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = write_base_and_release(tmp_path_factory.mktemp("plan"), rows=24, text_rows=10)
-    # A configuration and a processor are all that is asked for.
+    # A dry run needs only a configuration and a processor.
     for path in (directory / "tiny").glob("*.safetensors"):
         path.unlink()
     return directory
@@ -88,7 +88,7 @@ def llava_7b_config() -> Any:
 
 
 def test_parameters_and_what_they_take_are_those_of_llava_7b_by_hand() -> None:
-    """320 M of LoRA in float32, 21 M of the projector in bfloat16 beside the 7.06 billion of the base."""
+    """The base has 7.06 billion parameters, the LoRA 320 million in float32, the projector 21 million in bfloat16."""
     estimate = estimate_memory(llava_7b_config(), parse_recipe("llava15-7b-lora"), Devices())
     lora = 32 * 128 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
     projector = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
@@ -120,7 +120,7 @@ def test_the_qlora_recipe_fits_the_24_gb_that_it_is_for() -> None:
 
 
 def test_the_estimate_is_near_what_a_real_step_takes(folder: Path) -> None:
-    """Measured by torch's profiler: the highest sum of what the allocator holds in forward, backward and step."""
+    """torch's profiler measures the peak of allocated memory over forward, backward and optimizer step."""
     import torch
     from torch.profiler import ProfilerActivity, profile
     from transformers import AutoConfig, AutoModelForImageTextToText

@@ -1,4 +1,4 @@
-"""docs/tune_on_hf_jobs.py: what uv and the Hub's own command make of it, and the whole of it with a stand-in for uv."""
+"""Checks docs/tune_on_hf_jobs.py: its metadata for uv and `hf jobs`, and a full run with a substitute for uv."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ exec {python} -c "import sys; from compact_hf.cli.main import main; sys.exit(mai
 
 
 def read_metadata() -> dict[str, object]:
-    """The script's inline metadata, as PEP 723 says to read it."""
+    """Return the script's inline metadata, read as PEP 723 specifies."""
     block = re.search(r"(?m)^# /// script$\n((?:#(?: .*)?\n)+?)^# ///$", SCRIPT.read_text(encoding="utf-8"))
     assert block
     return tomllib.loads("".join(line[2:] for line in block[1].splitlines(keepends=True)))
@@ -66,7 +66,7 @@ def test_the_example_names_a_recipe() -> None:
 
 
 def run_script(*arguments: str, directory: Path, **environment: str) -> int:
-    """Run the script where `uv` is a stand-in that runs this very package; return the exit status."""
+    """Run the script with a substitute for `uv` that runs this package, and return the exit status."""
     bin_directory = directory / "bin"
     bin_directory.mkdir(exist_ok=True)
     (bin_directory / "uv").write_text(FAKE_UV.replace("{python}", sys.executable))

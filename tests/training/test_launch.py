@@ -1,4 +1,4 @@
-"""Where training runs: in the launcher's own process if there is to be one, else in those that accelerate starts."""
+"""Checks where training runs: in the launcher's process if there is only one, else in those that accelerate starts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ARGUMENTS = ("--config", str(recipe_path("tiny-cpu")), "--output_dir", "student"
 
 
 def run_launch(*options: str, **environment: str) -> dict[str, Any]:
-    """Launch with these options; return where training would begin, and with what."""
+    """Launch with these options, and return in which process and with which settings training would begin."""
     command = [sys.executable, "-c", LAUNCH_SOURCE, *ARGUMENTS, *options]
     with preforked.Popen(command, env={**os.environ, **environment}, stdout=-1, stderr=-1, text=True) as process:
         out, err = process.communicate(timeout=120)
@@ -49,7 +49,7 @@ def run_launch(*options: str, **environment: str) -> dict[str, Any]:
 def test_one_process_trains_in_the_launchers_own_as_accelerate_would_have_started_it() -> None:
     report = run_launch("--mixed_precision", "no", OMP_NUM_THREADS="2")
     assert (report["where"], report["is_launcher"]) == ("here", True)
-    assert report["arguments"] == list(ARGUMENTS)  # without the launcher's own
+    assert report["arguments"] == list(ARGUMENTS)  # without those that the launcher sets
     assert report["threads"] == 2
     assert report["environment"]["ACCELERATE_MIXED_PRECISION"] == "no"
     assert report["environment"]["ACCELERATE_DYNAMO_BACKEND"] == "NO"
@@ -62,7 +62,7 @@ def test_the_number_of_threads_is_the_launchers() -> None:
 @pytest.mark.parametrize(
     ("options", "where"),
     [
-        (("--gpu_ids", "1"), "another process"),  # read when CUDA is initialized
+        (("--gpu_ids", "1"), "another process"),  # read only when CUDA is initialized
         (("--multi_gpu", "--num_processes", "2"), "torchrun"),
         (("--accelerate_config", "fsdp2", "--num_processes", "2"), "torchrun"),
     ],
@@ -75,7 +75,7 @@ def test_what_needs_another_environment_or_several_processes_is_left_to_accelera
 
 
 def test_the_script_can_be_started_by_torchrun(tmp_path: Path) -> None:
-    """As on two machines: the script is a module of its own, and what is wrong is one line of ours."""
+    """As on two machines: the script is run as a module, and errors are reported in one line."""
     command = [sys.executable, "-m", "compact_hf.training.sft", *ARGUMENTS, "--model_name_or_path", "/nowhere"]
     process = preforked.run([*command, "--dataset_name", "/nowhere"], cwd=tmp_path)
     assert process.returncode == 1

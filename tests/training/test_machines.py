@@ -1,4 +1,4 @@
-"""Several processes train what one does, started by torchrun on the CPU as it starts them on GPUs. Minutes: slow."""
+"""Checks that several processes train the same as one; started by torchrun, on the CPU. Slow: takes minutes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.training.samples import make_settings, to_cli_args, write_base_and_re
 
 ROOT = Path(__file__).parents[2]
 OUR_SCRIPT, TRL_SCRIPT = ("-m", "compact_hf.training.sft"), ("-m", "trl.scripts.sft")
-# FSDP2 as transformers applies it while it loads, which it does on CPUs too; accelerate would run DDP there.
+# FSDP2 as transformers applies it when it loads a model, also on CPUs; accelerate would run DDP on a CPU.
 SHARDED = {
     "save_strategy": "no",
     "model_init_kwargs": json.dumps(
@@ -36,16 +36,16 @@ SHARDED = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # Whole steps of 8 rows of either modality in each epoch, and leftovers of both.
+    # Each epoch has complete steps of 8 rows and leftover rows, both with and without images.
     return write_base_and_release(tmp_path_factory.mktemp("machines"), rows=40, text_rows=21)
 
 
 def run_torchrun(
     processes: int, script: tuple[str, ...], directory: Path, out: Path, **overrides: str
 ) -> tuple[int, str]:
-    """Start that many training processes; return their launcher's status and what was said."""
+    """Start this number of training processes; return the launcher's exit status and output."""
     recipe = read_recipe("tiny-cpu")
-    # accelerate's, which TRL's script refuses without accelerate's launcher.
+    # Keys of accelerate, which TRL's script refuses if accelerate's launcher did not start it.
     for key in ("num_processes", "num_machines", "mixed_precision", "dynamo_backend"):
         recipe.pop(key, None)
     (out.parent / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -88,7 +88,7 @@ def train_losses(processes: int, directory: Path, out: Path, **overrides: str) -
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(folder: Path, tmp_path: Path) -> None:
-    """A step's loss is the mean over the answer tokens of all processes and of all that is accumulated."""
+    """The loss of a step is the mean over the answer tokens of all processes and accumulated batches."""
     expected = train_losses(1, folder, tmp_path / "one")
     assert train_losses(2, folder, tmp_path / "two") == pytest.approx(expected, abs=1e-3)
     assert train_losses(2, folder, tmp_path / "sharded", **SHARDED) == pytest.approx(expected, abs=1e-3)
@@ -96,7 +96,7 @@ def test_two_processes_learn_what_one_does(folder: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_sharded_training_on_rows_without_pictures_is_what_plain_trl_cannot_do(folder: Path, tmp_path: Path) -> None:
-    """What our order is for: a process without a picture in its batch does not enter the vision tower."""
+    """The reason for our order of rows: a process whose batch has no image does not run the vision tower."""
     status, output = run_torchrun(2, TRL_SCRIPT, folder, tmp_path / "plain", gradient_accumulation_steps="1", **SHARDED)
     assert status != 0, "TRL can do it now: say so in README's table"
     assert "ChildFailedError" in output, output[-3000:]

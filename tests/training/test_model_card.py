@@ -1,4 +1,4 @@
-"""The card says what is true of the model, and nothing of the machine it was made on."""
+"""Checks that the card states facts about the model, and none about the machine that trained it."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_the_licence_is_the_bases(adapter: Path, tmp_path: Path) -> None:
 
 
 def make_results(dataset: str, *other_models: str) -> CardResults:
-    """Return made-up results of a model, and of others that are 10 points better, on one data set."""
+    """Return invented results of a model, and of others that are 10 points better, on one dataset."""
     better = json.loads(json.dumps(RESULTS).replace('"accuracy": 0.25', '"accuracy": 0.35'))
     models = [{"model": "mine", **RESULTS}, *({"model": name, **better} for name in other_models)]
     comparisons = [
@@ -258,5 +258,5 @@ def test_what_makes_no_card_is_told_in_one_line(adapter: Path, tmp_path: Path) -
         write_card(adapter)
     assert "\n" not in str(excinfo.value)
     (tmp_path / "README.md").write_text("Nothing is known of this.")
-    with pytest.raises(TuningError, match="written down nowhere"):
+    with pytest.raises(TuningError, match="has no record of its training"):
         write_card(tmp_path)

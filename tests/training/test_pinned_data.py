@@ -1,4 +1,4 @@
-"""A data set on the Hub is trained on at the version that was asked for, whatever its main branch holds by then."""
+"""Checks that training uses the requested version of a dataset on the Hub, even if its main branch has changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes are taken by TRL's and accelerate's own parsers as `trl sft --config` uses them, and train at tiny size."""
+"""Checks that the parsers of TRL and accelerate accept all recipes, and that they can train a tiny model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.training.samples import texts, write_release
 
 LLAVA_RECIPES = [name for name in recipe_names() if name.startswith("llava15-7b")]
 SHARDED_RECIPES = ("llava15-7b-lora-fsdp2", "llava15-7b-lora-zero3")
-# bfloat16 on a machine without a GPU is only let through together with use_cpu.
+# On a machine without a GPU, bfloat16 is accepted only together with use_cpu.
 ON_CPU = ("--use_cpu", "true")
-# PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
+# PEFT 0.21 still uses a property that transformers 5.23 has deprecated.
 IGNORE_DEPRECATION = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 def parse_recipe(recipe: Path, *options: str) -> Any:
-    """What `trl sft --config recipe` makes of it: its dataclasses, and the launcher's settings."""
+    """Parse a recipe as `trl sft --config RECIPE` does; return TRL's dataclasses and the launcher's settings."""
     from accelerate.commands.launch import launch_command_parser
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
     from trl.scripts.sft import make_parser
@@ -31,13 +31,13 @@ def parse_recipe(recipe: Path, *options: str) -> Any:
     *settings, rest = make_parser(prog="trl sft").parse_args_and_config(
         ["--config", str(recipe), *options], return_remaining_strings=True
     )
-    # What the training script does not know goes to the launcher, which refuses what it does not know either.
+    # Keys that the training script does not know go to the launcher, which refuses unknown ones.
     launch = launch_command_parser().parse_args([*resolve_accelerate_config_argument(rest), "sft.py"])
     return *settings, launch
 
 
 def launch_environment(recipe: str) -> tuple[Any, dict[str, str]]:
-    """How accelerate starts a recipe, as far as a machine without a GPU can tell: its settings, and what it sets."""
+    """Return how accelerate starts a recipe, as far as it can be known without a GPU: settings and environment."""
     from accelerate.commands.launch import _validate_launch_command
     from accelerate.utils.launch import (
         prepare_deepspeed_cmd_env,
@@ -47,7 +47,7 @@ def launch_environment(recipe: str) -> tuple[Any, dict[str, str]]:
 
     launch, defaults, _ = _validate_launch_command(parse_recipe(recipe_path(recipe), *ON_CPU)[-1])
     if launch.use_deepspeed:
-        # What launch_command itself adds before it starts DeepSpeed.
+        # Arguments that launch_command itself adds before it starts DeepSpeed.
         launch.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
         return launch, prepare_deepspeed_cmd_env(launch)[1]
     if launch.multi_gpu or launch.use_fsdp:
@@ -70,7 +70,7 @@ def test_every_7b_recipe_has_llava15s_settings(name: str) -> None:
     assert model.dtype == "bfloat16"
     assert launch.mixed_precision == "bf16"
     assert script.dataset_name == "org/compact"
-    # A batch without a picture would hang the other GPUs where the weights are shared.
+    # With sharded weights, a batch without an image would make the other GPUs wait forever.
     assert script.dataset_config == ("with_images" if name in SHARDED_RECIPES else "all")
 
 
@@ -139,7 +139,7 @@ def test_the_7b_recipes_lora_reaches_the_language_model_only(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Options that make a 7B recipe a few seconds' work: another base and data set, fewer and smaller steps."""
+    """Return options that make a 7B recipe run in seconds: a tiny base and dataset, fewer and smaller steps."""
     from compact_hf.models.llava.tiny import build_tiny
 
     directory = tmp_path_factory.mktemp("recipes")
@@ -151,7 +151,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 def train_with_trl(recipe: str, small: tuple[str, ...], out: Path) -> dict[str, Any]:
-    """Train by TRL's own script in this process; return the adapter's weights."""
+    """Train with TRL's own script in this process, and return the adapter's weights."""
     from safetensors.torch import load_file
     from trl.scripts.sft import main as sft
 
@@ -164,7 +164,7 @@ def train_with_trl(recipe: str, small: tuple[str, ...], out: Path) -> dict[str, 
 @IGNORE_DEPRECATION
 def test_the_7b_recipe_trains_at_tiny_size_in_one_process(small: tuple[str, ...], tmp_path: Path) -> None:
     weights = train_with_trl("llava15-7b-lora", small, tmp_path)
-    # B begins as nought: what is not nought has learnt.
+    # LoRA initializes B with zeros: nonzero values have been trained.
     assert any(name.endswith("lora_B.weight") and tensor.any() for name, tensor in weights.items())
     assert any("multi_modal_projector" in name for name in weights)
 
@@ -204,18 +204,18 @@ def test_options_on_the_command_line_replace_the_recipes() -> None:
 def test_every_key_of_the_shipped_recipes_is_known(name: str) -> None:
     settings = read_recipe(name)
     check_recipe_keys(settings)
-    with pytest.raises(TuningError, match=r"knows: lora_alfa; did you mean lora_alpha\?$"):
+    with pytest.raises(TuningError, match=r"accepts: lora_alfa; did you mean lora_alpha\?$"):
         check_recipe_keys({**settings, "lora_alfa": 8})
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"lora_alfa": 8, "seed": 1}, r"knows: lora_alfa; did you mean lora_alpha\?$"),
-        ({"lora_rank": 8}, r"knows: lora_rank; did you mean lora_r\?$"),
-        ({"num_proceses": 8}, "knows: num_proceses; did you mean num_processes?"),
-        ({"learning-rate": 1}, "knows: learning-rate; did you mean learning_rate?"),
-        ({"zzz": 8}, "knows: zzz$"),
+        ({"lora_alfa": 8, "seed": 1}, r"accepts: lora_alfa; did you mean lora_alpha\?$"),
+        ({"lora_rank": 8}, r"accepts: lora_rank; did you mean lora_r\?$"),
+        ({"num_proceses": 8}, "accepts: num_proceses; did you mean num_processes?"),
+        ({"learning-rate": 1}, "accepts: learning-rate; did you mean learning_rate?"),
+        ({"zzz": 8}, "accepts: zzz$"),
         ({"accelerate_config": "zero-3"}, "accelerate_config zero-3 is neither .* did you mean zero3?"),
         ({"accelerate_config": "there/is/none.yaml"}, "neither a file nor one of fsdp1, fsdp2"),
     ],
@@ -245,7 +245,7 @@ def test_what_is_refused_is_what_trl_stops_at(tmp_path: Path) -> None:
 
 @pytest.fixture
 def untaught(small: tuple[str, ...], tmp_path: Path) -> tuple[Path, tuple[str, ...]]:
-    """A base without a chat template, and the options for the rest."""
+    """Return a base without a chat template, and the other options."""
     options = dict(zip(small[::2], small[1::2], strict=True))
     base = Path(options.pop("--model_name_or_path"))
     directory = tmp_path / "untaught"

@@ -1,4 +1,4 @@
-"""Recipes as files: found by name, read, listed, shown and copied, without anything of TRL."""
+"""Checks that recipes are found by name, read, listed, shown and copied, without importing TRL."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_an_unknown_name_is_told_with_the_nearest(name: str, told: str) -> None:
     ("content", "told"),
     [
         (b"a: [1\n", "cannot be read"),
-        (b"- a\n- b\n", "holds list"),
-        (b"", "holds NoneType"),
+        (b"- a\n- b\n", "is a YAML list, not a mapping"),
+        (b"", "is a YAML NoneType, not a mapping"),
         (b"\xff\xfe\x00", "cannot be read"),
     ],
 )

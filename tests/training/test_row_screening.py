@@ -1,4 +1,4 @@
-"""Rows that cannot be trained on are found before training, by what training itself uses, and named."""
+"""Checks that rows that cannot be trained on are found before training, and named."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def make_row(
     name: str, *texts: str, images: list[bytes] | None = None, roles: tuple[str, str] = ("user", "assistant")
 ) -> dict[str, Any]:
-    """A conversation in which the two take turns, about one picture unless others are given."""
+    """Return a conversation with alternating roles, about one image by default."""
     image_files = [draw_image("red")] if images is None else images
     return {
         "id": name,
@@ -108,14 +108,14 @@ def test_a_row_is_kept_as_long_as_one_token_of_an_answer_is(processor: Any) -> N
 
 
 def test_a_picture_that_would_be_cut_into_is_too_long_though_everything_is_learnt(processor: Any) -> None:
-    """TRL would end with `Mismatch in image token count`."""
+    """TRL would fail with `Mismatch in image token count`."""
     with pytest.raises(TuningError, match="too long"):
         screen([GOOD], processor, max_length=IMAGE_TOKENS, answers_only=False)
 
 
 def test_two_pictures_in_a_row_are_refused_with_its_name(processor: Any) -> None:
     pair = make_row("pair", QUESTION, ANSWER, images=[draw_image("red"), draw_image("blue")])
-    with pytest.raises(TuningError, match=r"1 rows have more than one picture \(pair is the first\)"):
+    with pytest.raises(TuningError, match=r"1 rows have more than one image \(the first: pair\)"):
         screen([GOOD, pair], processor)
 
 
@@ -124,7 +124,7 @@ def test_a_data_set_of_other_columns_is_refused_with_what_it_has(processor: Any)
     with pytest.raises(TuningError, match=r"no column images and no messages \(it has image, conversations\)"):
         screen_rows(dataset, processor, Llava(), max_length=None, answers_only=True)
     paths = Dataset.from_dict({"images": [["a.jpg"]], "messages": [[]]})
-    with pytest.raises(TuningError, match="`images` is List"):
+    with pytest.raises(TuningError, match="column `images` has the type List"):
         screen_rows(paths, processor, Llava(), max_length=None, answers_only=True)
 
 

@@ -1,4 +1,4 @@
-"""The laws of grouping: every row once, one modality at a time, neighbours in length together, the same everywhere."""
+"""Checks grouping: every row once, one modality per step, similar lengths together, the same order in all processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUPINGS = st.builds(
 
 
 def batches_by_process(grouping: Grouping, epoch: int = 0) -> list[list[list[int]]]:
-    """Every process's batches of an epoch."""
+    """Return the batches of every process in an epoch."""
     return [
         list(GroupedBatchSampler(grouping, rank=rank, get_epoch=lambda: epoch)) for rank in range(grouping.processes)
     ]

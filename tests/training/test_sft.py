@@ -1,4 +1,4 @@
-"""The training script, run in this process on a tiny model: what it drops, at what rates it learns, how it goes on."""
+"""Runs the training script in this process on a tiny model: dropped rows, learning rates, resuming, errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LORA = {
     "projector_learning_rate": "0.0001",
     "lr_scheduler_type": "constant",
 }
-# PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
+# PEFT 0.21 still uses a property that transformers 5.23 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -36,12 +36,12 @@ FULL_TUNING: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A training run at its end.
+    """A finished training run.
 
     Attributes:
-        out (`Path`): the model's directory.
-        record (`dict`): its training.json.
-        stdout (`str`): what it printed.
+        out (`Path`): directory of the model.
+        record (`dict`): content of training.json.
+        stdout (`str`): output of the run.
     """
 
     out: Path
@@ -56,18 +56,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def in_full(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    """All weights trained, without a stop."""
+    """Train all weights, without interruption."""
     return train(folder, tmp_path_factory.mktemp("in full") / "out", **FULL_TUNING, hub_token="hf_secret")
 
 
 @pytest.fixture(scope="module")
 def lora(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    """A LoRA trained with the projector in full, without a stop."""
+    """Train a LoRA with the projector in full, without interruption."""
     return train(folder, tmp_path_factory.mktemp("lora") / "out", **LORA)
 
 
 def train(directory: Path, out: Path, *, stdout: StringIO | None = None, **overrides: str) -> TrainingResult:
-    """Run the script as its process would: eight steps, two epochs. What it prints goes to `stdout`."""
+    """Run the script as in its own process, for eight steps in two epochs; its output goes to `stdout`."""
     defaults = {
         "output_dir": str(out),
         "max_steps": "8",
@@ -110,9 +110,9 @@ def test_going_on_after_a_stop_gives_what_one_run_gives(
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         patch.setattr(StopCallback, "on_step_end", stop_in_the_second_epoch)
-        with pytest.raises(StoppedEarly, match="stopped after step 5 of 8, with a whole checkpoint"):
+        with pytest.raises(StoppedEarly, match="stopped after step 5 of 8, with a complete checkpoint"):
             train(folder, out, **way)
-    # What a kill in the middle of writing leaves.
+    # A checkpoint as it is left when the process is killed while saving it.
     shutil.copytree(out / "checkpoint-5", out / "checkpoint-7", ignore=shutil.ignore_patterns("whole"))
     (out / "checkpoint-7" / "trainer_state.json").write_text("{")
     resumed = train(folder, out, **way)
@@ -129,7 +129,7 @@ def test_a_kill_between_the_last_step_and_the_record_costs_no_step(
     shutil.copytree(in_full.out, out)
     (out / "training.json").unlink()
     again = train(folder, out, **FULL_TUNING)
-    assert f"going on from {out}/checkpoint-8" in again.stdout
+    assert f"resuming from {out}/checkpoint-8" in again.stdout
     assert again.record["loss"] == in_full.record["loss"]
     assert (out / "model.safetensors").read_bytes() == (in_full.out / "model.safetensors").read_bytes()
 
@@ -164,7 +164,9 @@ def test_another_base_than_a_llava_is_refused(folder: Path, tmp_path: Path) -> N
     from transformers import LlamaConfig
 
     LlamaConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1).save_pretrained(tmp_path / "llama")
-    with pytest.raises(TuningError, match=r"is a llama, and the model families that can be trained are llava"):
+    with pytest.raises(
+        TuningError, match=r"is of an unknown family, llama: .* model families that can be trained: llava"
+    ):
         train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "llama"))
     with pytest.raises(TuningError, match="cannot be read"):
         train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "nothing"))
@@ -205,7 +207,7 @@ def test_a_step_that_cannot_get_its_memory_is_told_with_the_estimate(
     stdout = StringIO()
     monkeypatch.setattr(CompactTrainer, "training_step", run_out_of_memory)
     with pytest.raises(
-        TuningError, match=r"out of memory: \d+ bytes more could not be had; (training takes .*); lower"
+        TuningError, match=r"out of memory: \d+ bytes more could not be allocated; (training takes .*); lower"
     ) as excinfo:
         train(folder, tmp_path / "out", stdout=stdout)
     estimate = stdout.getvalue().partition("memory for each device: ")[2].partition("\n")[0]
@@ -216,12 +218,12 @@ def test_a_step_that_cannot_get_its_memory_is_told_with_the_estimate(
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({"dataset_name": "/nowhere"}, "the data set /nowhere cannot be loaded: FileNotFoundError"),
+        ({"dataset_name": "/nowhere"}, "the dataset /nowhere cannot be loaded: FileNotFoundError"),
         ({"dataset_config": "k9"}, "cannot be loaded: .*k9"),
-        ({"dataset_train_split": "trian"}, "has no split 'trian', but train, validation"),
+        ({"dataset_train_split": "trian"}, "has no split 'trian': choose from train, validation"),
         ({"dataset_streaming": "true"}, "leave out dataset_streaming"),
         ({"train_sampling_strategy": "sequential"}, "leave it out, or run `trl sft`"),
-        ({"push_to_hub": "true"}, "leave it out and push the result"),
+        ({"push_to_hub": "true"}, "leave it out, and use compact publish after training"),
     ],
 )
 def test_what_it_cannot_train_on_or_with_is_told_in_one_line(

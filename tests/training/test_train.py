@@ -1,4 +1,4 @@
-"""`tune` runs the real training process on a real small release, here and for its errors."""
+"""Checks `tune` with real training processes on a small release, and its errors."""
 
 from __future__ import annotations
 
@@ -56,13 +56,15 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
             interrupted_at.append(line)
             raise KeyboardInterrupt
 
-    with pytest.raises(StoppedEarly, match=r"stopped after step \d+ of 20, with a whole checkpoint in .*goes on$"):
+    with pytest.raises(
+        StoppedEarly, match=r"stopped after step \d+ of 20, with a complete checkpoint in .*again to resume$"
+    ):
         tune("tiny-cpu", overrides=run_settings, on_line=interrupt, log=log)
     assert kill_leftover_processes(tmp_path) == []
 
     lines: list[str] = []
     result = tune("tiny-cpu", overrides=run_settings, on_line=lines.append, log=log)
-    assert any(line.startswith("going on from") for line in lines)
+    assert any(line.startswith("resuming from") for line in lines)
     assert log.read_text(encoding="utf-8").splitlines()[-len(lines) :] == lines
     assert any("20/20" in line for line in lines)
     assert (result.output_dir, result.steps, result.was_finished) == (out, 20, False)
@@ -90,7 +92,7 @@ def test_a_batch_system_that_ends_the_command_leaves_a_checkpoint_too(
         process.send_signal(signal.SIGTERM)
         stderr = process.stderr.read()
     assert process.returncode == 3, stderr
-    assert "with a whole checkpoint in" in stderr
+    assert "with a complete checkpoint in" in stderr
     assert find_last_checkpoint(tmp_path / "student") is not None
     assert kill_leftover_processes(tmp_path) == []
 
@@ -98,7 +100,7 @@ def test_a_batch_system_that_ends_the_command_leaves_a_checkpoint_too(
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({"learning_speed": "3"}, "^the recipe has a key that neither .* knows: learning_speed; did you mean"),
+        ({"learning_speed": "3"}, "^the recipe has a key that neither .* accepts: learning_speed; did you mean"),
         ({"num_processes": "2"}, "^num_processes is 2, but accelerate started 1"),
     ],
 )
@@ -113,7 +115,7 @@ def test_a_failed_run_tells_the_line_that_says_why(
 def test_a_killed_training_process_is_told_with_what_memory_it_took(
     overrides: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the kernel does it when memory runs out: only the process that trains, with no last word."""
+    """The kernel kills like this when memory runs out: only the training process, which can report nothing."""
     children: list[int] = []
     monkeypatch.setattr(train, "Popen", partial(start_process, children))
 
@@ -133,12 +135,12 @@ def test_a_recipe_without_output_dir_is_told_before_anything_starts(tmp_path: Pa
 
 
 def test_bfloat16_without_a_gpu_is_told_before_anything_starts(overrides: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(TuningError, match="takes a GPU, and torch sees none"):
+    with pytest.raises(TuningError, match="but torch finds no GPU that supports it"):
         tune("llava15-7b-lora", overrides={**overrides, "output_dir": str(tmp_path / "out")})
 
 
 def test_a_revision_needs_a_repository(overrides: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(TuningError, match="no repository on the Hub"):
+    with pytest.raises(TuningError, match="not a repository on the Hub"):
         tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out")}, revision="v1.0.0")
 
 
@@ -149,14 +151,14 @@ def test_the_projectors_rate_is_llavas_tenth_where_a_lora_trains_it_in_full() ->
 
 
 def start_process(children: list[int], *arguments: Any, **options: Any) -> preforked.Popen:
-    """Start a process and note its id."""
+    """Start a process and record its id."""
     child = preforked.Popen(*arguments, **options)
     children.append(child.pid)
     return child
 
 
 def kill_leftover_processes(directory: Path) -> list[int]:
-    """The ids of processes that still work on a folder after a while; they are killed."""
+    """Kill the processes that still use a directory after some time, and return their ids."""
     deadline = time.monotonic() + 20
     while (pids := find_processes(directory)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -166,13 +168,13 @@ def kill_leftover_processes(directory: Path) -> list[int]:
 
 
 def find_processes(directory: Path) -> list[int]:
-    """The ids of processes that have `directory` on their command line."""
+    """Return the ids of processes that have `directory` on their command line."""
     pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes()
         except OSError:
-            continue  # it ended while we looked
+            continue  # the process has ended in the meantime
         if str(directory).encode() in command:
             pids.append(int(process.name))
     return pids

@@ -1,4 +1,4 @@
-"""`--train`: which parts of a model are trained, how and at which rates, and what is refused."""
+"""Checks `--train`: which parts of a model are trained, how and at which rates, and what is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compact_hf.training.train import build_job
 from compact_hf.training.trained_parts import format_train, parse_train
 from tests.training.samples import make_settings, to_cli_args, write_base_and_release
 
-# PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
+# PEFT 0.21 still uses a property that transformers 5.23 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 LLAVA = get_family("llava")
 
@@ -32,7 +32,7 @@ LLAVA = get_family("llava")
         ("projector", False, "projector:full"),
         ("projector, tower", False, "projector:full,tower:full"),
         ("language_model:lora", False, "language_model:lora"),
-        # Beside a LoRA, LLaVA's projector is trained in full at a tenth of the rate.
+        # With a LoRA, LLaVA's projector is trained in full at a tenth of the learning rate.
         ("projector,language_model:lora", False, "projector:full@0.0001,language_model:lora"),
         ("projector,language_model,tower", True, "projector:full@0.0001,language_model:lora,tower:lora"),
         ("projector@3e-4,language_model@1e-4", True, "projector:full@0.0003,language_model:lora@0.0001"),
@@ -55,16 +55,16 @@ def test_the_projectors_rate_may_be_given_beside_it() -> None:
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("", {}, "cannot read --train ''; give each part once"),
-        ("projector,,tower", {}, "cannot read --train"),
+        ("", {}, "--train '' cannot be parsed: give each part once"),
+        ("projector,,tower", {}, "--train 'projector,,tower' cannot be parsed"),
         ("projector,projector:lora", {}, "give each part once"),
-        ("projector:lorra", {}, "trained by lora or full; did you mean lora?"),
-        ("projector@fast", {}, "'fast' is no learning rate"),
+        ("projector:lorra", {}, "an unknown method: use lora or full; did you mean lora?"),
+        ("projector@fast", {}, "'fast' is not a number: give a learning rate"),
         ("projector@3", {}, "give one between 0 and 1"),
         ("projector@nan", {}, "give one between 0 and 1"),
-        ("language_model:full,tower:lora", {}, "trains the language model in full beside a LoRA"),
-        ("projector@0.1", {"projector_learning_rate": 0.1}, "--projector-lr is given beside --train"),
-        ("tower", {"projector_learning_rate": 0.1}, "--projector-lr is given beside --train"),
+        ("language_model:full,tower:lora", {}, "trains the language model in full together with a LoRA"),
+        ("projector@0.1", {"projector_learning_rate": 0.1}, "--projector-lr conflicts with --train"),
+        ("tower", {"projector_learning_rate": 0.1}, "--projector-lr conflicts with --train"),
     ],
 )
 def test_what_cannot_be_trained_is_a_wrong_usage(text: str, options: dict[str, Any], message: str) -> None:
@@ -81,7 +81,7 @@ def test_it_stands_beside_a_recipe_not_in_it(tmp_path: Path) -> None:
     assert "train" not in build_job("llava15-7b-lora").options
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"{recipe_path('tiny-cpu').read_text()}\ntrain: projector\n")
-    with pytest.raises(TuningError, match=r"has the key train, which plain trl sft does not know; .* give --train"):
+    with pytest.raises(TuningError, match=r"has the key train, which plain trl sft does not accept: .* give --train"):
         build_job(recipe)
 
 
@@ -91,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(directory: Path, out: Path, **overrides: str) -> dict[str, Any]:
-    """Run the training script in this process, four steps; return its record."""
+    """Run the training script in this process for four steps, and return its record."""
     settings = {"output_dir": str(out), "max_steps": "4", "save_steps": "4", "save_only_model": "false"} | overrides
     with redirect_stdout(StringIO()):
         sft.main(["--config", str(recipe_path("tiny-cpu")), *to_cli_args(make_settings(directory, **settings))])
@@ -109,7 +109,7 @@ def changed_parts(directory: Path, out: Path) -> set[str | None]:
 
 
 def test_the_projector_alone_is_trained_in_full_on_the_rows_that_have_an_image(folder: Path, tmp_path: Path) -> None:
-    """LLaVA's first stage. On a row without an image the loss has no gradient."""
+    """This is LLaVA's first stage. The loss of a row without an image has no gradient."""
     record = train(folder, tmp_path / "out", train="projector")
     assert changed_parts(folder, tmp_path / "out") == {"projector"}
     assert record["dropped"] == {"no picture": 10}
@@ -154,4 +154,4 @@ def test_the_dry_run_counts_what_is_trained_and_the_command_says_it(
     assert "projector:full@0.0005,tower:full@0.0001" in table
     assert "0.001, projector 0.0005, tower 0.0001" in table
     assert main(["tune", "tiny-cpu", "--train", "eyes", *args]) == 2
-    assert "LLaVA has no part 'eyes' to train; it has projector, language_model, tower" in capsys.readouterr().err
+    assert "LLaVA has no part 'eyes' to train: choose from projector, language_model, tower" in capsys.readouterr().err

@@ -65,7 +65,8 @@ class Task:
             *(_write_draft(scene, combination, rng, draw_fault) for combination in self.combinations), strict=True
         )
         if len(drafts) == 1 and not drafts[0]["supported"]:
-            return TruthfulReply(refused="the image does not support it")
+            # Journals contain this text as a reply, so it does not change.
+            return TruthfulReply(refused="the picture does not support it")
         return TruthfulReply(_to_text("drafts", drafts, DraftReply), planted=planted if any(planted) else ())
 
 

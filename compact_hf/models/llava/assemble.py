@@ -1,10 +1,11 @@
-"""Assemble the base before instruction tuning from its three parts, after a check of disk and memory.
+"""Assembles the base for instruction tuning from its three parts.
 
     compact base assemble --out llava-base
 
-The directory is what LLaVA-1.5 starts its instruction tuning from, in transformers' form: a language model (Vicuna), a
-vision tower (CLIP) and the projector that was pre-trained between them. It appears whole or not at all; what was
-downloaded stays in the Hub's cache, so the same call after an interruption only assembles anew.
+The result is the model that LLaVA-1.5 starts its instruction tuning from, in the format of transformers: a language
+model (Vicuna), a vision tower (CLIP) and the projector that was pre-trained to connect them. Disk space and memory are
+checked first. The directory appears only when it is complete. After an interruption, the same call assembles again,
+with the downloaded files from the Hub's cache.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
-    """Bytes that it takes.
+    """Disk space that assembling takes.
 
     Attributes:
-        download_bytes (`int`): into the Hub's cache, without what is there.
-        output_bytes (`int`): at most, in the folder.
+        download_bytes (`int`): bytes to download into the Hub's cache.
+        output_bytes (`int`): maximum number of bytes in the output directory.
     """
 
     download_bytes: int
@@ -47,12 +48,19 @@ class DiskSpace:
 
 
 def estimate_disk_space(parts: tuple[Part, ...], config: LlavaConfig, dtype: str) -> DiskSpace:
-    """Return what assembling takes, before any weight is looked at: as stored, the parts' files bound it."""
+    """Return the disk space that assembling takes, without reading weights.
+
+    Args:
+        parts (`tuple[Part, ...]`): the three parts.
+        config (`LlavaConfig`): the base's config.
+        dtype (`str`): `stored`, or the dtype of all weights.
+    """
     import torch
 
     shapes = expected_shapes(config)
     if dtype == "stored":
-        # The rows that are added are not in the files; CLIP's text side is, and is left out.
+        # Upper bound: the parts' files, which include CLIP's unused text model, plus the rows of the added tokens in
+        # embeddings and head.
         new_elements = 2 * (config.text_config.vocab_size - config.image_token_index) * config.text_config.hidden_size
         output_bytes = sum(part.weight_bytes for part in parts) + new_elements * torch.float32.itemsize
     else:
@@ -61,10 +69,14 @@ def estimate_disk_space(parts: tuple[Part, ...], config: LlavaConfig, dtype: str
 
 
 def check_disk_space(out: Path, disk_space: DiskSpace) -> None:
-    """Raise where the disks have no room.
+    """Raise if a disk has too little free space.
+
+    Args:
+        out (`Path`): the output directory.
+        disk_space (`DiskSpace`): the space that is needed there and in the Hub's cache.
 
     Raises:
-        TuningError: they have not.
+        TuningError: if a disk has too little free space.
     """
     from huggingface_hub import constants
 
@@ -73,6 +85,7 @@ def check_disk_space(out: Path, disk_space: DiskSpace) -> None:
         (_existing_parent(Path(constants.HF_HUB_CACHE)), disk_space.download_bytes, "parts"),
     ]
     for path, _, _ in requirements:
+        # Output and cache may be on the same disk: their sizes are then added.
         same_disk = [
             (size, label)
             for other_path, size, label in requirements
@@ -82,24 +95,27 @@ def check_disk_space(out: Path, disk_space: DiskSpace) -> None:
         if needed > free:
             details = " and ".join(f"{size / 1e9:.1f} GB for {label}" for size, label in same_disk)
             raise TuningError(
-                f"the disk of {path} has {free / 1e9:.1f} GB free, and it takes {details}; make room, choose another "
-                "--out, or set HF_HOME to a larger disk"
+                f"not enough disk space: the disk of {path} has {free / 1e9:.1f} GB free, but assembling takes "
+                f"{details}; free disk space, choose another --out, or set HF_HOME to a larger disk"
             )
 
 
 def check_free_memory(needed: int) -> None:
-    """Raise where less memory is free than `needed` bytes.
+    """Raise if there is too little free memory.
+
+    Args:
+        needed (`int`): bytes that assembling takes.
 
     Raises:
-        TuningError: it is not.
+        TuningError: if less memory is free.
     """
     import psutil
 
     free = psutil.virtual_memory().available
     if needed > free:
         raise TuningError(
-            f"{free / 1e9:.1f} GB of memory are free, and assembling takes {needed / 1e9:.1f} GB; end something else, "
-            "or use a larger machine"
+            f"not enough memory: {free / 1e9:.1f} GB are free, but assembling takes {needed / 1e9:.1f} GB; end other "
+            "processes, or use a larger machine"
         )
 
 
@@ -118,15 +134,15 @@ _COMMIT_MESSAGE: Final = "Assemble the base before instruction tuning"
 
 @dataclass(frozen=True, slots=True)
 class AssemblyResult:
-    """What was assembled, or would be.
+    """An assembled base, or one that a dry run has checked.
 
     Attributes:
-        out (`Path`): the folder.
-        parts (`tuple[str, ...]`): the three, each with its commit.
+        out (`Path`): the output directory.
+        parts (`tuple[str, ...]`): the three parts, with their commits.
         disk_space (`DiskSpace`): bytes to download and to write.
-        vocab_size (`int`): of the vocabulary, with `<image>`, `<pad>` and the padding.
-        is_new (`bool`): whether it was assembled now; False after a dry run, and where it stood there already.
-        pushed (`PushResult`, *optional*): where it stands on the Hub.
+        vocab_size (`int`): rows of the vocabulary, with `<image>`, `<pad>` and padding.
+        is_new (`bool`): whether this call assembled it; False after a dry run, and if it existed already.
+        pushed (`PushResult`, *optional*): the resulting commit on the Hub, if it was pushed.
     """
 
     out: Path
@@ -150,39 +166,44 @@ def assemble_base(
     on_note: Callable[[str], None] = lambda message: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> AssemblyResult:
-    """Put a LLaVA-1.5 together as it is before its instruction tuning.
+    """Assemble LLaVA-1.5 as it is before instruction tuning.
 
-    The same call over a folder that it has made leaves it as it is (and goes on with the push); every name and shape of
-    a weight is checked before one is written, and memory holds one shard of 2 GB at a time.
+    If `out` already holds this base, it is not changed, and only the push is done or resumed. All names and shapes of
+    weights are checked before the first one is written. Memory holds one shard of 2 GB at a time.
 
     Args:
-        out (`str | Path`): a folder that is new or empty, or holds the same base.
-        language_model (`str`, *optional*, defaults to `lmsys/vicuna-7b-v1.5`): a Llama: a folder, or
-            `namespace/name[@revision]` on the Hub; weights as safetensors or PyTorch's `.bin`, whole or in shards.
+        out (`str | Path`): a new or empty directory, or one that holds the same base.
+        language_model (`str`, *optional*, defaults to `lmsys/vicuna-7b-v1.5`): a Llama, as a directory or
+            `namespace/name[@revision]` on the Hub; weights as safetensors or PyTorch's `.bin`, in one file or in
+            shards.
         vision_tower (`str`, *optional*, defaults to `openai/clip-vit-large-patch14-336`): a CLIP, or its vision model.
-        projector (`str`, *optional*, defaults to LLaVA-1.5's for these two): a folder or repository with LLaVA's
-            `mm_projector.bin`, or the file.
-        dtype (`str`, *optional*, defaults to `stored`): `stored` rounds nothing: each weight stays as its part has it
-            (Vicuna float16, CLIP float32), and loading, which takes one precision for all, rounds where it is asked to.
-            LLaVA trains in bfloat16, which keeps fewer digits of Vicuna: better chosen by the recipe than fixed here.
-        push_to (`str`, *optional*): `namespace/name` of a model repository to publish to, in one piece.
-        private (`bool`, *optional*, defaults to False): creates that repository private, and refuses a public one.
-        dry_run (`bool`, *optional*, defaults to False): looks the parts up, reads their configs and says what it would
-            take; neither weights nor `out` are touched.
-        on_note (`Callable[[str], None]`, *optional*): is told each step in words.
-        on_progress (`Callable[[int, int], None]`, *optional*): is told the bytes of weights written, and of how many.
+        projector (`str`, *optional*, defaults to LLaVA-1.5's for these two): a directory or repository with LLaVA's
+            `mm_projector.bin`, or that file.
+        dtype (`str`, *optional*, defaults to `stored`): `stored`, `float16`, `bfloat16` or `float32`. `stored` keeps
+            the dtype of each part (Vicuna float16, CLIP float32); weights are then rounded when they are loaded.
+            LLaVA trains in bfloat16, which has fewer digits than Vicuna's float16: prefer to set it in the recipe.
+        push_to (`str`, *optional*): `namespace/name` of a model repository to publish to, atomically.
+        private (`bool`, *optional*, defaults to False): create a private repository, and refuse a public one.
+        dry_run (`bool`, *optional*, defaults to False): only find the parts, read their configs and report the space
+            needed; no weights are downloaded, and `out` is not changed.
+        on_note (`Callable[[str], None]`, *optional*): called with a message at each step.
+        on_progress (`Callable[[int, int], None]`, *optional*): called with the bytes of weights written so far, and
+            their total.
+
+    Returns:
+        `AssemblyResult`: parts, sizes and, after a push, the commit.
 
     Raises:
-        UsageError: `out` holds something else, a part's place or a name is none, or `dtype` is none of the four.
-        HubError: the Hub does not give a part, or does not take the base.
-        TuningError: a part is of another kind, lacks something or does not go with the others; or disk or memory are
-            too small.
+        UsageError: if `out` holds something else, or a part, a repository's name or `dtype` is invalid.
+        HubError: if a part cannot be downloaded, or the base cannot be uploaded.
+        TuningError: if a part is of another kind, incomplete, or does not fit the others; or disk space or memory do
+            not suffice.
     """
     out = Path(os.path.abspath(out))
     if dtype not in get_args(Precision):
-        raise UsageError(f"unknown dtype {dtype!r}; there are {', '.join(get_args(Precision))}")
+        raise UsageError(f"unknown dtype {dtype!r}: choose from {', '.join(get_args(Precision))}")
     if private and push_to is None:
-        raise UsageError("a base that is not pushed is private already; give --push ORG/NAME too")
+        raise UsageError("--private has no effect without a push: give --push ORG/NAME too")
     _check_output_directory(out)
     if push_to is not None:
         _check_repository(push_to)
@@ -196,11 +217,12 @@ def assemble_base(
     if dry_run:
         build_base_processor(parts[0], parts[1], config)
         return AssemblyResult(out, part_names, disk_space, vocab_size, False, None)
+    # An existing base is compared by its record, that is by parts and dtype, without reading its weights.
     is_new = not out.exists() or not any(out.iterdir())
     if is_new:
         _assemble(out, parts, config, dtype, disk_space, on_note, on_progress)
     elif read_assembly_record(out).identity != _build_record(parts, dtype, config, on_note).identity:
-        raise UsageError(f"{out} holds a base of other parts or another dtype; choose another --out, or remove it")
+        raise UsageError(f"{out} holds a base of other parts or another dtype: choose another --out, or remove it")
     else:
         on_note(f"{out} holds this base already")
     pushed = None
@@ -218,14 +240,14 @@ def _assemble(
     on_note: Callable[[str], None],
     on_progress: Callable[[int, int], None],
 ) -> None:
-    """Check everything, then write everything into a folder beside `out` that becomes it."""
+    """Check and write the base, into a temporary directory that is renamed to `out` when it is complete."""
     import torch
 
-    processor = build_base_processor(parts[0], parts[1], config)  # before the download, as it may be refused
+    processor = build_base_processor(parts[0], parts[1], config)  # may raise, so it comes before the download
     check_disk_space(out, disk_space)
     for part in parts:
         if part.commit is not None:
-            on_note(f"fetching the {part}, {part.weight_bytes // 1_000_000} MB of weights")
+            on_note(f"downloading the {part}, {part.weight_bytes // 1_000_000} MB of weights")
             part.fetch()
     target_dtype = None if dtype == "stored" else getattr(torch, dtype)
     weights = find_weights(parts, config, dtype=target_dtype)
@@ -236,15 +258,16 @@ def _assemble(
         with replace_directory(out, is_replaceable=lambda directory: False) as directory:
             write_weights(weights, directory, on_progress=on_progress)
             _write_other_files(directory, parts, config, processor, record, weights)
-    except ReleaseError as error:  # another process is writing it, or it was filled in the meantime
+    except ReleaseError as error:  # another process is writing `out`, or has written it in the meantime
         raise UsageError(str(error)) from error
     except OSError as error:
-        raise TuningError(f"{out} cannot be written ({error}); make room or choose another --out") from error
+        raise TuningError(f"{out} cannot be written ({error}): free disk space or choose another --out") from error
 
 
 def _build_record(
     parts: tuple[Part, ...], dtype: Precision, config: LlavaConfig, on_note: Callable[[str], None]
 ) -> AssemblyRecord:
+    """Return the record of the base; local parts are hashed, which takes time and is therefore reported."""
     for part in parts:
         if part.commit is None:
             on_note(f"hashing the {part}, {part.weight_bytes // 1_000_000} MB of weights")
@@ -259,8 +282,8 @@ def _write_other_files(
     record: AssemblyRecord,
     weights: list[Weight],
 ) -> None:
-    """Write all but the weights."""
-    # What `from_pretrained` loads it in unless it is told otherwise: what the largest part has.
+    """Write everything but the weights."""
+    # The default dtype of `from_pretrained`: that of the largest weight, which belongs to the language model.
     config.dtype = max(weights, key=lambda weight: weight.nbytes).dtype
     with without_progress_bars():
         config.save_pretrained(directory)
@@ -278,20 +301,22 @@ def _write_other_files(
 
 
 def _check_output_directory(out: Path) -> None:
+    """Raise if the output directory holds something other than an assembled base."""
     if not out.exists():
         return
     if not out.is_dir():
-        raise UsageError(f"{out} is no folder; a base is assembled in a folder, choose another --out")
+        raise UsageError(f"{out} is not a directory: choose another --out")
     if any(out.iterdir()) and not (out / ASSEMBLY_FILE).is_file():
-        raise UsageError(f"{out} holds something other than an assembled base; choose an --out that is new or empty")
+        raise UsageError(f"{out} holds something other than an assembled base: choose a new or empty --out")
 
 
 def _check_repository(repo_id: str) -> None:
+    """Raise if the repository holds something other than an assembled base."""
     remote_files = get_remote_state(repo_id, repo_type="model").files
     other_files = [file for file in remote_files if file not in (".gitattributes", "README.md", "LICENSE")]
     if other_files and ASSEMBLY_FILE not in remote_files:
         raise UsageError(
             f"{repo_id} holds something other than an assembled base, which would be lost "
-            f"({', '.join(other_files[:3])}); "
+            f"({', '.join(other_files[:3])}): "
             "choose another repository"
         )

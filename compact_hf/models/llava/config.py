@@ -1,8 +1,9 @@
-"""What a base is before it has weights: configs and tokenizer of its parts in, LLaVA's config and processor out.
+"""Builds config, processor and generation config of a base from those of its parts.
 
-Image features are taken from the vision tower's last but one layer, without the class token, as LLaVA-1.5 takes them.
-The vocabulary grows by `<image>` and `<pad>` behind the language model's own tokens and is padded to a multiple of 64:
-for Vicuna 32000, 32001 and 32064 rows, the numbers that llava-hf's conversions have too.
+As in LLaVA-1.5, image features are those of the vision tower's second-to-last layer, without the class token. The
+tokens `<image>` and `<pad>` are appended to the language model's vocabulary, whose size is then rounded up to a
+multiple of 64. For Vicuna the two tokens have the ids 32000 and 32001 and the vocabulary has 32064 rows, as in
+llava-hf's conversions.
 """
 
 from __future__ import annotations
@@ -21,22 +22,27 @@ FEATURE_LAYER: Final = -2
 _VOCAB_MULTIPLE: Final = 64
 _LANGUAGE_MODEL_TYPE: Final = "llama"
 _VISION_MODEL_TYPES: Final = ("clip", "clip_vision_model")
-# What LLaVA writes beside a projector: it was trained on these features, and gives nonsense on others.
+# Settings that LLaVA saves with a projector. A projector is useless on other image features than it was trained on.
 _PROJECTOR_SETTINGS: Final = {
     "mm_projector_type": "mlp2x_gelu",
     "mm_vision_select_layer": FEATURE_LAYER,
     "mm_vision_select_feature": "patch",
     "mm_use_im_start_end": False,
 }
-# What transformers raises for a config or a tokenizer that lacks something, or holds what it does not know.
+# Errors of transformers for configs and tokenizers that are incomplete or of an unknown kind.
 _LOAD_ERRORS: Final = (OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 
 def build_base_config(language: Part, vision: Part, projector: Part) -> LlavaConfig:
     """Return the base's config, without a dtype.
 
+    Args:
+        language (`Part`): the language model, a Llama.
+        vision (`Part`): the vision tower, a CLIP.
+        projector (`Part`): the projector.
+
     Raises:
-        TuningError: a part is of another kind than it has to be, or has no config that can be read.
+        TuningError: if a part is of an unsupported kind, or its config cannot be read.
     """
     from transformers import LlavaConfig
 
@@ -47,12 +53,13 @@ def build_base_config(language: Part, vision: Part, projector: Part) -> LlavaCon
     vocab_size, image_size = text_config.vocab_size, vision_config.image_size
     if image_size % vision_config.patch_size:
         raise TuningError(
-            f"{vision} takes {image_size} pixels, no whole number of its patches of {vision_config.patch_size}"
+            f"{vision} has an image size of {image_size} pixels, which is not a multiple of its patch size "
+            f"{vision_config.patch_size}: fix its config.json"
         )
     text_config.vocab_size = -(-(vocab_size + 2) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
     text_config.pad_token_id = vocab_size + 1
     for config in (text_config, vision_config):
-        # Where it lay here is nobody's business, and the dtype is the whole model's.
+        # Do not publish local paths. The dtype is set for the whole model.
         config.name_or_path = ""
         config.dtype = None
         config.architectures = None
@@ -74,25 +81,29 @@ def build_base_config(language: Part, vision: Part, projector: Part) -> LlavaCon
 def build_base_processor(language: Part, vision: Part, config: LlavaConfig) -> LlavaProcessor:
     """Return the base's processor.
 
-    Its tokenizer is the language model's with two tokens more. Padding is on the left, as generating in batches needs;
-    trainers choose the side themselves.
+    Its tokenizer is the language model's, with two additional tokens. It pads on the left, as batched generation
+    requires; trainers set the side themselves.
+
+    Args:
+        language (`Part`): the language model.
+        vision (`Part`): the vision tower.
+        config (`LlavaConfig`): the base's config.
 
     Raises:
-        TuningError: the tokenizer cannot be read, does not fit the language model, or has these tokens already.
+        TuningError: if the tokenizer cannot be read, does not fit the language model, or has one of the tokens already.
     """
     tokenizer = _load_tokenizer(language)
     image_token_id = config.image_token_index
     if len(tokenizer) != image_token_id:
         raise TuningError(
-            f"the tokenizer of {language} has {len(tokenizer)} tokens, its model {image_token_id}; they have "
-            "to be the same "
-            "for the tokens that are added to have numbers of their own"
+            f"the tokenizer of {language} has {len(tokenizer)} tokens, but its model has {image_token_id}: give a "
+            "model with equal numbers, so that the added tokens get unused ids"
         )
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     if tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, PAD_TOKEN]) != [image_token_id, image_token_id + 1]:
-        raise TuningError(f"the tokenizer of {language} has {IMAGE_TOKEN} or {PAD_TOKEN} already; give a plain Llama")
-    # transformers 5.23 writes down neither by itself, and would read the other settings back.
+        raise TuningError(f"the tokenizer of {language} has {IMAGE_TOKEN} or {PAD_TOKEN} already: give a plain Llama")
+    # transformers 5.23 does not save these two settings by itself, and would load the opposite defaults.
     tokenizer.init_kwargs |= {"legacy": getattr(tokenizer, "legacy", False), "padding_side": "left"}
     image_settings = read_json(vision, "preprocessor_config.json")
     return build_llava_processor(
@@ -105,7 +116,11 @@ def build_base_processor(language: Part, vision: Part, config: LlavaConfig) -> L
 
 
 def build_generation_config(config: LlavaConfig) -> GenerationConfig:
-    """Return greedy decoding with the base's tokens: Vicuna's sampling settings (0.9, top-p 0.6) are for chatting."""
+    """Return a generation config with greedy decoding; Vicuna's sampling (temperature 0.9, top-p 0.6) is for chat.
+
+    Args:
+        config (`LlavaConfig`): the base's config, which has the ids of special tokens.
+    """
     from transformers import GenerationConfig
 
     text_config = config.text_config
@@ -117,26 +132,27 @@ def build_generation_config(config: LlavaConfig) -> GenerationConfig:
 
 
 def _load_language_config(part: Part) -> Any:
+    """Return the config of the language model; refuse anything but an unquantized Llama."""
     config = _load_config(part)
     if config.model_type == "llava":
-        raise TuningError(f"{part} is a LLaVA already; there is nothing to assemble, give the Llama it is made from")
+        raise TuningError(f"{part} is a LLaVA already: give the Llama it was made from, or use it without assembling")
     if config.model_type != _LANGUAGE_MODEL_TYPE:
-        raise TuningError(f"{part} is of the kind {config.model_type}; LLaVA-1.5 takes a Llama, such as Vicuna")
+        raise TuningError(f"{part} has the model type {config.model_type}: give a Llama, such as Vicuna")
     if getattr(config, "quantization_config", None):
-        raise TuningError(f"{part} is quantized; give the model in full precision, a recipe quantizes it while loading")
+        raise TuningError(f"{part} is quantized: give it in full precision, recipes can quantize it when it is loaded")
     return config
 
 
 def _load_vision_config(part: Part) -> Any:
+    """Return the config of the vision transformer, from a CLIP or its vision model; refuse other models."""
     config = _load_config(part)
     if config.model_type not in _VISION_MODEL_TYPES:
-        raise TuningError(
-            f"{part} is of the kind {config.model_type}; LLaVA-1.5 takes a CLIP with a vision transformer"
-        )
+        raise TuningError(f"{part} has the model type {config.model_type}: give a CLIP with a vision transformer")
     return config.vision_config if config.model_type == "clip" else config
 
 
 def _load_config(part: Part) -> Any:
+    """Return the config of a part; its weights are not downloaded."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
@@ -147,7 +163,7 @@ def _load_config(part: Part) -> Any:
 
 
 def _load_tokenizer(part: Part) -> Any:
-    """Return a language model's own tokenizer, from SentencePiece's file where there is one, as Vicuna has it."""
+    """Return a language model's own tokenizer, from its SentencePiece file if there is one, as in Vicuna."""
     from transformers import AutoTokenizer
 
     directory = part.fetch(with_weights=False)
@@ -158,16 +174,18 @@ def _load_tokenizer(part: Part) -> Any:
         except _LOAD_ERRORS as error:
             raise TuningError(f"the tokenizer of {part} cannot be read: {first_line(error)}") from error
     settings = read_json(part, "tokenizer_config.json")
-    # Where it is not stated, the transformers of that time took true.
+    # The default is true, as it was in the transformers versions of that time.
     tokenizer = load_llama_tokenizer(directory / "tokenizer.model", legacy=settings.get("legacy", True))
     tokenizer.model_max_length = settings.get("model_max_length", tokenizer.model_max_length)
     return tokenizer
 
 
 def _check_projector_features(projector: Part) -> None:
+    """Raise if a projector was trained on image features other than those of LLaVA-1.5."""
     settings = read_json(projector, "config.json")
     for name, expected in _PROJECTOR_SETTINGS.items():
         if settings.get(name, expected) != expected:
             raise TuningError(
-                f"{projector} was trained with {name} {settings[name]!r}; LLaVA-1.5's base needs {expected!r}"
+                f"{projector} was trained with {name} {settings[name]!r}, but LLaVA-1.5 needs {expected!r}: give "
+                "another projector"
             )

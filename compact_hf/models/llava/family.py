@@ -1,4 +1,4 @@
-"""LLaVA-1.5: CLIP, a projector of two layers and a Llama; each image becomes one square of tokens."""
+"""Defines the model family of LLaVA-1.5: CLIP, a two-layer projector and a Llama; an image is one square of tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from compact_hf.models.family import ModelFamily, Part
 
 LLAVA_PARTS: dict[str, Part] = {
     "projector": Part(("multi_modal_projector",), r".*multi_modal_projector\.(linear_1|linear_2)"),
-    # Every linear layer of the language model but lm_head, as LLaVA's own LoRA.
+    # As in LLaVA's own LoRA: all linear layers of the language model except lm_head.
     "language_model": Part(
         ("language_model", "lm_head"),
         r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
@@ -18,31 +18,45 @@ LLAVA_PARTS: dict[str, Part] = {
 
 
 class Llava(ModelFamily):
-    """transformers' `llava`."""
+    """The architecture `llava` of transformers."""
 
     label = "LLaVA"
     parts: ClassVar = LLAVA_PARTS
     has_fixed_image_tokens = True
     processor_settings = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
-    base_advice = "assemble it anew with compact base assemble"
+    base_advice = "assemble it again with compact base assemble"
     lmms_eval_model = "llava_hf"
 
     def can_share_prefix(self, processor: Any) -> bool:
-        """With LLaVA's own processor: other processors go with this model type, and make something else of an image."""
+        """Return whether the processor is LLaVA's; models of this type can have others, which return more per image.
+
+        Args:
+            processor (`ProcessorMixin`): the model's processor.
+        """
         from transformers import LlavaProcessor
 
         return type(processor) is LlavaProcessor
 
     def part_inputs(self, config: Any, num_images: int) -> dict[str, dict[str, tuple[int, ...]]]:
-        """One square an image."""
+        """Return the input shapes of tower and projector: one square per image.
+
+        Args:
+            config (`LlavaConfig`): configuration of the model.
+            num_images (`int`): number of images in the batch.
+        """
         return llava_part_inputs(config, num_images)
 
 
 def llava_part_inputs(config: Any, num_squares: int) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Return the shapes of what tower and projector take for so many squares, each an image or a tile of one."""
+    """Return the input shapes of tower and projector: part -> argument -> shape.
+
+    Args:
+        config (`PreTrainedConfig`): configuration of the model.
+        num_squares (`int`): number of squares, each a whole image or a tile of one.
+    """
     vision = config.vision_config
     return {
         "tower": {"pixel_values": (num_squares, 3, vision.image_size, vision.image_size)},
-        # Without the class token, which LLaVA leaves out.
+        # Patch features only: LLaVA drops the class token.
         "projector": {"image_features": (num_squares, config.image_seq_length, vision.hidden_size)},
     }

@@ -1,7 +1,7 @@
-"""The three parts of a base, wherever they lie: a folder, a file or a repository in, the files that are needed out.
+"""Finds the three parts of a base, in a directory, a file or a repository, and downloads the files that are needed.
 
-Looking a part up costs a request to the Hub, or reads a folder; its bytes are fetched only by `fetch`. Of two formats
-of the same weights (safetensors, pickles, TensorFlow, Flax) one is taken, so nothing is downloaded twice.
+`find_part` only lists files, locally or with one request to the Hub; `fetch` downloads them. If a repository has the
+same weights in several formats (safetensors, pickles, TensorFlow, Flax), only one of them is downloaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compact_hf.hub.download import RepoListing, count_missing_bytes, download_s
 from compact_hf.hub.ref import RepoRef
 
 PROJECTOR_FILE: Final = "mm_projector.bin"
-"""What LLaVA's pre-training saves."""
+"""The file that LLaVA's pre-training saves."""
 
 _TOKENIZER_FILES: Final = ("tokenizer_config.json", "tokenizer.model", "tokenizer.json", "special_tokens_map.json")
 _REQUIRED_FILES: Final = {
@@ -34,7 +34,7 @@ _OPTIONAL_FILES: Final = {
 }
 ROLES: Final = tuple(_REQUIRED_FILES)
 
-# In the order in which they are preferred. Only the first kind that is there is fetched.
+# In order of preference: only the first format that exists is downloaded.
 _WEIGHT_PATTERNS: Final = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
     re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
@@ -45,14 +45,14 @@ _COMMIT_DIGITS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the three.
+    """One of the three parts of a base.
 
     Attributes:
         role (`str`): `language model`, `vision tower` or `projector`.
-        name_or_path (`str`): as it was given: a path, or a repository's name.
-        commit (`str`, *optional*): of the repository; None for what lies here.
-        files (`dict[str, int]`): what is needed of it -> bytes.
-        weight_files (`tuple[str, ...]`): those of `files` with tensors, sorted.
+        name_or_path (`str`): a path or a repository's name.
+        commit (`str`, *optional*): commit of the repository; None for a local part.
+        files (`dict[str, int]`): name of each needed file -> size in bytes.
+        weight_files (`tuple[str, ...]`): names of the files with weights, sorted.
     """
 
     role: str
@@ -66,7 +66,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """What may be published: a repository's name, or the last part of a path."""
+        """Name without a local directory: the repository's name, or the last component of a path."""
         return self.name_or_path if self.commit else Path(self.name_or_path).resolve().name
 
     @property
@@ -74,10 +74,13 @@ class Part:
         return sum(self.files[name] for name in self.weight_files)
 
     def fetch(self, *, with_weights: bool = True) -> Path:
-        """Return the folder with its files, without those of the weights if they are not wanted.
+        """Download the part's files if they are not local, and return their directory.
+
+        Args:
+            with_weights (`bool`, *optional*, defaults to True): download the weights too.
 
         Raises:
-            HubError: they cannot be fetched, or not be kept here.
+            HubError: if the files cannot be downloaded or stored.
         """
         if self.commit is None:
             path = Path(self.name_or_path)
@@ -86,16 +89,17 @@ class Part:
         return download_snapshot(self.name_or_path, repo_type="model", revision=self.commit, files=list(file_names))
 
     def bytes_to_fetch(self) -> int:
-        """Return what a download would take, less what is in the cache already."""
+        """Return the bytes that `fetch` would download, without the files that are already in the cache."""
         if self.commit is None:
             return 0
         remote = RepoListing(self.commit, self.files)
         return count_missing_bytes(self.name_or_path, remote, self.files, repo_type="model")
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this part from another, as JSON, without a path: its name and commit, or its content.
+        """Return the identity of the part as JSON types, without local paths: name and commit, or hashes of its files.
 
-        Reads every file of a local part, as one that was trained anew in the same place is another.
+        All files of a local part are read, so that a part that was trained again in the same directory has another
+        identity.
         """
         if self.commit is not None:
             return {"name": self.name, "commit": self.commit, "files": dict(sorted(self.files.items()))}
@@ -107,16 +111,19 @@ class Part:
 
 
 def find_part(role: str, name_or_path: str) -> Part:
-    """Look a part up.
+    """Find a part and list the files that are needed.
 
     Args:
         role (`str`): `language model`, `vision tower` or `projector`.
-        name_or_path (`str`): a folder; of a projector its file too; or `namespace/name[@revision]` on the Hub.
+        name_or_path (`str`): a directory, or `namespace/name[@revision]` on the Hub; for a projector also its file.
+
+    Returns:
+        `Part`: the part, not downloaded yet.
 
     Raises:
-        UsageError: `name_or_path` is none of these.
-        HubError: the Hub does not give it.
-        TuningError: it lacks a file, such as the config or the weights.
+        UsageError: if `name_or_path` is neither an existing path nor the name of a repository.
+        HubError: if the repository was not found, or the Hub cannot be reached.
+        TuningError: if a file is missing, such as the config or the weights.
     """
     path = Path(name_or_path)
     commit: str | None = None
@@ -124,12 +131,15 @@ def find_part(role: str, name_or_path: str) -> Part:
         return Part(role, name_or_path, None, {path.name: path.stat().st_size}, (path.name,))
     if path.exists():
         if not path.is_dir():
-            raise UsageError(f"{name_or_path} is a file; the {role} is a folder, or org/name[@revision] on the Hub")
+            raise UsageError(f"{name_or_path} is a file: give the {role} as a directory or as org/name[@revision]")
         file_sizes = {entry.name: entry.stat().st_size for entry in path.iterdir() if entry.is_file()}
     else:
         ref = RepoRef.parse(name_or_path)
         if ref is None:
-            raise UsageError(f"no {role} {name_or_path!r}: it is no folder here, nor org/name[@revision] on the Hub")
+            raise UsageError(
+                f"{role} {name_or_path!r} was not found: give a directory, or a repository on the Hub as "
+                "org/name[@revision]"
+            )
         name_or_path = ref.repo_id
         remote = get_repo_listing(name_or_path, repo_type="model", revision=ref.revision)
         file_sizes, commit = remote.files, remote.commit
@@ -152,38 +162,45 @@ def find_part(role: str, name_or_path: str) -> Part:
 
 
 def read_json(part: Part, name: str) -> Any:
-    """Return one of a part's JSON files.
+    """Return the content of one of a part's JSON files.
+
+    Args:
+        part (`Part`): the part; its files other than weights are downloaded.
+        name (`str`): name of the file.
 
     Raises:
-        TuningError: it cannot be read.
+        TuningError: if the file cannot be read.
     """
     path = part.fetch(with_weights=False) / name
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TuningError(f"{name} of {part} cannot be read ({error}); fetch or save it again") from error
+        raise TuningError(f"{name} of {part} cannot be read ({error}): download or save it again") from error
 
 
 def _select_weight_files(file_names: Iterable[str]) -> tuple[str, ...]:
+    """Return the weight files of the preferred format, sorted."""
     for pattern in _WEIGHT_PATTERNS:
         if matches := sorted(filter(pattern.fullmatch, file_names)):
-            # `model.safetensors` beside `model-00001-of-00002.safetensors` is the same model once more.
+            # If there are shards and a single file, both hold the same weights; the shards are used.
             sharded = [name for name in matches if "-of-" in name]
             return tuple(sharded or matches)
     return ()
 
 
 def _check_complete(part: Part) -> None:
+    """Raise if a required file, the weights, the tokenizer or a shard is missing."""
     missing = [name for name in _REQUIRED_FILES[part.role] if name not in part.files]
     if not part.weight_files:
         missing.append("weights (model.safetensors or pytorch_model.bin, whole or in shards)")
     if part.role == "language model" and not {"tokenizer.model", "tokenizer.json"} & part.files.keys():
         missing.append("tokenizer.model or tokenizer.json")
     if missing:
-        raise TuningError(f"{part} lacks {', '.join(missing)}; give one that was saved whole")
+        raise TuningError(f"{part} lacks {', '.join(missing)}: give a complete model")
     if "-of-" in part.weight_files[0]:
+        # model-00001-of-00002.safetensors -> 2
         total = int(re.split(r"[-.]", part.weight_files[0])[-2])
         if len(part.weight_files) != total:
             raise TuningError(
-                f"{part} has {len(part.weight_files)} of its {total} shards of weights; fetch the others too"
+                f"{part} has {len(part.weight_files)} of its {total} shards of weights: download the missing ones"
             )

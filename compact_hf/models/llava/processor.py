@@ -1,14 +1,14 @@
-"""LLaVA-1.5's processor: a Llama tokenizer, CLIP's image processor, and the chat template that TRL trains with.
+"""Builds LLaVA-1.5's processor: a Llama tokenizer, CLIP's image processor, and the chat template for training with TRL.
 
-The tokenizer cuts text as SentencePiece does. Vicuna brings nothing but `tokenizer.model`; transformers 5.23 orders its
-merges by their number rather than by their score, which only shows if spaces follow each other: "a  b" becomes other
-tokens than those that Vicuna has learnt.
+The tokenizer splits text exactly as SentencePiece does. Vicuna ships only `tokenizer.model`. When transformers 5.23
+converts it, it sorts merges by their id and not by their score, which matters for consecutive spaces: "a  b" would
+become other tokens than those that Vicuna was trained on. `load_llama_tokenizer` therefore sorts them by score.
 
-With chat_template.jinja, TRL reads and learns what LLaVA's own preprocessing (`preprocess_v1` in llava/train/train.py)
-reads and learns: the same tokens, the same of them supervised, for a Llama tokenizer with `legacy` set
-(`lmsys/vicuna-7b-v1.5` says false) or not. It differs where LLaVA masks a whole row: if a message holds
-" ASSISTANT: ", or the last answer is empty, LLaVA learns nothing from the row, and this learns the answers. For a
-byte-level tokenizer, which LLaVA-1.5 has not, the two spaces that stand for SentencePiece's are real ones.
+With chat_template.jinja, TRL gets the same tokens, and computes the loss on the same ones, as LLaVA's own preprocessing
+(`preprocess_v1` in llava/train/train.py), for a Llama tokenizer with or without `legacy` (false in
+`lmsys/vicuna-7b-v1.5`). There is one difference: LLaVA masks a whole row if a message contains " ASSISTANT: " or the
+last answer is empty, while this template trains on the answers. With a byte-level tokenizer, which LLaVA-1.5 does not
+have, the two spaces that represent SentencePiece's become real spaces.
 """
 
 from __future__ import annotations
@@ -25,36 +25,37 @@ if TYPE_CHECKING:
 
 
 def chat_template() -> str:
-    """Return LLaVA-1.5's conversation as a Jinja template with generation marks around what is to be learnt.
+    """Return LLaVA-1.5's conversation format as a Jinja template, with generation marks around the answers.
 
-    To train, it raises `jinja2.TemplateError` for a text that holds one of the tokenizer's own tokens, such as
-    `</s>` or `<image>`, and for roles that do not take turns; the message is one line that says so.
+    In training, the template raises `jinja2.TemplateError` with a one-line message if a text contains a special token,
+    such as `</s>` or `<image>`, or if user and assistant do not alternate.
     """
     return (files("compact_hf.models.llava") / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def load_llama_tokenizer(model_file: Path, *, legacy: bool = False) -> LlamaTokenizer:
-    """Return the tokenizer of a SentencePiece model; it adds no first token, which the chat template writes.
+    """Return the tokenizer of a SentencePiece model; it adds no `<s>`, because the chat template does.
 
     Args:
         model_file (`Path`): the file `tokenizer.model`.
-        legacy (`bool`): Llama's setting of that name: whether text after a special token begins with a space.
-            `lmsys/vicuna-7b-v1.5` says false; so does whatever transformers 5.23 saves, as it does not write it.
+        legacy (`bool`, *optional*, defaults to False): Llama's setting of this name: whether text after a special
+            token begins with a space. It is false in `lmsys/vicuna-7b-v1.5`, and in all tokenizers that transformers
+            5.23 saves, because it does not save the setting.
 
     Raises:
-        TuningError: the file cannot be read, or holds no SentencePiece model.
+        TuningError: if the file cannot be read, or is not a SentencePiece model.
     """
     from sentencepiece import SentencePieceProcessor
     from transformers import LlamaTokenizer
     from transformers.tokenization_utils_base import generate_merges
 
     try:
-        # An empty one would pass for a model without pieces.
+        # An empty file would be accepted as a model without pieces; b"-" makes SentencePiece refuse it.
         sentencepiece_model = SentencePieceProcessor(model_proto=model_file.read_bytes() or b"-")
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or "it holds no SentencePiece model"
+        reason = getattr(error, "strerror", None) or "not a SentencePiece model"
         raise TuningError(
-            f"the tokenizer {model_file} cannot be read: {reason}; give a Llama's tokenizer.model"
+            f"the tokenizer {model_file} cannot be read ({reason}): give the tokenizer.model of a Llama"
         ) from error
     piece_ids = range(sentencepiece_model.get_piece_size())
     vocabulary = {sentencepiece_model.id_to_piece(piece_id): piece_id for piece_id in piece_ids}
@@ -76,27 +77,27 @@ def build_llava_processor(
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
 ) -> LlavaProcessor:
-    """Return a processor that does to an image what LLaVA-1.5 does, with our chat template.
+    """Return a processor with the image preprocessing of LLaVA-1.5 and our chat template.
 
-    An image is padded to a square in the mean color (LLaVA's `expand2square`), scaled to `image_size` and normalized;
-    it becomes (image_size / patch_size)^2 tokens: 576 for CLIP ViT-L/14 at 336 pixels.
+    An image is padded to a square with the mean color (LLaVA's `expand2square`), resized to `image_size` and
+    normalized. It becomes (image_size / patch_size)^2 tokens: 576 for CLIP ViT-L/14 at 336 pixels.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): that knows `<image>` as one token.
-        image_size (`int`): pixels that the vision tower takes on either side.
-        patch_size (`int`): pixels of one patch.
-        image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): three values, of red, green and blue, 0 to 1.
-        image_std (`Sequence[float]`, *optional*, defaults to CLIP's): likewise.
+        tokenizer (`PreTrainedTokenizerBase`): a tokenizer with `<image>` as one token.
+        image_size (`int`): width and height of the vision tower's input, in pixels.
+        patch_size (`int`): width and height of a patch, in pixels.
+        image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): mean of red, green and blue, 0 to 1.
+        image_std (`Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of red, green and blue.
 
     Raises:
-        ValueError: an image is no whole number of patches.
+        ValueError: if `image_size` is not a multiple of `patch_size`.
     """
     from transformers import LlavaProcessor
     from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
     if image_size % patch_size:
-        raise ValueError(f"{image_size} pixels are no whole number of patches of {patch_size}")
+        raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
     image_processor = LlavaImageProcessorPil(
         do_pad=True,
         size={"shortest_edge": image_size},
@@ -108,7 +109,8 @@ def build_llava_processor(
         image_processor,
         tokenizer,
         patch_size=patch_size,
-        # The class token is counted and then left out, as the model does; without it one image token is missing.
+        # transformers counts the class token and then subtracts it ("default"), as the model does. With 0 additional
+        # tokens, there would be one image token too few.
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=chat_template(),

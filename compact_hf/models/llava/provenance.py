@@ -1,10 +1,10 @@
-"""What a base was assembled from: `assembly.json` beside its weights, its card, and NOTICE if a licence asks for it.
+"""Records what a base was assembled from: assembly.json, the card, and NOTICE if a license requires it.
 
     {"format": 1, "dtype": "stored", "tokens": {"<image>": 32000, "<pad>": 32001}, "rows": 32064,
      "parts": {"language model": {"name": ..., "commit": ..., "files": {name: bytes, or "sha256:..." of a local part}}},
      "made_with": {"compact_hf": ..., "transformers": ...}}
 
-It holds no path and no time: the same parts give the same file.
+assembly.json contains neither paths nor times: the same parts give the same file.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _LIBRARIES: Final = ("compact_hf", "transformers")
 
 @dataclass(frozen=True, slots=True)
 class AssemblyRecord:
-    """What tells one base from another, and what made it.
+    """The content of assembly.json.
 
     Attributes:
         parts (`dict[str, Any]`): role -> name, commit and files.
-        dtype (`str`): as asked for.
-        tokens (`dict[str, int]`): those that were added.
-        rows (`int`): of the vocabulary.
+        dtype (`str`): the requested dtype, such as `stored`.
+        tokens (`dict[str, int]`): added token -> id.
+        rows (`int`): rows of the vocabulary.
         made_with (`dict[str, str]`): library -> version.
     """
 
@@ -49,7 +49,13 @@ class AssemblyRecord:
 
     @classmethod
     def from_parts(cls, parts: tuple[Part, ...], dtype: str, config: LlavaConfig) -> AssemblyRecord:
-        """Return the record of a base to be; reads every file of a local part."""
+        """Return the record for a base that is assembled from these parts; all files of local parts are read.
+
+        Args:
+            parts (`tuple[Part, ...]`): the three parts.
+            dtype (`str`): the requested dtype.
+            config (`LlavaConfig`): the base's config.
+        """
         tokens = {IMAGE_TOKEN: config.image_token_index, PAD_TOKEN: config.image_token_index + 1}
         made_with = {name: version(name) for name in _LIBRARIES}
         return cls(
@@ -58,34 +64,42 @@ class AssemblyRecord:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What has to be equal for two bases to be the same: all but the versions."""
+        """The fields that identify a base: all but the versions."""
         return self.parts, self.dtype, self.tokens, self.rows
 
     def write(self, directory: Path) -> None:
+        """Write assembly.json.
+
+        Args:
+            directory (`Path`): directory of the base.
+        """
         text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=2, sort_keys=True)
         (directory / ASSEMBLY_FILE).write_text(f"{text}\n", encoding="utf-8")
 
 
 def read_assembly_record(directory: Path) -> AssemblyRecord:
-    """Read the record of a base.
+    """Read assembly.json.
+
+    Args:
+        directory (`Path`): directory of a base.
 
     Raises:
-        UsageError: it is none, or of another format.
+        UsageError: if the file cannot be read, or has another format.
     """
     path = directory / ASSEMBLY_FILE
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields.pop("format") != _FORMAT:
-            raise ValueError("another format")
+            raise ValueError("unknown format")
         return AssemblyRecord(**fields)
     except (OSError, UnicodeDecodeError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise UsageError(
-            f"{path} is no record of a base ({error}); choose another --out, or remove the folder"
+            f"{path} is not the record of a base ({error}): choose another --out, or remove the directory"
         ) from error
 
 
 _LLAMA_2_LICENSE: Final = "llama2"
-# Section 1.b.iii of the Llama 2 Community License asks for a text file of this name with this sentence.
+# Section 1.b.iii of the Llama 2 Community License requires a text file of this name with this sentence.
 _NOTICE: Final = (
     "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n"
 )
@@ -94,15 +108,15 @@ _NOTICE: Final = (
 def write_base_card(
     directory: Path, *, parts: tuple[Part, ...], record: AssemblyRecord, image_tokens: int, dtype: str, legacy: bool
 ) -> None:
-    """Write a base's README.md, and the NOTICE that Llama 2's license asks for.
+    """Write a base's README.md, and the NOTICE that the Llama 2 license requires.
 
     Args:
-        directory (`Path`): the base's.
-        parts (`tuple[Part, ...]`): the three, language model first; their licenses are read from their own cards.
-        record (`AssemblyRecord`): of the base.
-        image_tokens (`int`): that an image becomes.
-        dtype (`str`): that it is loaded in.
-        legacy (`bool`): the tokenizer's setting of that name.
+        directory (`Path`): directory of the base.
+        parts (`tuple[Part, ...]`): the three parts, language model first; their licenses are read from their cards.
+        record (`AssemblyRecord`): record of the base.
+        image_tokens (`int`): number of tokens per image.
+        dtype (`str`): default dtype for loading.
+        legacy (`bool`): the tokenizer's setting of this name.
     """
     licenses = [_read_license(part) for part in parts]
     variables = {"image_tokens": image_tokens, "dtype": dtype, "legacy": str(legacy).lower()}
@@ -114,6 +128,7 @@ def write_base_card(
 
 
 def _render_card(parts: tuple[Part, ...], licenses: list[str | None], **variables: Any) -> str:
+    """Return the text of the card from card.md.jinja."""
     from huggingface_hub import ModelCardData
     from jinja2 import Environment, StrictUndefined
 
@@ -130,7 +145,7 @@ def _render_card(parts: tuple[Part, ...], licenses: list[str | None], **variable
         {
             "role": part.role,
             "source": f"[{part.name}](https://huggingface.co/{part.name})" if part.commit else part.name,
-            "commit": f"`{part.commit}`" if part.commit else "a folder of its maker's",
+            "commit": f"`{part.commit}`" if part.commit else "a local directory",
             "license": license_id or "not stated",
         }
         for part, license_id in zip(parts, licenses, strict=True)
@@ -141,7 +156,7 @@ def _render_card(parts: tuple[Part, ...], licenses: list[str | None], **variable
 
 
 def _read_license(part: Part) -> str | None:
-    """Return the licence that a part's own card states."""
+    """Return the license in a part's own card, None if there is none."""
     import yaml
     from huggingface_hub.repocard import metadata_load
 
@@ -150,5 +165,5 @@ def _read_license(part: Part) -> str | None:
     try:
         metadata = metadata_load(part.fetch(with_weights=False) / "README.md")
     except (OSError, ValueError, yaml.YAMLError):
-        return None  # its card is its own business; ours says that it states none
+        return None  # an unreadable card is no reason to fail; the base's card then says "not stated"
     return str(metadata["license"]) if metadata and metadata.get("license") else None

@@ -1,7 +1,7 @@
-"""The student that ships with the package: a name in, a folder with its files out.
+"""Copies the student that ships with the package into a directory.
 
-`aligned` is a whole tiny LLaVA that describes drawn scenes; `tuned` is a LoRA adapter over it that answers questions
-about them. student_script/build_student.py made both, docs/student.md says how well they do.
+`aligned` is a whole tiny LLaVA that describes drawn scenes; `tuned` is a LoRA adapter on it that answers questions
+about them. Both were made by student_script/build_student.py; docs/student.md has their scores.
 """
 
 from __future__ import annotations
@@ -23,42 +23,59 @@ _ADAPTER_CONFIG: Final = "adapter_config.json"
 
 
 def copy_student(out: Path | str) -> tuple[Path, Path]:
-    """Copy both checkpoints into the folder `out`, and have the copied adapter name the copied base as its own.
+    """Copy both checkpoints into a directory, and set the base of the copied adapter to the copied base.
+
+    Args:
+        out (`Path | str`): the directory to write to; created if it does not exist.
 
     Returns:
-        `tuple[Path, Path]`: the aligned base's folder and the adapter's.
+        `tuple[Path, Path]`: the directories of the base and of the adapter.
 
     Raises:
-        TuningError: one of them is there already, or they cannot be written.
+        TuningError: if one of them exists already, or cannot be written.
     """
     aligned = copy_aligned(Path(out) / ALIGNED)
     return aligned, _copy_checkpoint(TUNED, Path(out) / TUNED, base=str(aligned.resolve()))
 
 
 def copy_aligned(out: Path | str) -> Path:
-    """Copy the aligned base to the directory `out`, which must not exist, and return it; raises as `copy_student`."""
+    """Copy the aligned base and return its directory.
+
+    Args:
+        out (`Path | str`): the directory of the copy, which must not exist.
+
+    Raises:
+        TuningError: if `out` exists already, or cannot be written.
+    """
     return _copy_checkpoint(ALIGNED, Path(out))
 
 
 def _copy_checkpoint(name: str, out: Path, *, base: str | None = None) -> Path:
+    """Copy a checkpoint to a new directory, which appears only when it is complete."""
     temp_directory = out.with_name(f".{out.name}.part")
     try:
         if out.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        shutil.rmtree(temp_directory, ignore_errors=True)  # what a kill left: a model is renamed when it is whole
+        # A killed copy may have left its directory behind: it gets its final name only when it is complete.
+        shutil.rmtree(temp_directory, ignore_errors=True)
         shutil.copytree(CHECKPOINTS_DIRECTORY / name, temp_directory)
         if base is not None:
             set_adapter_base(temp_directory, base)
         return temp_directory.rename(out)
     except OSError as error:
         reason = error.strerror or error
-        raise TuningError(f"the student cannot be copied to {out} ({reason}); give a folder that is new") from error
+        raise TuningError(f"the student cannot be copied to {out} ({reason}): give a new directory") from error
     finally:
         shutil.rmtree(temp_directory, ignore_errors=True)
 
 
 def set_adapter_base(adapter: Path, base: str) -> None:
-    """Write into an adapter's folder which model it belongs to."""
+    """Set the base in an adapter's config.
+
+    Args:
+        adapter (`Path`): directory of the adapter.
+        base (`str`): a directory or a repository's name.
+    """
     path = adapter / _ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base

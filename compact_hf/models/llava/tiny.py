@@ -1,9 +1,9 @@
-"""A LLaVA small enough to train on a CPU, built here from nothing: no download, no weights given.
+"""Builds a randomly initialized LLaVA that is small enough to train on a CPU, without any download.
 
-Texts in (what the student is to read and write), a folder out that `from_pretrained` and
-`trl sft --model_name_or_path` load: model, tokenizer, processor and the training chat template. It has every part
-the real one has (CLIP tower, two-layer projector, Llama, 'pad to square' preprocessing), each of them small, so the
-whole line of tuning and judging runs for real on a laptop. It knows nothing before it is trained.
+It takes the texts that the model will read and write, and trains a tokenizer on them. The result is a directory with
+model, tokenizer, processor and training chat template, which `from_pretrained` and `trl sft --model_name_or_path` load.
+The model has all parts of LLaVA-1.5 (CLIP tower, two-layer projector, Llama, padding of images to squares), only
+smaller, so that tuning and evaluation can run on a laptop with the same code.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ _SPECIAL_TOKENS: Final = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """How small.
+    """Dimensions of a tiny LLaVA.
 
     Attributes:
-        image_size (`int`): of the square that the tower sees, in pixels.
-        patch_size (`int`): of a patch, in pixels; divides `image_size`.
-        hidden_size (`int`): of the tower and of the language model.
-        vision_heads, text_heads (`int`): of attention.
-        vision_layers, text_layers (`int`)
-        vocab_size (`int`): how many tokens there can be.
+        image_size (`int`): width and height of the tower's input, in pixels.
+        patch_size (`int`): width and height of a patch, in pixels; divides `image_size`.
+        hidden_size (`int`): hidden size of the tower and of the language model.
+        vision_heads (`int`): attention heads of the tower.
+        text_heads (`int`): attention heads of the language model.
+        vision_layers (`int`): layers of the tower.
+        text_layers (`int`): layers of the language model.
+        vocab_size (`int`): maximum size of the vocabulary.
     """
 
     image_size: int = 112
@@ -49,12 +51,12 @@ class ModelSize:
 
     @property
     def image_tokens(self) -> int:
-        """How many tokens an image becomes."""
+        """Number of tokens per image."""
         return (self.image_size // self.patch_size) ** 2
 
 
 TINY_SIZE: Final = ModelSize()
-"""1.5 million parameters: steps of a few milliseconds, for tests and benchmarks."""
+"""1.5 million parameters: a training step takes a few milliseconds. For tests and benchmarks."""
 STUDENT_SIZE: Final = ModelSize(
     image_size=120,
     patch_size=12,
@@ -65,34 +67,34 @@ STUDENT_SIZE: Final = ModelSize(
     text_layers=4,
     vocab_size=1024,
 )
-"""1.8 million parameters, which learn to look at drawn scenes in an hour.
+"""1.8 million parameters, which learn to see drawn scenes in an hour of training.
 
-Columns of things in a scene's background stand two patches of 12 pixels apart, so that the same patch shows the same
-part of a thing in each of them.
+In the background of a scene, columns of objects are 24 pixels apart, two patches of 12 pixels, so that corresponding
+patches show the same part of each object.
 """
 
 
 def build_tiny(out: Path, texts: Iterable[str], *, seed: int, size: ModelSize = TINY_SIZE) -> Path:
-    """Build a tiny LLaVA with freshly drawn weights and save it in the folder `out`.
+    """Build a tiny LLaVA with random weights and save it.
 
     Args:
-        out (`Path`): a folder that does not exist yet, or is empty.
-        texts (`Iterable[str]`): questions and answers; words that stand there become one token each as long as
-            the vocabulary lasts, anything else is spelt in bytes, so nothing is unknown.
-        seed (`int`): of the weights. The same texts and seed give the same files.
-        size (`ModelSize`, *optional*, defaults to `TINY_SIZE`)
+        out (`Path`): a new or empty directory.
+        texts (`Iterable[str]`): questions and answers. Words in them become one token each, as long as the vocabulary
+            suffices; all other text is encoded in bytes, so that there are no unknown tokens.
+        seed (`int`): random seed of the weights. The same texts and seed give the same files.
+        size (`ModelSize`, *optional*, defaults to `TINY_SIZE`): dimensions of the model.
 
     Returns:
         `Path`: `out`.
 
     Raises:
-        TuningError: `out` already holds something.
+        TuningError: if `out` is not empty.
     """
     import torch
     from transformers import LlavaForConditionalGeneration
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TuningError(f"{out} already holds something; the tiny model needs a new or empty folder")
+        raise TuningError(f"{out} is not empty: give a new or empty directory for the tiny model")
     tokenizer = _train_tokenizer(texts, size.vocab_size)
     processor = build_llava_processor(tokenizer, image_size=size.image_size, patch_size=size.patch_size)
     with torch.random.fork_rng(devices=[]):
@@ -107,9 +109,10 @@ def build_tiny(out: Path, texts: Iterable[str], *, seed: int, size: ModelSize = 
 
 
 def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on the texts and on the chat template's own words.
+    """Train a byte-level BPE tokenizer on the texts and on the words of the chat template.
 
-    The sentences that stand around every question become one token each, which makes a row a fifth shorter.
+    The system prompt and the answer instruction, which are part of every question, become one token each. This makes
+    rows 20% shorter.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -125,7 +128,8 @@ def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # A word inside a sentence carries the space before it: so must an answer that is one word.
+    # In byte-level BPE a word within a sentence includes the space before it. Texts get one too, so that a one-word
+    # answer becomes the same token.
     spaced_texts = (f" {text}" for text in texts)
     bpe.train_from_iterator((template_text, *spaced_texts), trainer)
     bpe.add_tokens([AddedToken(sentence, normalized=False) for sentence in sentences])
@@ -142,7 +146,7 @@ def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
 
 
 def _render_empty_turn() -> str:
-    """Return what stands around every question, so that its words are tokens too."""
+    """Return the chat template's text around an empty question and answer."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     messages = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
@@ -151,26 +155,30 @@ def _render_empty_turn() -> str:
 
 
 def _initialize_vision(model: Any, size: ModelSize) -> None:
-    """Start with eyes that know where they look, and let through what they see.
+    """Initialize position embeddings with sines and cosines, and the projector for a small hidden size.
 
-    transformers draws the places of patches twenty times weaker than what the patches show, and the projector's
-    weights for widths of thousands. A model this narrow then learns for hundreds of steps from the words alone.
+    transformers initializes position embeddings with values twenty times smaller than patch embeddings, and the
+    projector for hidden sizes of thousands. A model this narrow then ignores the image for hundreds of steps and learns
+    from the text alone.
     """
     import torch
 
     grid_size, quarter = size.image_size // size.patch_size, size.hidden_size // 4
+    # A quarter of the hidden size each for sine and cosine, of the row and of the column: (grid, hidden / 2).
     angles = torch.arange(grid_size)[:, None] / 100 ** (torch.arange(quarter) / quarter)
     encoding = torch.cat([angles.sin(), angles.cos()], dim=1)
     rows, columns = encoding[:, None].expand(-1, grid_size, -1), encoding[None].expand(grid_size, -1, -1)
     position_embedding = model.model.vision_tower.embeddings.position_embedding.weight
     projector = model.model.multi_modal_projector
     with torch.no_grad():
+        # Row 0 belongs to the class token. (grid, grid, hidden) becomes (patches, hidden).
         position_embedding[1:] = 0.5 * torch.cat([rows, columns], dim=2).flatten(0, 1)
         for layer in (projector.linear_1, projector.linear_2):
             layer.weight.normal_(std=size.hidden_size**-0.5)
 
 
 def _build_config(tokenizer: PreTrainedTokenizerFast, size: ModelSize) -> LlavaConfig:
+    """Return the config of a tiny LLaVA for this tokenizer."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     vision_config = CLIPVisionConfig(
@@ -186,8 +194,8 @@ def _build_config(tokenizer: PreTrainedTokenizerFast, size: ModelSize) -> LlavaC
         hidden_size=size.hidden_size,
         intermediate_size=3 * size.hidden_size,
         num_hidden_layers=size.text_layers,
-        # The usual 0.02 suits widths of thousands: drawn that small, a model this narrow stays long with the most
-        # frequent answers (450 steps on 650 questions about scenes: 12.7% right on new scenes instead of 21.6%).
+        # The usual 0.02 suits hidden sizes of thousands. With it, a model this narrow gives only the most frequent
+        # answers for long (after 450 steps on 650 questions about scenes, 12.7% correct on new scenes, not 21.6%).
         initializer_range=size.hidden_size**-0.5 / 2,
         num_attention_heads=size.text_heads,
         max_position_embeddings=MAX_TOKENS,
@@ -200,7 +208,7 @@ def _build_config(tokenizer: PreTrainedTokenizerFast, size: ModelSize) -> LlavaC
         vision_config=vision_config,
         text_config=text_config,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        # Every layer of so small a tower is needed; LLaVA-1.5 leaves out CLIP's last one (-2).
+        # Use all layers of this small tower; LLaVA-1.5 leaves out the last layer of CLIP (-2).
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         image_seq_length=size.image_tokens,

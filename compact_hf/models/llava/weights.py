@@ -1,16 +1,16 @@
-"""Convert the weights of a base: the parts' files to safetensors shards and their index, one shard in memory at a time.
+"""Converts the weights of the parts to the safetensors shards of a base, one shard in memory at a time.
 
-    language model   model.* and lm_head.weight   -> language_model.*, with rows for the tokens that were added
-    vision tower     vision_model.*               -> vision_tower.vision_model.*; CLIP's text side is left out
+    language model   model.* and lm_head.weight   -> language_model.*, with rows for the added tokens
+    vision tower     vision_model.*               -> vision_tower.vision_model.*; CLIP's text model is left out
     projector        model.mm_projector.{0,2}.*   -> multi_modal_projector.linear_{1,2}.*
 
-Every name and shape is compared with what the model needs before the first byte is written: nothing is missing, nothing
-is left over, and nothing is drawn at random. The names are those of llava-hf's repositories, which transformers of all
-versions and vLLM read.
+All names and shapes are compared with those of the model before the first byte is written: no weight is missing,
+unexpected or initialized at random. The names are those of llava-hf's repositories, which all versions of transformers
+and vLLM can read.
 
-Parts are safetensors or PyTorch's pickles. A pickle is read with `weights_only`, so that nothing in it is run. Either
-kind is mapped into memory, not read: what a caller does not ask for costs nothing. Pickles of before PyTorch 1.6 cannot
-be mapped and are read whole.
+Parts are safetensors files or PyTorch pickles. Pickles are loaded with `weights_only`, so that no code in them is
+executed. Files are memory-mapped, so that only the requested tensors are read; pickles from before PyTorch 1.6 cannot
+be mapped and are read completely.
 """
 
 from __future__ import annotations
@@ -36,10 +36,14 @@ if TYPE_CHECKING:
 
 
 def read_tensors(path: Path, keys: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Return some of a file's tensors by key; the file is closed with the last of them.
+    """Return some tensors of a file by key; the file stays open as long as one of them is in use.
+
+    Args:
+        path (`Path`): a safetensors file or a pickle.
+        keys (`Iterable[str]`): keys of the tensors.
 
     Raises:
-        TuningError: the file cannot be read.
+        TuningError: if the file cannot be read.
     """
     if not _is_safetensors(path):
         state_dict = _load_pickle(path, on_meta=False)
@@ -50,23 +54,30 @@ def read_tensors(path: Path, keys: Iterable[str]) -> dict[str, torch.Tensor]:
 
 
 def read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Return key -> (shape, dtype) without reading the tensors.
+    """Return key -> (shape, dtype) of a file's tensors without reading the tensors.
+
+    Args:
+        path (`Path`): a safetensors file or a pickle.
 
     Raises:
-        TuningError: the file cannot be read, or holds something else than tensors by name.
+        TuningError: if the file cannot be read, or is not a dictionary of tensors.
     """
     if _is_safetensors(path):
         with _translate_read_errors(path):
             state_dict = read_tensors(
                 path, list(_open_safetensors(path).keys())
-            )  # mapped; slices would not tell torch's dtype
+            )  # memory-mapped tensors, because slices do not have a torch dtype
     else:
         state_dict = _load_pickle(path, on_meta=True)
     return {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in state_dict.items()}
 
 
 def is_mappable(path: Path) -> bool:
-    """Return whether a file's tensors can be read one by one."""
+    """Return whether a file can be memory-mapped, so that its tensors can be read one by one.
+
+    Args:
+        path (`Path`): a safetensors file or a pickle.
+    """
     return _is_safetensors(path) or zipfile.is_zipfile(path)
 
 
@@ -77,6 +88,7 @@ def _open_safetensors(path: Path) -> Any:
 
 
 def _load_pickle(path: Path, *, on_meta: bool) -> dict[str, torch.Tensor]:
+    """Return the tensors of a pickle, mapped into memory or, for shapes and dtypes only, on the meta device."""
     import torch
 
     with _translate_read_errors(path):
@@ -84,7 +96,9 @@ def _load_pickle(path: Path, *, on_meta: bool) -> dict[str, torch.Tensor]:
             path, map_location="meta" if on_meta else "cpu", mmap=is_mappable(path) and not on_meta, weights_only=True
         )
     if not isinstance(state_dict, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state_dict.values()):
-        raise TuningError(f"{path.name} does not hold tensors by name; give weights as torch.save writes them")
+        raise TuningError(
+            f"{path.name} is not a dictionary of tensors: give weights that torch.save wrote from a state_dict"
+        )
     return state_dict
 
 
@@ -94,32 +108,33 @@ def _is_safetensors(path: Path) -> bool:
 
 @contextmanager
 def _translate_read_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a file into a `TuningError` that names it."""
     from safetensors import SafetensorError
 
     try:
         yield
     except pickle.UnpicklingError as error:
         raise TuningError(
-            f"{path.name} is no pickle of tensors alone, and others are not opened, as they may run anything; "
-            "give it as safetensors"
+            f"{path.name} contains other objects than tensors, and such pickles are not loaded because they can run "
+            "code: convert it to safetensors"
         ) from error
     except (OSError, EOFError, RuntimeError, SafetensorError) as error:
-        raise TuningError(f"{path.name} cannot be read ({first_line(error)}); fetch or save it again") from error
+        raise TuningError(f"{path.name} cannot be read ({first_line(error)}): download or save it again") from error
 
 
 SHARD_BYTES: Final = 2_000_000_000
-"""At most so much of one file, unless a single weight is larger; it bounds the memory that assembling takes."""
+"""Maximum size of a shard, unless a single weight is larger; it bounds the memory that assembling takes."""
 INDEX_FILE: Final = "model.safetensors.index.json"
 
 _RESIZED_WEIGHTS: Final = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
-_SUM_CHUNK_ROWS: Final = 4096  # are summed at a time
-# Computed from the config, or no part of the model here.
+_SUM_CHUNK_ROWS: Final = 4096  # rows that are converted to float64 at a time, which bounds memory
+# Keys without a counterpart in the base: they are computed from the config, or belong to CLIP's text model.
 _SKIPPED_KEYS: Final = {
     "language model": ("rotary_emb.inv_freq",),
     "vision tower": ("position_ids", "text_model.", "text_projection.", "visual_projection.", "logit_scale"),
     "projector": (),
 }
-_PROJECTOR_LAYERS: Final = {"0": "linear_1", "2": "linear_2"}
+_PROJECTOR_LAYERS: Final = {"0": "linear_1", "2": "linear_2"}  # 1 is the activation between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +142,11 @@ class Weight:
     """One tensor of the base, before it is read.
 
     Attributes:
-        file (`Path`): where it lies.
-        key (`str`): its name there.
+        file (`Path`): the part's file that contains it.
+        key (`str`): its key in that file.
         name (`str`): its name in the base.
-        shape (`tuple[int, ...]`): in the base.
-        dtype (`torch.dtype`): in the base.
+        shape (`tuple[int, ...]`): its shape in the base.
+        dtype (`torch.dtype`): its dtype in the base.
     """
 
     file: Path
@@ -146,7 +161,11 @@ class Weight:
 
 
 def expected_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
-    """Return what a base of this config consists of: name on disk -> shape."""
+    """Return the weights of a base with this config: name on disk -> shape.
+
+    Args:
+        config (`LlavaConfig`): the base's config.
+    """
     import torch
     from transformers import LlavaForConditionalGeneration
 
@@ -159,15 +178,16 @@ def expected_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def find_weights(parts: tuple[Part, ...], config: LlavaConfig, *, dtype: torch.dtype | None) -> list[Weight]:
-    """Return the base's weights in the order in which they are read; only the heads of the files are.
+    """Return the base's weights in the order of the parts' files, of which only the headers are read.
 
     Args:
-        parts (`tuple[Part, ...]`): all three.
-        config (`LlavaConfig`): of the base.
-        dtype (`torch.dtype`, *optional*): to round to; None leaves every weight as it is stored.
+        parts (`tuple[Part, ...]`): the three parts.
+        config (`LlavaConfig`): the base's config.
+        dtype (`torch.dtype`, *optional*): dtype to convert to; None keeps the stored dtype of each weight.
 
     Raises:
-        TuningError: a file cannot be read; or a weight is missing, left over, of another shape, or not floating point.
+        TuningError: if a file cannot be read, or a weight is missing, unexpected, of another shape, or not floating
+            point.
     """
     expected, weights = expected_shapes(config), dict[str, Weight]()
     for part in parts:
@@ -178,11 +198,13 @@ def find_weights(parts: tuple[Part, ...], config: LlavaConfig, *, dtype: torch.d
                 if name is None or (config.tie_word_embeddings and name == "language_model.lm_head.weight"):
                     continue
                 if name not in expected:
-                    raise TuningError(f"{part} has {key}, for which LLaVA-1.5 has no place; give one of its kind")
+                    raise TuningError(
+                        f"{part} has the weight {key}, which LLaVA-1.5 does not have: give a model of the right kind"
+                    )
                 if name in weights:
-                    raise TuningError(f"{part} has {key} twice; give one that was saved whole")
+                    raise TuningError(f"{part} has {key} twice: save it again, without duplicate shards")
                 if not stored_dtype.is_floating_point:
-                    raise TuningError(f"{part} has {key} as {stored_dtype}; give it in floating point, not quantized")
+                    raise TuningError(f"{part} has {key} as {stored_dtype}: give it in floating point, not quantized")
                 _check_shape(part, key, name, shape, expected[name], config)
                 weights[name] = Weight(file, key, name, expected[name], dtype or stored_dtype)
         _check_complete(part, expected, weights)
@@ -192,21 +214,22 @@ def find_weights(parts: tuple[Part, ...], config: LlavaConfig, *, dtype: torch.d
 def write_weights(
     weights: list[Weight], directory: Path, *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Write the shards and the index into a folder.
+    """Write the shards and their index.
 
-    The rows of tokens that were added are the mean of all the others, in the embeddings and in the head each, which is
-    LLaVA's own rule (`smart_tokenizer_and_embedding_resize`): an added token is then never likely, and the same parts
-    give the same bytes. llava-hf's conversion draws them around the mean of the embeddings instead, for the head too.
-    No row of them is ever read or learnt: `<image>` is replaced by features, `<pad>` is masked.
+    The rows of added tokens are the mean of all other rows, computed separately for embeddings and head. This is
+    LLaVA's rule (`smart_tokenizer_and_embedding_resize`): added tokens are never likely, and the same parts give the
+    same bytes. llava-hf's conversion differs: it draws these rows at random around the mean of the embeddings, even for
+    the head. None of these rows is ever used or trained: `<image>` is replaced by image features, `<pad>` is masked.
 
     Args:
-        weights (`list[Weight]`): as `find_weights` returns them.
-        directory (`Path`): is there and empty.
-        on_progress (`Callable[[int, int], None]`, *optional*): is told the bytes written, and of how many.
+        weights (`list[Weight]`): the result of `find_weights`.
+        directory (`Path`): an existing empty directory.
+        on_progress (`Callable[[int, int], None]`, *optional*): called after each shard with the bytes written so far,
+            and their total.
 
     Raises:
-        TuningError: a weight is not finite, or gets so by rounding; or a file cannot be read any more.
-        OSError: there is no room for a shard.
+        TuningError: if a weight is not finite, before or after rounding, or a file can no longer be read.
+        OSError: if a shard cannot be written.
     """
     shards = _split_shards(weights)
     total, done = sum(weight.nbytes for weight in weights), 0
@@ -220,12 +243,16 @@ def write_weights(
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for name in set(weight_map.values()):
-        # safetensors makes files that nobody else may read, whatever the umask.
+        # safetensors creates files that only their owner can read, regardless of the umask.
         shutil.copymode(directory / INDEX_FILE, directory / name)
 
 
 def estimate_peak_memory(weights: list[Weight]) -> int:
-    """Return the bytes that `write_weights` holds at once: a shard, and a file that can only be read whole."""
+    """Return the peak memory of `write_weights` in bytes: the largest shard, and the largest file that is not mapped.
+
+    Args:
+        weights (`list[Weight]`): the result of `find_weights`.
+    """
     unmapped_sizes = [file.stat().st_size for file in {weight.file for weight in weights} if not is_mappable(file)]
     return max(sum(weight.nbytes for weight in shard) for shard in _split_shards(weights)) + max(
         unmapped_sizes, default=0
@@ -233,11 +260,11 @@ def estimate_peak_memory(weights: list[Weight]) -> int:
 
 
 def _write_shard(shard: list[Weight], path: Path) -> None:
-    """Write one shard; its tensors are let go when it returns, before those of the next are read."""
+    """Write one shard; its tensors are freed when this returns, before those of the next shard are read."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    # Opened anew for each shard: what was mapped for the one before counts as memory in use until it is closed.
+    # Files are opened again for each shard: mapped pages count as used memory until the file is closed.
     sources = read_tensors(shard[0].file, [weight.key for weight in shard])
     converted = {weight.name: _convert_tensor(sources[weight.key], weight) for weight in shard}
     try:
@@ -247,7 +274,7 @@ def _write_shard(shard: list[Weight], path: Path) -> None:
 
 
 def _convert_tensor(source: torch.Tensor, weight: Weight) -> torch.Tensor:
-    """Return a tensor with the rows that it lacks, in the dtype that it shall have."""
+    """Return a tensor in the dtype of the base, with rows for the added tokens."""
     import torch
 
     tensor = source.to(weight.dtype)
@@ -258,16 +285,16 @@ def _convert_tensor(source: torch.Tensor, weight: Weight) -> torch.Tensor:
         tensor = torch.cat([tensor, (row_sum / len(source)).to(weight.dtype).expand(missing_rows, -1)])
     if not all(bound.isfinite() for bound in tensor.aminmax()):
         raise TuningError(
-            f"{weight.key} in {weight.file.name} holds values that are no finite {weight.dtype}; fetch it again, or "
-            "choose bfloat16 or float32"
+            f"{weight.key} in {weight.file.name} has values that are not finite in {weight.dtype}: download it again, "
+            "or choose bfloat16 or float32"
         )
-    # Weights of one file may share their storage, which safetensors refuses to write.
+    # Weights of the same file may share a storage, which safetensors refuses to write.
     has_own_storage = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == weight.nbytes
     return tensor if has_own_storage else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _split_shards(weights: list[Weight]) -> list[list[Weight]]:
-    """Return the weights in files of at most `SHARD_BYTES`, each with weights of one file of a part."""
+    """Split the weights into shards of at most `SHARD_BYTES`, each with weights of a single source file."""
     shards: list[list[Weight]] = [[]]
     size = 0
     for weight in weights:
@@ -280,7 +307,7 @@ def _split_shards(weights: list[Weight]) -> list[list[Weight]]:
 
 
 def _saved_name(name: str) -> str:
-    """Return the name on disk of a weight of `LlavaForConditionalGeneration`."""
+    """Return the name on disk of a weight of `LlavaForConditionalGeneration`, given its name in memory."""
     if name == "lm_head.weight":
         return "language_model.lm_head.weight"
     name = name.removeprefix("model.")
@@ -289,7 +316,7 @@ def _saved_name(name: str) -> str:
 
 
 def _map_part_key(role: str, key: str) -> str | None:
-    """Return the name on disk of a part's weight, None for what a base does not need."""
+    """Return the name on disk of a part's weight, None if the base does not need it."""
     if any(key.startswith(affix) or key.endswith(affix) for affix in _SKIPPED_KEYS[role]):
         return None
     if role == "language model":
@@ -303,19 +330,21 @@ def _map_part_key(role: str, key: str) -> str | None:
 def _check_shape(
     part: Part, key: str, name: str, shape: tuple[int, ...], base_shape: tuple[int, ...], config: LlavaConfig
 ) -> None:
+    """Raise if a weight does not have the shape of the base; embeddings and head lack the rows of added tokens."""
     expected = (config.image_token_index, *base_shape[1:]) if name in _RESIZED_WEIGHTS else base_shape
     if shape == expected:
         return
-    message = f"{part} has {key} as {list(shape)}, and it has to be {list(expected)}"
+    message = f"{part} has {key} of shape {list(shape)}, but it has to be {list(expected)}"
     if part.role == "projector":
         raise TuningError(
             f"{message}, from the vision tower's {config.vision_config.hidden_size} to the language model's "
-            f"{config.text_config.hidden_size}; give the projector that was trained between these two"
+            f"{config.text_config.hidden_size}: give the projector that was trained for these two"
         )
-    raise TuningError(f"{message} by its own config.json; fetch or save it again")
+    raise TuningError(f"{message} according to its config.json: download or save it again")
 
 
 def _check_complete(part: Part, expected: dict[str, tuple[int, ...]], present: Container[str]) -> None:
+    """Raise if a part lacks weights of the base."""
     prefixes = {
         "language model": "language_model.",
         "vision tower": "vision_tower.",
@@ -323,4 +352,4 @@ def _check_complete(part: Part, expected: dict[str, tuple[int, ...]], present: C
     }
     if missing := [name for name in expected if name.startswith(prefixes[part.role]) and name not in present]:
         suffix = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise TuningError(f"{part} has nothing for {missing[0]}{suffix}; give one that was saved whole")
+        raise TuningError(f"{part} lacks the weights for {missing[0]}{suffix}: give a complete model")

@@ -1,4 +1,7 @@
-"""LLaVA-NeXT (LLaVA-1.6): LLaVA's parts, and each image as a whole and in tiles, whose number its shape decides."""
+"""Defines the model family of LLaVA-NeXT (LLaVA-1.6).
+
+Its parts are those of LLaVA. It encodes each image as a whole and in tiles; the image's shape determines their number.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,16 @@ from compact_hf.models.llava.family import LLAVA_PARTS, llava_part_inputs
 
 
 class LlavaNext(ModelFamily):
-    """transformers' `llava_next`.
+    """The architecture `llava_next` of transformers.
 
-    Its checkpoints differ in their language models, and so in their conversations: no template goes with all of them.
-    TRL has one to train with for that of `llava-v1.6-mistral-7b-hf`.
+    The checkpoints have different language models and conversation formats, so there is no training template for all
+    of them. TRL has one for `llava-v1.6-mistral-7b-hf`.
     """
 
     label = "LLaVA-NeXT"
     parts: ClassVar = {
         **LLAVA_PARTS,
-        # The vector that ends each row of tiles is made by no module.
+        # `image_newline`, the vector at the end of each row of patches, is a parameter outside of all modules.
         "projector": Part(
             LLAVA_PARTS["projector"].modules, LLAVA_PARTS["projector"].lora_targets, parameters=("image_newline",)
         ),
@@ -26,17 +29,27 @@ class LlavaNext(ModelFamily):
     processor_settings = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
     lmms_eval_model = "llava_hf"
     card_text = (
-        "An image is read as a whole and in tiles, in the grid of `image_grid_pinpoints` that suits its shape: a wide "
-        "or a tall image becomes another number of tokens than a square one."
+        "An image is encoded as a whole and in tiles, in the grid of `image_grid_pinpoints` that fits its shape best. "
+        "The number of its tokens therefore depends on its shape."
     )
 
     def count_image_tokens(self, processor: Any, size: tuple[int, int]) -> int:
-        """Computed from the grid alone, as the processor does it: no image is cut into tiles for it."""
+        """Return the number of image tokens, computed from the grid as in the processor, without building an image.
+
+        Args:
+            processor (`LlavaNextProcessor`): the model's processor.
+            size (`tuple[int, int]`): width and height of the image, in pixels.
+        """
         width, height = size
         return int(processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0])
 
     def part_inputs(self, config: Any, num_images: int) -> dict[str, dict[str, tuple[int, ...]]]:
-        """As many tiles of each image as there can be, and the whole of it."""
+        """Return the input shapes of tower and projector for the maximum number of tiles, and the whole image.
+
+        Args:
+            config (`LlavaNextConfig`): configuration of the model.
+            num_images (`int`): number of images in the batch.
+        """
         tile = config.vision_config.image_size
         tiles = 1 + max((height // tile) * (width // tile) for height, width in config.image_grid_pinpoints)
         return llava_part_inputs(config, num_images * tiles)

@@ -1,7 +1,7 @@
-"""The three parts of a base at tiny size, saved as the real ones are, and what they compute, straight through.
+"""Writes tiny versions of the three parts of a base in the real formats, and computes their logits directly.
 
-Llama in two `.bin` shards with Vicuna's odds and ends; the whole of CLIP in one `.bin` in float32; the projector as
-LLaVA's pre-training saves it; a real SentencePiece model of 32,000 tokens.
+The Llama has two `.bin` shards and the additional files of Vicuna; the whole CLIP is one `.bin` file in float32; the
+projector is saved as by LLaVA's pre-training; the tokenizer is a real SentencePiece model of 32,000 tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STD: Final = [0.2, 0.3, 0.25]
 
 @dataclass(frozen=True)
 class Parts:
-    """Where they lie, and the models that were saved there."""
+    """Paths of the parts, and the models that were saved there."""
 
     language: Path
     vision: Path
@@ -32,7 +32,7 @@ class Parts:
     layers: dict[str, Any]
 
     def to_kwargs(self) -> dict[str, str]:
-        """The arguments of `assemble_base`."""
+        """Return the arguments of `assemble_base`."""
         return {
             "language_model": str(self.language),
             "vision_tower": str(self.vision),
@@ -40,7 +40,7 @@ class Parts:
         }
 
     def logits(self, ids: Any, pixels: Any) -> Any:
-        """(1, tokens, rows of the language model) for one row of ids in which the picture's place is ROWS."""
+        """Return logits `(1, tokens, vocabulary)` for one row of ids in which ROWS marks the image."""
         import torch
 
         with torch.no_grad():
@@ -64,7 +64,7 @@ def save_parts(
     layers: int = 2,
     tied: bool = False,
 ) -> Parts:
-    """Make the parts with weights of a fixed seed. `dtype` is the language model's; Vicuna's is float16."""
+    """Write the parts with weights of a fixed seed. `dtype` is that of the language model; Vicuna has float16."""
     import torch
     from transformers import CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM
 
@@ -94,7 +94,7 @@ def save_parts(
                 text_config={**transformer_config, "vocab_size": 99, "bos_token_id": 1, "eos_token_id": 2},
             )
         ).eval()
-        # As drawn, the model is so weak that a wrong layer changes next to nothing.
+        # With the initial weights, a wrong layer would change the logits by almost nothing.
         for parameter in (*llama.parameters(), *clip.parameters()):
             parameter.data += 0.05 * torch.randn_like(parameter)
         shapes = {"0.weight": (width, 24), "0.bias": (width,), "2.weight": (width, width), "2.bias": (width,)}
@@ -114,7 +114,7 @@ def _save_language(directory: Path, llama: Any, *, legacy: bool | None) -> None:
     state = dict(llama.state_dict())
     if llama.config.tie_word_embeddings:
         del state["lm_head.weight"]
-    # Older checkpoints hold what is computed from the config today.
+    # Older checkpoints contain tensors that are computed from the config today.
     state |= {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.rand(4) for n in range(len(llama.model.layers))}
     names = list(state)
     shards = names[: len(names) // 2], names[len(names) // 2 :]
@@ -161,7 +161,7 @@ def _save_vision(directory: Path, clip: Any) -> None:
     (directory / "config.json").write_text(json.dumps(clip.config.to_dict()))
     preprocessor_config = {"crop_size": IMAGE_SIZE, "size": IMAGE_SIZE, "image_mean": MEAN, "image_std": STD}
     (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor_config))
-    # What nobody here needs, and nobody may download.
+    # Files that are not needed, and must not be downloaded.
     for name in ("tf_model.h5", "flax_model.msgpack"):
         (directory / name).write_bytes(bytes(1000))
 

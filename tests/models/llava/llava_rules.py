@@ -1,9 +1,9 @@
-"""LLaVA-1.5's preprocessing of a conversation, from its rules, on SentencePiece itself: an expectation to hold ours to.
+"""Reimplements LLaVA-1.5's preprocessing of conversations with SentencePiece alone, as the expected result of tests.
 
-Nothing of transformers, TRL or this package takes part. The rules were read in llava/train/train.py (`preprocess_v1`,
-`preprocess_multimodal`), llava/conversation.py (`vicuna_v1`), llava/mm_utils.py (`tokenizer_image_token`) and in the
-slow Llama tokenizer of transformers 4.37, with which LLaVA was trained. All that follows was compared once with those
-programs themselves, on Vicuna's own SentencePiece model and on the one used here.
+It does not use transformers, TRL or this package. The rules were taken from llava/train/train.py (`preprocess_v1`,
+`preprocess_multimodal`), llava/conversation.py (`vicuna_v1`), llava/mm_utils.py (`tokenizer_image_token`) and the slow
+Llama tokenizer of transformers 4.37, with which LLaVA was trained. This module was once compared with those programs,
+on Vicuna's SentencePiece model and on the one used here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Turns = list[tuple[str, str]]
 
 
 def render_conversation(turns: Turns, *, has_image: bool) -> str:
-    """The text: what is said follows its role and a space, and ends with a space or </s>; nothing said ends nothing."""
+    """Return the text: each message follows its role and a space, and ends with a space or </s> unless it is empty."""
     text = f"{SYSTEM} "
     for number, (question, answer) in enumerate(turns):
         if has_image and number == 0:
@@ -35,17 +35,17 @@ def render_conversation(turns: Turns, *, has_image: bool) -> str:
 
 
 class SlowLlamaTokenizer:
-    """The slow Llama tokenizer without special tokens but </s>, the only one that stands in a conversation's text."""
+    """The slow Llama tokenizer with </s> as the only special token, since conversations contain no other."""
 
     def __init__(self, model: Path, *, legacy: bool) -> None:
         self.legacy = legacy
         proto = ModelProto.FromString(model.read_bytes())
-        # With `legacy` whatever follows a special token begins with a space, else the text as a whole alone.
+        # With `legacy`, text after each special token begins with a space; otherwise only the whole text does.
         proto.normalizer_spec.add_dummy_prefix = legacy
         self._pieces = SentencePieceProcessor(model_proto=proto.SerializeToString())
 
     def __call__(self, text: str) -> list[int]:
-        """Tokens of a text, the first token (BOS) among them."""
+        """Return the tokens of a text, with the first token (BOS)."""
         ids = [BOS]
         for number, part in enumerate((text if self.legacy else f" {text}").split("</s>")):
             ids += [EOS] if number else []
@@ -53,13 +53,13 @@ class SlowLlamaTokenizer:
         return ids
 
     def tokenize_with_images(self, text: str) -> list[int]:
-        """Tokens of a text in which pictures stand, each part between them tokenized by itself."""
+        """Return the tokens of a text with images; the parts between images are tokenized separately."""
         first, *rest = [self(part) for part in text.split("<image>")]
         return first + [token for part in rest for token in [IMAGE_TOKEN_INDEX, *part[1:]]]
 
 
 def supervised_mask(tokenizer: SlowLlamaTokenizer, text: str) -> list[bool]:
-    """Which tokens the loss covers: by counting the tokens of each round and of what in it comes before the answer."""
+    """Return which tokens the loss covers, by counting the tokens of each round and those before its answer."""
     total = len(tokenizer.tokenize_with_images(text))
     mask = [False] * total
     position = 1
@@ -68,20 +68,20 @@ def supervised_mask(tokenizer: SlowLlamaTokenizer, text: str) -> list[bool]:
         if not round_ or len(parts) != 2:
             break
         length = len(tokenizer.tokenize_with_images(round_))
-        # BOS is counted, and the space after the colon, which belongs to the answer.
+        # The count includes BOS, and the space after the colon, which belongs to the answer.
         instruction_length = len(tokenizer.tokenize_with_images(f"{parts[0]} ASSISTANT: ")) - 2
         if number and not tokenizer.legacy:
-            # By itself a round begins with a space of its own: one token more than after </s>.
+            # Tokenized separately, a round begins with an additional space: one token more than after </s>.
             length, instruction_length = length - 1, instruction_length - 1
         for index in range(position + instruction_length, min(position + length, total)):
             mask[index] = True
         position += length
-    # Where the count does not come out even, LLaVA says "tokenization mismatch" and learns nothing from the row.
+    # If the counts differ, LLaVA reports a "tokenization mismatch" and masks the whole row.
     return mask if position == total else [False] * total
 
 
 def mask_spans(mask: list[bool]) -> list[tuple[int, int]]:
-    """Where supervised stretches begin and end: what a failed comparison should show."""
+    """Return begin and end of the supervised spans, which make a failed comparison readable."""
     boundaries = [
         index for index, (current, following) in enumerate(pairwise([False, *mask, False])) if current != following
     ]

@@ -1,4 +1,4 @@
-"""The assembled base computes what its parts compute, loads as any LLaVA does, and sees a picture as LLaVA does."""
+"""Checks that an assembled base computes the same as its parts, and that it loads and processes images like LLaVA."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def processor(base: Path) -> Any:
 
 
 def load_model(directory: Path, **arguments: Any) -> Any:
-    """The model, after every name and shape on disk was found to have its place."""
+    """Return the model, after checking that all names and shapes on disk match it."""
     from transformers import LlavaForConditionalGeneration
 
     model, report = LlavaForConditionalGeneration.from_pretrained(directory, output_loading_info=True, **arguments)
@@ -50,7 +50,7 @@ def load_model(directory: Path, **arguments: Any) -> Any:
 
 
 def read_tensors(directory: Path) -> dict[str, Any]:
-    """Every tensor by its name on disk, as the index finds it."""
+    """Return all tensors by name on disk, found through the index."""
     from safetensors import safe_open
 
     index = json.loads((directory / "model.safetensors.index.json").read_text())
@@ -68,7 +68,7 @@ def read_tensors(directory: Path) -> dict[str, Any]:
 def write_base(
     directory: Path, paths: dict[str, str], *, dtype: Any = None, on_progress: Any = lambda *_: None
 ) -> Path:
-    """The weights alone, without the tokenizer and the rest."""
+    """Write only the weights, without tokenizer and other files."""
     found_parts = tuple(find_part(role, path) for role, path in zip(ROLES, paths.values(), strict=True))
     directory.mkdir()
     write_weights(
@@ -156,7 +156,7 @@ def test_config_processor_and_generation_agree_on_the_added_tokens(base: Path, p
     assert config.text_config.pad_token_id == generation.pad_token_id == VOCAB_SIZE + 1
     assert (generation.bos_token_id, generation.eos_token_id) == (1, 2)
     assert (config.vision_feature_layer, config.vision_feature_select_strategy) == (-2, "default")
-    # Vicuna's sampling settings would be used, and its length reported as in conflict, at every call.
+    # If kept, Vicuna's sampling settings would be used, and every call would warn about its max_length.
     saved_config = json.loads((base / "generation_config.json").read_text())
     assert not saved_config.keys() & {"temperature", "top_p", "do_sample", "max_length"}
     assert (tokenizer.padding_side, tokenizer.model_max_length) == ("left", 4096)
@@ -221,7 +221,7 @@ def test_weights_in_other_formats_and_by_todays_names_give_the_same_base(
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(parts.language / name, tmp_path / "llama")
     shutil.copy(parts.vision / "preprocessor_config.json", tmp_path / "tower")
-    # Of before PyTorch 1.6: it cannot be mapped.
+    # The format before PyTorch 1.6, which cannot be memory-mapped.
     torch.save(parts.layers, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     paths = {"language": tmp_path / "llama", "vision": tmp_path / "tower", "projector": tmp_path / "old.bin"}
     tensors = read_tensors(write_base(tmp_path / "base", {role: str(path) for role, path in paths.items()}))

@@ -1,4 +1,4 @@
-"""A base from the Hub and onto it: the command as a user types it, its real client, and the Hub's double."""
+"""Assembles a base from parts on the Hub and pushes it, with the real command and client, on a test server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 @pytest.fixture
 def server(parts: Parts) -> Iterator[HubServer]:
-    """The Hub with the three parts under their own names."""
+    """Start a Hub that has the three parts under their real names."""
     with HubServer() as server:
         for name, directory in (
             (LANGUAGE_MODEL, parts.language),
@@ -41,7 +41,7 @@ def upload(repository: Repository, directory: Path) -> None:
 
 
 def fetched_files(server: HubServer) -> set[str]:
-    """Names of the files whose content was asked for."""
+    """Return the names of the files that were downloaded."""
     return {
         request.path.rpartition("/")[2]
         for request in server.requests
@@ -100,8 +100,8 @@ def test_a_dry_run_and_a_pinned_revision_fetch_no_weights_but_their_configs(serv
     process = run(server, COMPACT, *command, f"{LANGUAGE_MODEL}@v1.5", home=tmp_path / "home")
     assert process.returncode == 0, process.stderr
     assert f"language model {LANGUAGE_MODEL}@{pinned[:12]}" in process.stdout
-    # The whole of CLIP, both halves of Vicuna, the tokenizer that was fetched already left out.
-    assert re.search(r"would take at most 9 MB, with a vocabulary of 32064 tokens; to download: 9 MB", process.stderr)
+    # All of CLIP and both shards of Vicuna, without the tokenizer, which is in the cache already.
+    assert re.search(r"would be at most 9 MB with 32064 rows of vocabulary; to download: 9 MB", process.stderr)
     assert not [name for name in fetched_files(server) if name.endswith(".bin")]
     assert not (tmp_path / "base").exists()
 

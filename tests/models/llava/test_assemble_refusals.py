@@ -1,4 +1,4 @@
-"""What cannot become a base is refused in one line, before anything is written; what was begun does not look whole."""
+"""Checks that invalid parts are refused in one line before anything is written, and that partial output is hidden."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 @pytest.fixture
 def places(made: Parts, tmp_path: Path) -> dict[str, str]:
-    """The parts in folders of the test's own, to be damaged."""
+    """Copy the parts to directories that a test may damage."""
     shutil.copytree(made.language.parent, tmp_path / "parts")
     return {role: str(tmp_path / "parts" / Path(path).name) for role, path in made.to_kwargs().items()}
 
@@ -69,11 +69,11 @@ def set_integers(tensors: dict[str, Any]) -> None:
 
 
 LLAMA_SHARD = "pytorch_model-00001-of-00002.bin"
-# What is done to the parts' folders -> what is told.
+# Name -> (damage to the directories of the parts, expected message).
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a llava": (lambda at: edit_json(at / "vicuna/config.json", model_type="llava"), "is a LLaVA already"),
-    "a mistral": (lambda at: edit_json(at / "vicuna/config.json", model_type="mistral"), "of the kind mistral"),
-    "a siglip": (lambda at: edit_json(at / "clip/config.json", model_type="siglip"), "of the kind siglip"),
+    "a mistral": (lambda at: edit_json(at / "vicuna/config.json", model_type="mistral"), "has the model type mistral"),
+    "a siglip": (lambda at: edit_json(at / "clip/config.json", model_type="siglip"), "has the model type siglip"),
     "no kind": (lambda at: (at / "vicuna/config.json").write_text("{}"), "cannot be read"),
     "a width in words": (
         lambda at: edit_json(at / "vicuna/config.json", hidden_size="wide"),
@@ -85,36 +85,36 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a linear projector": (
         lambda at: edit_json(at / "projector/config.json", mm_projector_type="linear"),
-        "mm_projector_type 'linear'; LLaVA-1.5's base needs 'mlp2x_gelu'",
+        "mm_projector_type 'linear', but LLaVA-1.5 needs 'mlp2x_gelu'",
     ),
     "a projector of another width": (
         lambda at: edit_weights(at / "projector/mm_projector.bin", set_wrong_width),
-        "[32, 40], and it has to be [32, 24], from the vision tower's 24 to the language model's 32",
+        "[32, 40], but it has to be [32, 24], from the vision tower's 24 to the language model's 32",
     ),
     "half a projector": (
         lambda at: edit_weights(at / "projector/mm_projector.bin", drop_layer),
-        "has nothing for multi_modal_projector.linear_2.weight and 1 more",
+        "lacks the weights for multi_modal_projector.linear_2.weight and 1 more",
     ),
     "something else as a projector": (
         lambda at: shutil.copy(at / "clip/pytorch_model.bin", at / "projector/mm_projector.bin"),
-        "for which LLaVA-1.5 has no place",
+        "which LLaVA-1.5 does not have",
     ),
     "a projector that is not finite": (
         lambda at: edit_weights(at / "projector/mm_projector.bin", set_infinity),
-        "mm_projector.2.bias in mm_projector.bin holds values that are no finite torch.float32",
+        "mm_projector.2.bias in mm_projector.bin has values that are not finite in torch.float32",
     ),
     "a projector cut short": (lambda at: os.truncate(at / "projector/mm_projector.bin", 900), "cannot be read"),
     "an empty projector": (lambda at: os.truncate(at / "projector/mm_projector.bin", 0), "cannot be read"),
     "whole numbers": (
         lambda at: edit_weights(at / "clip/pytorch_model.bin", set_integers),
-        "as torch.int8; give it in floating point",
+        "as torch.int8: give it in floating point",
     ),
     "a shard less": (lambda at: (at / "vicuna" / LLAMA_SHARD).unlink(), "has 1 of its 2 shards"),
     "a shard twice": (
         lambda at: shutil.copy(at / "vicuna" / LLAMA_SHARD, at / "vicuna" / LLAMA_SHARD.replace("00001", "00002", 1)),
         "twice",
     ),
-    "a layer less": (lambda at: edit_json(at / "vicuna/config.json", num_hidden_layers=2), "has nothing for"),
+    "a layer less": (lambda at: edit_json(at / "vicuna/config.json", num_hidden_layers=2), "lacks the weights for"),
     "a layer more": (lambda at: edit_json(at / "clip/config.json", vision_config={}), "has to be"),
     "no weights": (lambda at: (at / "clip/pytorch_model.bin").unlink(), "lacks weights"),
     "no tokenizer": (lambda at: (at / "vicuna/tokenizer.model").unlink(), "lacks tokenizer.model or tokenizer.json"),
@@ -123,7 +123,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no normalization": (lambda at: (at / "clip/preprocessor_config.json").unlink(), "preprocessor_config.json"),
     "no patches": (
         lambda at: edit_json(at / "clip/config.json", vision_config={"image_size": 30, "patch_size": 14}),
-        "no whole number of its patches",
+        "which is not a multiple of its patch size 14",
     ),
 }
 
@@ -149,7 +149,7 @@ def test_a_pickle_that_would_run_something_is_not_opened(places: dict[str, str],
             return os.mkdir, (str(tmp_path / "sprung"),)
 
     torch.save({"model.mm_projector.0.weight": Trap()}, tmp_path / "trap.bin")
-    with pytest.raises(TuningError, match="no pickle of tensors alone"):
+    with pytest.raises(TuningError, match="contains other objects than tensors"):
         assemble_base(tmp_path / "base", **places | {"projector": str(tmp_path / "trap.bin")})
     assert not (tmp_path / "sprung").exists()
 
@@ -157,9 +157,9 @@ def test_a_pickle_that_would_run_something_is_not_opened(places: dict[str, str],
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"language_model": "nowhere/at/all"}, "it is no folder here, nor org/name"),
-        ({"vision_tower": "nowhere"}, "it is no folder here, nor org/name"),
-        ({"dtype": "int8"}, "there are stored, float16, bfloat16, float32"),
+        ({"language_model": "nowhere/at/all"}, "was not found: give a directory, or a repository on the Hub"),
+        ({"vision_tower": "nowhere"}, "was not found: give a directory, or a repository on the Hub"),
+        ({"dtype": "int8"}, "choose from stored, float16, bfloat16, float32"),
         ({"push_to": "base"}, "give namespace/name"),
         ({"private": True}, "give --push ORG/NAME too"),
     ],
@@ -173,7 +173,7 @@ def test_a_folder_with_something_else_and_a_file_are_left_alone(places: dict[str
     (tmp_path / "mine").mkdir()
     thesis = tmp_path / "mine" / "thesis.tex"
     thesis.write_text("years of work")
-    for out, message in ((thesis.parent, "something other than an assembled base"), (thesis, "is no folder")):
+    for out, message in ((thesis.parent, "something other than an assembled base"), (thesis, "is not a directory")):
         with pytest.raises(UsageError, match=message):
             assemble_base(out, **places)
     assert thesis.read_text() == "years of work"
@@ -186,7 +186,7 @@ def test_the_same_call_again_keeps_the_base_and_another_one_is_refused(places: d
     assert not assemble_base(out, **places).is_new
     with pytest.raises(UsageError, match="a base of other parts or another dtype"):
         assemble_base(out, **places, dtype="bfloat16")
-    # A projector trained anew in the same place, as large as before.
+    # A projector that was trained again in the same directory, of the same size.
     edit_weights(Path(places["projector"]) / "mm_projector.bin", lambda tensors: next(iter(tensors.values())).add_(1))
     with pytest.raises(UsageError, match="a base of other parts or another dtype"):
         assemble_base(out, **places)
@@ -196,7 +196,7 @@ def test_the_same_call_again_keeps_the_base_and_another_one_is_refused(places: d
 def test_a_kill_leaves_nothing_that_looks_whole_and_the_same_call_begins_anew(
     places: dict[str, str], tmp_path: Path
 ) -> None:
-    """Killed by itself after the first shard, when the most is there that may be mistaken for a model."""
+    """The process kills itself after the first shard, when the partial output looks most like a model."""
     source = """
 import json, os, signal, sys
 from compact_hf.models.llava.assemble import assemble_base
@@ -215,15 +215,17 @@ assemble_base(sys.argv[1], **json.loads(sys.argv[2]), on_progress=lambda *_: os.
 def test_too_small_a_disk_or_memory_is_told_before_anything_is_written(
     places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine's own figures are stood in for: no test can fill them."""
+    """Disk and memory sizes are simulated, because a test cannot fill them."""
     import psutil
 
     with monkeypatch.context() as patch:
         patch.setattr(assemble.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
-        with pytest.raises(TuningError, match=r"has 0\.0 GB free, and it takes 0\.0 GB for the base; make room"):
+        with pytest.raises(
+            TuningError, match=r"has 0\.0 GB free, but assembling takes 0\.0 GB for the base; free disk space"
+        ):
             assemble_base(tmp_path / "base", **places)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
-    with pytest.raises(TuningError, match=r"0\.0 GB of memory are free, and assembling takes 0\.0 GB"):
+    with pytest.raises(TuningError, match=r"not enough memory: 0\.0 GB are free, but assembling takes 0\.0 GB"):
         assemble_base(tmp_path / "base", **places)
     assert not (tmp_path / "base").exists()
 
@@ -237,7 +239,7 @@ def test_a_disk_needs_room_for_the_download_and_the_base_together(
         tmp_path / "base", assemble.DiskSpace(download_bytes=4_000_000_000, output_bytes=6_000_000_000)
     )
     with pytest.raises(
-        TuningError, match=r"has 10\.0 GB free, and it takes 7\.0 GB for the base and 4\.0 GB for parts"
+        TuningError, match=r"has 10\.0 GB free, but assembling takes 7\.0 GB for the base and 4\.0 GB for parts"
     ):
         assemble.check_disk_space(
             tmp_path / "base", assemble.DiskSpace(download_bytes=4_000_000_000, output_bytes=7_000_000_000)

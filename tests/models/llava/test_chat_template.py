@@ -1,6 +1,6 @@
-"""What a student reads and what it is trained to write, through TRL's own collator and trainer.
+"""Checks the tokens of training rows and which of them are learned, with TRL's own collator and trainer.
 
-What LLaVA makes of the same rows stands in llava_rules.py.
+llava_rules.py has the expected result: what LLaVA computes for the same rows.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def llava(legacy: bool) -> SlowLlamaTokenizer:
 
 @pytest.fixture(scope="module")
 def llama(legacy: bool) -> Any:
-    """A processor with a real SentencePiece model, and the numbers of `<image>` and `<pad>` in LLaVA-1.5."""
+    """Return a processor with a real SentencePiece model and the ids of `<image>` and `<pad>` in LLaVA-1.5."""
     from tokenizers import AddedToken
     from transformers import LlavaProcessor
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -133,7 +133,7 @@ def test_renders_llavas_text_with_the_spaces_that_sentencepiece_adds(llama: Any,
 
 
 def test_the_trainers_batches_are_llavas_too(llama: Any, llava: SlowLlamaTokenizer, tmp_path: Path) -> None:
-    """Through everything that `trl sft` does with a data set, before and in its data loader."""
+    """The rows go through all steps of `trl sft`, in preprocessing and in the data loader."""
     from datasets import Dataset, Features, List, Value
     from datasets import Image as ImageFeature
     from transformers import AutoModelForImageTextToText
@@ -179,7 +179,7 @@ def test_text_that_would_become_a_special_token_is_refused(llama: Any, turns: Tu
 
 
 def test_without_our_template_plain_trl_takes_an_end_token_in_an_answer_for_an_end(llama: Any) -> None:
-    """What the refusal is for: this is silent."""
+    """The reason why the template refuses such texts: plain TRL gives no error."""
     plain = (
         "{% for message in messages %}{% if message['role'] == 'assistant' %}{% generation %}"
         "{{ message['content'][0]['text'] }}{{ eos_token }}{% endgeneration %}{% endif %}{% endfor %}"
@@ -207,12 +207,12 @@ def test_too_long_a_row_is_cut_at_its_end_and_never_in_its_picture(llama: Any) -
     row = make_example([("What is it?", "red " * 100), ("And this?", "blue")], has_image=True)
     full = collate(llama, [row])
     length = full["input_ids"].shape[1]
-    # TRL keeps what is learnt before the cut, and is silent about what lies behind it.
+    # TRL trains on the answer tokens before max_length, and drops the others without a warning.
     truncated = collate(llama, [row], max_length=length - 20)
     assert truncated["labels"].tolist() == full["labels"][:, :-20].tolist()
     answer_positions = (full["labels"][0] != -100).nonzero()
     assert (collate(llama, [row], max_length=int(answer_positions[0]))["labels"] == -100).all()
-    # The picture stands near the beginning: a limit that reaches into it is an error, not a picture in part.
+    # The image is near the beginning: a limit within its tokens is an error, and does not give a partial image.
     image_positions = (full["input_ids"][0] == llama.image_token_id).nonzero()
     assert len(image_positions) == NUM_IMAGE_TOKENS
     for limit in range(int(image_positions[0]), int(image_positions[-1]) + 1):
@@ -288,7 +288,7 @@ def collate(
 
 
 def token_positions(processor: Any, batch: Any, row: int) -> list[int]:
-    """The places of a row's tokens, of a picture's only the first, without padding."""
+    """Return the positions of a row's tokens without padding; of an image, only the first one."""
     positions = []
     for token, run in groupby(
         range(len(batch["input_ids"][row])), key=lambda position: int(batch["input_ids"][row][position])
@@ -300,13 +300,13 @@ def token_positions(processor: Any, batch: Any, row: int) -> list[int]:
 
 
 def read_tokens(processor: Any, batch: Any, row: int = 0) -> list[int]:
-    """A row's tokens as LLaVA writes them, with one number for a picture."""
+    """Return a row's tokens as LLaVA represents them, with one id per image."""
     tokens = (int(batch["input_ids"][row][position]) for position in token_positions(processor, batch, row))
     return [IMAGE_TOKEN_INDEX if token == processor.image_token_id else token for token in tokens]
 
 
 def loss_mask(processor: Any, batch: Any, row: int = 0) -> list[bool]:
-    """Which of a row's tokens the loss covers; each of them stands for itself."""
+    """Return which of a row's tokens the loss covers, after checking that each label equals its token."""
     labels, ids = batch["labels"][row], batch["input_ids"][row]
     assert (ids[labels != -100] == labels[labels != -100]).all()
     return [int(labels[position]) != -100 for position in token_positions(processor, batch, row)]

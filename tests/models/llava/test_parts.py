@@ -1,4 +1,4 @@
-"""Which files of a part are needed."""
+"""Checks which files of a part are selected."""
 
 from __future__ import annotations
 

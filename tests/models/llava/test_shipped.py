@@ -1,4 +1,4 @@
-"""The student that ships: small, loadable, and with figures that say it has learnt to look."""
+"""Checks that the shipped student is small, can be loaded, and has scores that show that it uses the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_both_checkpoints_are_eight_megabytes_together_and_name_no_folder_of_the
     assert not [path for path in files if path.suffix == ".json" and b"/tmp" in path.read_bytes()]
 
 
-# PEFT 0.21 asks by the name that transformers 5.23 has deprecated.
+# PEFT 0.21 uses a property that transformers 5.23 has deprecated.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_the_adapter_loads_over_the_aligned_base(tmp_path: Path) -> None:
     from peft import PeftModel

@@ -1,4 +1,4 @@
-"""The tiny LLaVA: loads everywhere, is the same every time, and shows its model the picture as LLaVA does."""
+"""Checks that the tiny LLaVA loads everywhere, is reproducible, and processes images like LLaVA."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_wide_picture_is_padded_not_cropped(processor: Any) -> None:
     middle = TINY_SIZE.image_size // 2
     assert red[middle, 2] > 1 > 0 > green[middle, 2]
     assert red[middle, -3] > 1
-    # CLIP's mean colour is nought after normalising.
+    # CLIP's mean color is 0 after normalization.
     assert abs(pixels[:, 2, middle]).max() < 0.05
 
 
@@ -89,13 +89,13 @@ def test_known_words_are_one_token_and_nothing_is_unknown(processor: Any) -> Non
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(TuningError, match="already holds something"):
+    with pytest.raises(TuningError, match="is not empty"):
         build_tiny(tmp_path, TEXTS, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_what_stands_around_every_question_is_few_tokens(processor: Any) -> None:
-    """A row is mostly picture and question then, and a step the cheaper."""
+    """Rows then consist mostly of image and question, and steps are faster."""
     conversation = [{"role": "user", "content": f"\n{SHORT_ANSWER_INSTRUCTION}"}, {"role": "assistant", "content": ""}]
     token_ids = processor.tokenizer.apply_chat_template(conversation, return_dict=False)
     assert len(token_ids) < 12

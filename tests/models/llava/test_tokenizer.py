@@ -1,4 +1,4 @@
-"""The tokenizer cuts text as SentencePiece does, saved and loaded again too."""
+"""Checks that the tokenizer splits text as SentencePiece does, also after saving and loading."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 @given(text=TEXT)
 def test_cuts_any_text_as_sentencepiece_does(ours: list[Any], text: str) -> None:
-    # Without the first token, which the chat template writes.
+    # Without the first token, which the chat template adds.
     expected = REFERENCE(f"x{text}")[1:]
     for tokenizer in ours:
         assert tokenizer(f"x{text}").input_ids == expected

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT as a family: the tokens of an image by its shape, TRL's template, and what each part is."""
+"""Checks the family LLaVA-NeXT: image tokens by shape, TRL's template, and the parts of the model."""
 
 from __future__ import annotations
 

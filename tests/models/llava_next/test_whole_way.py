@@ -1,4 +1,4 @@
-"""A tiny LLaVA-NeXT goes the whole way: dry run, screening, tune, kill, resume, merge, evaluate, publish."""
+"""Runs a tiny LLaVA-NeXT through all steps: dry run, screening, tune, kill, resume, merge, evaluate, publish."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.training.samples import draw_image, make_settings, texts, write_relea
 
 pytestmark = [
     pytest.mark.usefixtures("preforked_training"),
-    # PEFT 0.21 still asks by the name that transformers 5.23 has deprecated.
+    # PEFT 0.21 still uses a property that transformers 5.23 has deprecated.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 SIZES = ((60, 40), (64, 64), (48, 120), (150, 40))
@@ -41,7 +41,7 @@ TRAIN = "projector@0.0002,language_model:lora,tower:lora@0.0005"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny`, a LLaVA-NeXT whose template marks no answers, and `release` with images of several shapes."""
+    """Write `tiny`, a LLaVA-NeXT whose template does not mark answers, and `release` with images of several shapes."""
     from trl.chat_template_utils import llava_next_chat_template
 
     directory = tmp_path_factory.mktemp("whole way")
@@ -88,7 +88,7 @@ def test_lengths_are_those_of_the_batches_of_training(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def student(folder: Path) -> Path:
-    """Tuned by LoRA beside the projector in full, killed after its first checkpoint, and resumed to the end."""
+    """Tune a LoRA with the projector in full; training is killed after its first checkpoint and resumed."""
     overrides, out = make_run(folder, "student", save_only_model="false", logging_steps="1"), folder / "student"
     children: list[int] = []
 
@@ -98,7 +98,7 @@ def student(folder: Path) -> Path:
         return child
 
     def kill(line: str) -> None:
-        # Once: what it had written before comes after its end, too.
+        # Only once: lines written before the kill arrive after it, too.
         if children and find_last_checkpoint(out):
             os.kill(children.pop(), signal.SIGKILL)
 
@@ -109,7 +109,7 @@ def student(folder: Path) -> Path:
             run(on_line=kill)
         lines: list[str] = []
         run(on_line=lines.append)
-    assert any(line.startswith("going on from") for line in lines)
+    assert any(line.startswith("resuming from") for line in lines)
     assert any("the projector's 0.0002, the tower's 0.0005" in line for line in lines)
     return out
 
@@ -164,5 +164,5 @@ told = Student("org/student@v1.0.0").answer([(draw_image("red"), "What color is 
 
 
 def test_a_part_that_the_family_lacks_is_named_before_anything_is_trained(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"LLaVA-NeXT has no part 'towr' to train; .*; did you mean tower\?"):
+    with pytest.raises(UsageError, match=r"LLaVA-NeXT has no part 'towr' to train: .*; did you mean tower\?"):
         dry_run("tiny-cpu", overrides=make_run(folder, "none"), train="towr")

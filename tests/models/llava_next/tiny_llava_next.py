@@ -1,4 +1,4 @@
-"""A LLaVA-NeXT as small as it gets, built from the tiny LLaVA's words: tiles of 28 pixels, two patches by two."""
+"""Builds a tiny LLaVA-NeXT with the vocabulary of the tiny LLaVA: tiles of 28 pixels, two by two patches."""
 
 from __future__ import annotations
 
