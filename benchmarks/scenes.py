@@ -1,6 +1,6 @@
 """Measures the speed of drawing scenes and writing three questions about each, on one core.
 
-    python benchmarks/scenes.py [--json] [--pictures N] [--repetitions R]
+    python benchmarks/scenes.py [--json] [--images N] [--repetitions R]
 
 Prints milliseconds per step and images per second (median and range of the repetitions). Each repetition uses new
 scenes. Times are CPU time, so that other work on the machine does not count.
@@ -53,17 +53,17 @@ def main() -> None:
     """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--pictures", type=int, default=200, help="number of images per repetition (default: 200)")
+    parser.add_argument("--images", type=int, default=200, help="number of images per repetition (default: 200)")
     parser.add_argument("--repetitions", type=int, default=5, help="number of repetitions (default: 5)")
     args = parser.parse_args()
     # The first scenes of a process are slower, because no sprites are cached yet. They are measured separately.
-    cold = measure(range(2_000_000, 2_000_000 + args.pictures))
-    starts = [3_000_000 + i * args.pictures for i in range(args.repetitions)]
-    runs = [measure(range(start, start + args.pictures)) for start in starts]
+    cold = measure(range(2_000_000, 2_000_000 + args.images))
+    starts = [3_000_000 + i * args.images for i in range(args.repetitions)]
+    runs = [measure(range(start, start + args.images)) for start in starts]
     image_steps = ("scene", "picture and PNG", "3 questions")
     rates = [1000 / sum(run[step] for step in image_steps) for run in runs]
     result = {
-        "pictures": args.pictures,
+        "pictures": args.images,
         "repetitions": args.repetitions,
         "milliseconds": {step: statistics.median(run[step] for run in runs) for step in runs[0]},
         "pictures_per_second": {"median": statistics.median(rates), "least": min(rates), "most": max(rates)},
@@ -78,7 +78,7 @@ def main() -> None:
         print(f"| {step} | {result['milliseconds'][step]:.2f} |")
     print(
         f"\n{statistics.median(rates):.0f} images with {QUESTIONS_PER_IMAGE} questions each per second and core "
-        f"({min(rates):.0f} to {max(rates):.0f}; the first {args.pictures} of a process: "
+        f"({min(rates):.0f} to {max(rates):.0f}; the first {args.images} of a process: "
         f"{result['pictures_per_second_cold']:.0f}; target: {TARGET_RATE})"
     )
 

@@ -203,8 +203,8 @@ def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str
 def _iter_facts(text: str) -> Iterator[tuple[str, str]]:
     """Yield (fact, line) for each line of a card that states something measurable.
 
-    Only facts are compared, so that the wording of a card can change between versions of this package: the title and the
-    rows of tables as they are; of other lines and of the heads of tables the numbers and what is quoted.
+    These are the title and the rows of tables as they are, and the numbers and quotations of other lines. Words are not
+    compared, so that they can change between versions of this package.
     """
     lines = text.splitlines()
     for line, next_line in zip(lines, [*lines[1:], ""], strict=True):
