@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument(
-        "--pictures", type=int, default=3000, help="number of images per run at full speed (default: 3000)"
+        "--images", type=int, default=3000, help="number of images per run at full speed (default: 3000)"
     )
     parser.add_argument("--client", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -50,7 +50,7 @@ def main() -> None:
         print(json.dumps(run_client(json.loads(args.client))))
         return
     with tempfile.TemporaryDirectory() as directory:
-        result = measure(Path(directory), args.pictures)
+        result = measure(Path(directory), args.images)
     print(json.dumps(result) if args.json else format_table(result))
 
 

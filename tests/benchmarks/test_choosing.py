@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import tables
 
 MAX_BYTES_A_ROW = 300
 
 
 def measure(rows: int) -> dict[str, Any]:
     """Return the results of the script, run in a new process; a forked process could reuse memory of its parent."""
-    script = Path(readme.__file__).with_name("choosing.py")
+    script = Path(tables.__file__).with_name("choosing.py")
     command = [sys.executable, script, "--rows", str(rows), "--json"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import tables
 from compact_hf import copy_student
 from compact_hf.evaluation.inference import Student
 from tests.evaluation.samples import load_questions
@@ -17,7 +17,7 @@ from tests.evaluation.samples import load_questions
 
 @pytest.fixture
 def evaluation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(readme.__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(tables.__file__).parent))
     return importlib.import_module("evaluation")
 
 

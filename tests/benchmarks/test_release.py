@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import tables
 from tests import preforked
 
-BENCHMARKS = Path(readme.__file__).parent
+BENCHMARKS = Path(tables.__file__).parent
 
 
 @pytest.fixture
@@ -55,6 +55,6 @@ def test_every_figure_is_measured_and_shown(
     assert (sample["rows"], sample["rejected"]) == (10, 0)
     assert 90 < annotated["questions"] <= 100, "ten images with two items of five questions; the last may have one item"
     assert release.format_table(result).count("\n| ") == 2 + 7 + 2 + 1 + 1 + 2
-    for label, figure, target in readme.release_rows(result):
+    for label, figure, target in tables.release_rows(result):
         assert label
         assert figure.strip(" /"), (label, target)

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import tables
 
 # PEFT 0.21 still uses an attribute that transformers 5.23 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -19,7 +19,7 @@ MACHINE = {"gpu": "", "cpu": "x", "cores": 2, "threads": 1, "torch": "2.0", "loa
 
 @pytest.fixture
 def training(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(readme.__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(tables.__file__).parent))
     return importlib.import_module("training")
 
 
@@ -33,8 +33,8 @@ def test_every_figure_is_measured_and_shown(training: ModuleType, tmp_path: Path
     setups = dict(list(training.build_setups(base_setup).items())[:3])
     results = json.loads(json.dumps({name: trained.measure(setup) for name, setup in setups.items()}))
     for figures in results.values():
-        assert set(readme.TRAINING_COLUMNS) <= set(figures)
-        assert all(figures[key] > 0 for key in readme.TRAINING_COLUMNS if key != "peak_mb")
+        assert set(tables.TRAINING_COLUMNS) <= set(figures)
+        assert all(figures[key] > 0 for key in tables.TRAINING_COLUMNS if key != "peak_mb")
         assert figures["of_peak"] < 1
         assert figures["waiting_for_rows"] < 1
     separate, plain, ours = results.values()
@@ -44,7 +44,7 @@ def test_every_figure_is_measured_and_shown(training: ModuleType, tmp_path: Path
     assert 2 < separate["tokens_per_question"] / plain["tokens_per_question"] < 3
     gains = training.compute_gains(results)
     assert gains["format"] == plain["questions_per_second"] / separate["questions_per_second"]
-    table = readme.format_training({"machine": MACHINE, "size": "tiny", "lines": results, "gains": gains})
+    table = tables.format_training({"machine": MACHINE, "size": "tiny", "lines": results, "gains": gains})
     assert table.count("\n| ") == len(setups)
     assert table.endswith("on x, 2 cores, 1 of them used for training, torch 2.0, load 0.0 to 1.0")
 
@@ -82,5 +82,5 @@ def test_a_switch_that_does_not_hold_is_told_in_its_line(training: ModuleType, t
     )
     figures = training.measure(setup)
     assert "none such" in figures["failed"]
-    table = readme.format_training({"machine": MACHINE, "size": "tiny", "lines": {"it": figures}, "gains": {}})
+    table = tables.format_training({"machine": MACHINE, "size": "tiny", "lines": {"it": figures}, "gains": {}})
     assert "| it | failed |" in table
