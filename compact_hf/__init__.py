@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from compact_hf.evaluation.evaluate import evaluate
     from compact_hf.evaluation.predict import read_predictions
     from compact_hf.evaluation.questions import Prediction
-    from compact_hf.evaluation.results_folder import Evaluation
+    from compact_hf.evaluation.results_directory import Evaluation
     from compact_hf.evaluation.significance import Comparison, compare
     from compact_hf.methods.annotate.annotate import AnnotationSummary, annotate
     from compact_hf.methods.augment.augment import augment
@@ -114,7 +114,7 @@ _HOME: Final = {
     "DatasetStats": "compact_hf.dataset.stats",
     "DemoOutput": "compact_hf.demo.run",
     "Difference": "compact_hf.dataset.diff",
-    "Evaluation": "compact_hf.evaluation.results_folder",
+    "Evaluation": "compact_hf.evaluation.results_directory",
     "Prediction": "compact_hf.evaluation.questions",
     "PublishedDataset": "compact_hf.dataset.publish",
     "PublishedModel": "compact_hf.training.publish",

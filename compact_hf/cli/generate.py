@@ -141,7 +141,9 @@ def add_generate(generate: argparse.ArgumentParser, argv: Sequence[str]) -> None
 def add_status(status: argparse.ArgumentParser) -> None:
     """Add the arguments of `compact status` to its parser."""
     set_command(status, _status, "compact status run")
-    status.add_argument("run_folder", metavar="RUN", type=Path, help="a run directory, or a directory with its shards")
+    status.add_argument(
+        "run_directory", metavar="RUN", type=Path, help="a run directory, or a directory with its shards"
+    )
     status.add_argument(
         "--price-in", type=float, metavar="USD", help="USD per million input tokens, if unknown to genai-prices"
     )
@@ -234,7 +236,7 @@ def _print_forecast(source: str, out: Path, settings: dict[str, Any]) -> int:
 def _status(args: argparse.Namespace) -> int:
     from compact_hf.methods.status import status
 
-    run_status = status(args.run_folder, price_in=args.price_in, price_out=args.price_out)
+    run_status = status(args.run_directory, price_in=args.price_in, price_out=args.price_out)
     if args.json:
         print_json(asdict(run_status))
         return 0

@@ -30,7 +30,7 @@ def add_publish(publish: argparse.ArgumentParser) -> None:
         "compact publish release org/compact; compact publish student org/student --base org/llava-base",
     )
     publish.add_argument(
-        "folder", type=Path, metavar="DIR", help="directory to publish; its contents decide the kind of repository"
+        "directory", type=Path, metavar="DIR", help="directory to publish; its contents decide the kind of repository"
     )
     publish.add_argument("repository", metavar="ORG/NAME", help="Hub repository; created if it does not exist")
     publish.add_argument(
@@ -61,19 +61,19 @@ def _publish(args: argparse.Namespace) -> int:
     from compact_hf.models.loading import has_model
 
     configure_hub_progress_bars()
-    is_model = has_model(args.folder)
-    is_space = not is_model and is_space_directory(args.folder)
+    is_model = has_model(args.directory)
+    is_space = not is_model and is_space_directory(args.directory)
     for kind, is_kind, names in (("model or adapter", is_model, _MODEL_OPTIONS), ("Space", is_space, _SPACE_OPTIONS)):
         options = [f"--{name}" for name in names if getattr(args, name) is not None]
         if options and not is_kind:
-            raise UsageError(f"{args.folder} is not a {kind}: {', '.join(options)} cannot be used with it")
+            raise UsageError(f"{args.directory} is not a {kind}: {', '.join(options)} cannot be used with it")
     return (_publish_model if is_model else _publish_space if is_space else _publish_release)(args)
 
 
 def _publish_release(args: argparse.Namespace) -> int:
     from compact_hf.dataset.publish import publish
 
-    result = publish(args.folder, args.repository, private=args.private, dry_run=args.dry_run, on_progress=log)
+    result = publish(args.directory, args.repository, private=args.private, dry_run=args.dry_run, on_progress=log)
     code = f"load_dataset({args.repository!r}, revision={result.tag!r})"
     return _print_result(result.files, result.pushed, result.tag, code=code, difference=result.difference)
 
@@ -82,7 +82,7 @@ def _publish_model(args: argparse.Namespace) -> int:
     from compact_hf.training.publish import publish_model
 
     result = publish_model(
-        args.folder,
+        args.directory,
         args.repository,
         version=args.version,
         base=args.base,
@@ -102,7 +102,7 @@ def _publish_space(args: argparse.Namespace) -> int:
     from compact_hf.hub.space import publish_space
 
     result = publish_space(
-        args.folder,
+        args.directory,
         args.repository,
         wheel=args.wheel,
         private=args.private,

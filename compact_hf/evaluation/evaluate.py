@@ -2,7 +2,7 @@
 
     compact evaluate MODEL [MODEL...] DATASET --out DIR [--task NAME]
 
-The task (task.py) defines the questions and the scoring; nothing here depends on a particular task. results_folder.py
+The task (task.py) defines the questions and the scoring; nothing here depends on a particular task. results_directory.py
 lists the files in DIR. Running the same command again resumes an interrupted evaluation and produces the same files.
 Running it with another model adds that model.
 """
@@ -28,7 +28,7 @@ from compact_hf.evaluation.predict import (
 )
 from compact_hf.evaluation.questions import SWAPPED_IMAGES, DataOptions, Prediction, QuestionSet
 from compact_hf.evaluation.report import write_report
-from compact_hf.evaluation.results_folder import (
+from compact_hf.evaluation.results_directory import (
     RESULTS_FILE,
     Evaluation,
     EvaluationDirectory,

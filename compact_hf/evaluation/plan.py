@@ -10,7 +10,7 @@ from typing import Any
 from compact_hf.evaluation.evaluate import list_models, resolve_models
 from compact_hf.evaluation.predict import count_local_answers
 from compact_hf.evaluation.questions import DataOptions
-from compact_hf.evaluation.results_folder import choose_slug, is_finished, read_entries
+from compact_hf.evaluation.results_directory import choose_slug, is_finished, read_entries
 from compact_hf.evaluation.server import TOKENS_PER_REQUEST, check_server_options, count_journal_answers
 from compact_hf.evaluation.task import choose_task, describe_parts, read_questions
 from compact_hf.runs.options import RunLimits

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from compact_hf.evaluation.predict import read_predictions
 from compact_hf.evaluation.questions import Prediction
-from compact_hf.evaluation.results_folder import Evaluation
+from compact_hf.evaluation.results_directory import Evaluation
 from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.task import EvaluationTask, describe_parts
 from compact_hf.records import digest

@@ -257,7 +257,7 @@ class AccuracyResults(Results):
         """Return how the accuracy compares with that of the majority answer."""
         score = self.overall
         interval = Interval(score.accuracy, score.low, score.high)
-        return compare_with_majority(interval, score.majority.accuracy).replace("it", "the majority answer")
+        return f"{compare_with_majority(interval, score.majority.accuracy)} the majority answer"
 
     def baselines(self) -> tuple[Fact, ...]:
         """Return the accuracy of the majority answer."""

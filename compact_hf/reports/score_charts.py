@@ -170,7 +170,7 @@ def describe_scores(scores: Sequence[ScoreRow], models: Sequence[str]) -> tuple[
         f"{_format_label(score)} (n = {score.n:,}{_describe_majority(score)}): "
         + "; ".join(
             f"{model} {interval.value:.0%}"
-            + ("" if score.majority is None else f", {compare_with_majority(interval, score.majority)}")
+            + ("" if score.majority is None else f", {compare_with_majority(interval, score.majority)} it")
             for interval, model in zip(score.by_model, models, strict=True)
         )
         + "."
@@ -183,15 +183,15 @@ def _describe_majority(score: ScoreRow) -> str:
 
 
 def compare_with_majority(share: Interval, majority: float) -> str:
-    """Return "above it" or "below it" if the whole interval is, else "not clearly different from it".
+    """Return "above" or "below" if the whole interval is, else "not clearly different from"; the object follows.
 
     Args:
         share (`Interval`): accuracy of a model.
         majority (`float`): accuracy of the majority answer.
     """
     if share.low > majority:
-        return "above it"
-    return "below it" if share.high < majority else "not clearly different from it"
+        return "above"
+    return "below" if share.high < majority else "not clearly different from"
 
 
 def _label_rows(axes: Axes, scores: Sequence[ScoreRow]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compact_hf.evaluation.report import MAX_EXAMPLES, build_report, select_examples, write_report
-from compact_hf.evaluation.results_folder import Evaluation
+from compact_hf.evaluation.results_directory import Evaluation
 from compact_hf.evaluation.significance import compare
 from compact_hf.evaluation.tasks.compact.records import CompactPrediction as Prediction
 from compact_hf.reports.evaluation_page import get_outcome

@@ -39,7 +39,7 @@ from compact_hf.evaluation.ablation.variant import (
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.inference import model_identity
 from compact_hf.evaluation.predict import read_predictions
-from compact_hf.evaluation.results_folder import read_entries
+from compact_hf.evaluation.results_directory import read_entries
 from compact_hf.evaluation.task import DEFAULT_TASK
 from compact_hf.evaluation.tasks.compact.records import CompactPrediction
 from compact_hf.methods.generate import generate
