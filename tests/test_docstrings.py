@@ -62,3 +62,19 @@ def unknown_names(tree: ast.Module) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("file", FILES)
 def test_every_name_in_a_docstring_exists(file: str) -> None:
     assert not list(unknown_names(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))))
+
+
+def incomplete_arguments(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield (function, problem) if a docstring with `Args:` lacks a parameter, or describes two in one entry."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node) or ""
+            if described := described_names(docstring, "Args"):
+                yield from ((node.name, name) for name in parameters(node) - set(described) - {"self", "cls"})
+                arguments = docstring.partition("Args:")[2].partition("\n\n")[0]
+                yield from ((node.name, entry) for entry in re.findall(r"^ {4}\w+, [^(]*\(", arguments, re.MULTILINE))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_parameter_has_an_entry_of_its_own(file: str) -> None:
+    assert not list(incomplete_arguments(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))))

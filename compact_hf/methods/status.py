@@ -221,8 +221,8 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
 
     Args:
         run (`str | Path`): a run directory, or a directory that contains the shards of a run.
-        price_in, price_out (`float`, *optional*): USD per million input and output tokens, for models whose price is
-            unknown.
+        price_in (`float`, *optional*): USD per million input tokens, for models whose price is unknown.
+        price_out (`float`, *optional*): USD per million output tokens, likewise.
 
     Raises:
         JournalError: the directory is not a run, or cannot be read.

@@ -57,7 +57,8 @@ def make_question_sample(
         k (`int`): the k of the image.
         turns (`Sequence[Turn]`): its accepted questions.
         caption (`str`): text that says where the image comes from.
-        teacher, verifier (`str`): the models that wrote and verified the questions.
+        teacher (`str`): the model that wrote the questions.
+        verifier (`str`): the model that verified them.
         filters (`Filters`): the filters `k` and `capability`.
     """
     from compact_hf.reports.contact_sheet import QuestionItem, section_of_k
@@ -78,7 +79,8 @@ def make_reject_sample(
     Args:
         outcome (`Outcome`): the outcome of the image.
         caption (`str`): text that says where the image comes from.
-        teacher, verifier (`str`): the models that wrote and verified the drafts.
+        teacher (`str`): the model that wrote the drafts.
+        verifier (`str`): the model that verified them.
         filters (`Filters`): the filters `k` and `capability`.
     """
     from compact_hf.reports.contact_sheet import QuestionItem, section_of_k
