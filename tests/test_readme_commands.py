@@ -90,11 +90,11 @@ def test_the_k_of_data_that_is_there_is_judged_and_raised(
 def test_a_release_goes_to_the_hub_and_is_read_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_release("release")
-    dry_run, *rest = compact_commands("Onto the Hub")
-    assert dry_run[-1] == "--dry-run"
+    dry_run, publish, *rest = compact_commands("Publish to the Hub")
+    assert dry_run == [*publish, "--dry-run"]
     assert re.fullmatch(r"v\d+\.\d+\.\d+", rest[0][1].partition("@")[2])
     with HubServer() as server:
-        for arguments in (dry_run, dry_run[:-1], *rest):
+        for arguments in (dry_run, publish, *rest):
             run_in(tmp_path, arguments, server)
         assert server.store.repository("dataset", "org/name").get_commit("v1.0.0").files
     assert (tmp_path / "llava" / "dataset_info.json").is_file()
@@ -133,13 +133,10 @@ def test_what_the_demo_left_is_tuned_and_ready_to_be_published(tmp_path: Path, m
     run_in(tmp_path, publish)
 
 
-def test_the_data_are_shown_and_the_space_is_ready_to_be_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_space_is_ready_to_be_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_release("demo-out/release")
-    show, publish = compact_commands("See it")
-    assert main(show) == 0
+    (publish,) = compact_commands("The Space")
     (tmp_path / "spaces_demo").symlink_to(ROOT / "spaces_demo")
     # The README builds the wheel with pip, which would download the build backend.
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
@@ -151,7 +148,7 @@ def test_data_and_models_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     make_release("release")
     copy_student("students")
-    for arguments in compact_commands("Judge"):
+    for arguments in compact_commands("Evaluate"):
         # Fewer questions than in the README, to save time.
         shortened = ["scenes:8" if word == "scenes:100" else word for word in arguments]
         assert main(shortened) == 0, arguments

@@ -3,8 +3,8 @@
     compact evaluate MODEL [MODEL...] DATASET --out DIR [--task NAME]
 
 The task (task.py) defines the questions and the scoring; nothing here depends on a particular task. The file
-results_directory.py lists the files in DIR. Running the same command again resumes an interrupted evaluation and produces
-the same files. Running it with another model adds that model.
+results_directory.py lists the files in DIR. Running the same command again resumes an interrupted evaluation, with the
+same files as result. Running it with another model adds that model.
 """
 
 from __future__ import annotations
