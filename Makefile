@@ -9,7 +9,7 @@ WORKERS ?= 3
 # If this is set, every process compiles all its imports again: torch takes 6 s of a core instead of 2.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-slow style quality docs golden figures
+.PHONY: setup demo test test-slow style quality docs golden figures release-check
 
 setup: $(READY)
 
@@ -63,3 +63,7 @@ figures: setup
 	$(BIN)/compact demo --out demo-out
 	cp demo-out/contact_sheet.png docs/assets/contact_sheet.png
 	$(BIN)/python benchmarks/tables.py
+
+# Before a version is tagged. Leaves the files to upload in dist/.
+release-check: setup
+	$(BIN)/python .ci/release_check.py

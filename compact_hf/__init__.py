@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from compact_hf.training.recipes import RecipeCopy, copy_recipe
     from compact_hf.training.train import TrainingResult, tune
 
+    __version__: str
+
 __all__ = [
     "Ablation",
     "AnalysisResult",
@@ -155,10 +157,17 @@ _HOME: Final = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+# Type checkers read the imports above. If they knew of this function, every misspelled name would be an `Any` to them.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version(__name__)
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
