@@ -92,7 +92,7 @@ def test_the_text_says_what_was_measured(tmp_path: Path) -> None:
         '"question" 100.0%',
         "| k = 1 | 40 | 2 | 0.0% | answer 1 | 50.0% | 100.0% |",
         "| all | 120 | 2 | 0.0% | answer 1 | 50.0% | 100.0% |",
-        "the same here, so a mistake that both make is not found",
+        "the same model, so a mistake that it makes in both roles is not found",
         "`k3`",
         "This is version 1.2.3. [CHANGELOG.md](CHANGELOG.md)",
         "| minor | the same code loads other rows",
@@ -173,7 +173,7 @@ def test_the_card_says_who_was_asked_when_and_for_how_much(tmp_path: Path) -> No
         "- Cost: 2.40 USD, at the list prices on those dates (genai-prices 1, runs here).",
         "- Images: 50 were processed; 40 of them have accepted questions.",
         "- Settings: method augment and compact; preset paper@1; seed 0 and 1.",
-        "Rows whose `source` is `augment`",
+        "Rows with the `source` `augment`",
         "- Text by Gemini: the terms of Google's Gemini API on the dates above apply",
         "- Text by a model that ran on the machine of the dataset's author",
         "  year         = {2026},",
@@ -210,7 +210,7 @@ def test_a_price_is_told_as_far_as_it_is_known(
 def test_strict_rows_are_told_apart(tmp_path: Path) -> None:
     strict = [replace(row, preset_version="paper@1+strict") for row in make_rows(3)]
     assert "It also confirmed every answer" in write_release(tmp_path / "strict", *strict)[2]
-    assert "It compares answers only where" in write_release(tmp_path / "mixed", make_row(9), *strict)[2]
+    assert "Answers were checked only if `preset_version` ends in `+strict`" in write_release(tmp_path / "mixed", make_row(9), *strict)[2]
 
 
 def test_the_text_says_nothing_of_what_is_not_there(tmp_path: Path) -> None:

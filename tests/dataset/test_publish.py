@@ -116,7 +116,7 @@ def test_a_dry_run_lists_the_files_and_creates_nothing(way: PublishResults) -> N
     assert {(name, int(size)) for name, size in map(str.split, out.strip().splitlines()[1:])} == {
         (name, len(data)) for name, data in files.items()
     }
-    assert f"v1.0.0 would be {len(files)} files" in err
+    assert f"v1.0.0 would have {len(files)} files" in err
     create_index = next(index for index, request in enumerate(way.requests) if request.path == "/api/repos/create")
     assert {request.method for request in way.requests[:create_index]} == {"GET"}
 

@@ -153,7 +153,7 @@ def test_dropped_drafts_are_shown_with_their_reasons_and_nothing_that_was_kept(r
     }
     assert {"low confidence", "needs fewer capabilities", "needs more capabilities"} <= reasons
     assert all(f"rejected: {reason}</strong>" in page for reason in reasons)
-    assert "asked for" in page
+    assert "requested capabilities" in page
     assert page.count("<strong>") == 0
     assert page.count('class="dropped"') <= 4 * page.count("<article")
 

@@ -309,7 +309,7 @@ def test_a_picture_that_has_nothing_to_show_is_found(release: Path, tmp_path: Pa
 def test_the_wording_of_a_card_is_free_but_its_numbers_are_not(release: Path) -> None:
     edit_card(release, "A question with *k* capabilities is counted in *k* rows", "Each question counts *k* times")
     assert validate(release).is_valid
-    edit_card(release, "91 rows", "92 rows")
+    edit_card(release, "180 compositional questions", "181 compositional questions")
     assert validate(release).counts == {"card disagrees with the data": 1}
 
 
