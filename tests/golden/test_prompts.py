@@ -143,9 +143,11 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def ask_gemini(out: Path, *arguments: str, accepts: bool = True, url: str = "--teacher-url") -> list[ModelRequest]:
-    """Run a command one request after the other, and return what the server was sent."""
-    script = Script(accepts=accepts)
+def ask_gemini(
+    out: Path, *arguments: str, accepts: bool = True, url: str = "--teacher-url", script: Script | None = None
+) -> list[ModelRequest]:
+    """Run a command one request after the other, and return the requests that its script received, here and before."""
+    script = script or Script(accepts=accepts)
     with gemini.GeminiServer(fault=script) as server:
         server.batches.polls_to_finish = 1
         assert main([*arguments, "--out", str(out), "--concurrency", "1", url, server.url]) == 0
@@ -244,11 +246,14 @@ def test_what_annotating_asks_is_golden(tmp_path: Path, questions_file: Path, go
 
 
 def test_what_augmenting_asks_is_golden(tmp_path: Path, questions_file: Path, golden: Golden) -> None:
-    requests = ask_gemini(tmp_path / "run", "augment", str(questions_file), "--strict")
-    teacher_requests = [request for request in requests if request.role == "teacher"]
+    script = Script()
+    # One run per image: in one run, the image that is prepared first would be asked about first.
+    for number, item in enumerate(reversed(json.loads(questions_file.read_text()))):
+        path = questions_file.with_name(f"{number}.json")
+        path.write_text(json.dumps([item]))
+        ask_gemini(tmp_path / f"run{number}", "augment", str(path), "--strict", script=script)
+    teacher_requests = [request for request in script.requests if request.role == "teacher"]
     assert {request.has_list_schema for request in teacher_requests} == {False, True}
-    # Of two pictures, whichever was made ready first is asked about first.
-    teacher_requests.sort(key=lambda request: (not request.has_list_schema, request.prompt))
     golden("prompts_augment.txt", format_prompts(teacher_requests))
 
 
