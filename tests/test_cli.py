@@ -81,7 +81,7 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     ),
     "no pictures at a time": (["generate", SCENES, "--out", "NEW", "--concurrency", "0"], 2, "must be at least 1"),
     "unknown preset": (["generate", SCENES, "--out", "NEW", "--preset", "fast"], 2, "there are paper, efficient"),
-    "no rate": (["generate", SCENES, "--out", "NEW", "--rpm", "0"], 2, "got rpm 0; it must be above 0"),
+    "no rate": (["generate", SCENES, "--out", "NEW", "--rpm", "0"], 2, "got rpm 0: it must be above 0"),
     "no budget": (["generate", SCENES, "--out", "NEW", "--max-requests", "0"], 2, "must be at least 1"),
     "one price": (["generate", SCENES, "--out", "NEW", "--price-in", "1"], 2, "give both"),
     "no such part": (["generate", SCENES, "--out", "NEW", "--shard", "3/2"], 2, "such as 2/8"),

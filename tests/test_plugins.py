@@ -56,7 +56,9 @@ def test_an_unknown_name_lists_the_known_ones(install: Callable[..., None]) -> N
 @pytest.mark.parametrize("code", ["import no_such_library", "class Other: ...", "class Cat(:"])
 def test_what_cannot_be_imported_names_its_package(install: Callable[..., None], code: str) -> None:
     install("animals_five", code, cat="animals_five:Cat")
-    with pytest.raises(UsageError, match=r"'cat' of the test animals .* the package animals_five 1\.2 \(.+\); install"):
+    with pytest.raises(
+        UsageError, match=r"'cat' of the test animals .* the package animals_five 1\.2 \(.+\): reinstall"
+    ):
         load_plugin(GROUP, "cat")
 
 

@@ -124,7 +124,7 @@ def format_price(teacher: str, price: Price | None) -> str:
     if price is None:
         return f"{teacher}: the price is unknown: give --price-in and --price-out, in USD per million tokens"
     price_in, price_out = f"{price.input_per_million:g}", f"{price.output_per_million:g}"
-    return f"{teacher}: {price_in} USD per million input tokens, {price_out} per million output tokens ({price.source})"
+    return f"{teacher}: {price_in} USD per million tokens in, {price_out} out ({price.source})"
 
 
 def is_free(teacher: str) -> bool:

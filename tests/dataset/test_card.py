@@ -210,7 +210,10 @@ def test_a_price_is_told_as_far_as_it_is_known(
 def test_strict_rows_are_told_apart(tmp_path: Path) -> None:
     strict = [replace(row, preset_version="paper@1+strict") for row in make_rows(3)]
     assert "It also confirmed every answer" in write_release(tmp_path / "strict", *strict)[2]
-    assert "Answers were checked only if `preset_version` ends in `+strict`" in write_release(tmp_path / "mixed", make_row(9), *strict)[2]
+    assert (
+        "Answers were checked only if `preset_version` ends in `+strict`"
+        in write_release(tmp_path / "mixed", make_row(9), *strict)[2]
+    )
 
 
 def test_the_text_says_nothing_of_what_is_not_there(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_bars_show_every_number_with_what_is_missing_as_nothing() -> None:
     plot = plot_bars([FIRST, SECOND], ["color", "counting"], name="shares", title="Shares", row_header="capability")
     assert plot.table.head == ("capability", "one", HOSTILE)
     assert plot.table.rows == (("color", "50.0%", "12.5%"), ("counting", "25.0%", "0.0%"))
-    assert "one: most, 50.0%, for color; least, 25.0%, for counting." in plot.alt
+    assert "one: highest 50.0% for color, lowest 25.0% for counting." in plot.alt
     labels = re.findall(r">([\d.]+%)<", plot.svg())
     assert sorted(labels) == ["0.0%", "12.5%", "25.0%", "50.0%"]
 

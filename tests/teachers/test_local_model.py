@@ -94,7 +94,7 @@ def test_refuses_a_model_that_is_not_there(model: str, tmp_path: Path) -> None:
 def test_wants_a_model_and_a_batch(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--teacher local:MODEL"):
         open_teacher("local", state_dir=tmp_path)
-    with pytest.raises(UsageError, match="got the batch size 0; it must be at least 1"):
+    with pytest.raises(UsageError, match="got the batch size 0: it must be at least 1"):
         Local(str(folder), batch_size=0)
 
 

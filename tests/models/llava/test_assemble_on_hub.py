@@ -101,7 +101,7 @@ def test_a_dry_run_and_a_pinned_revision_fetch_no_weights_but_their_configs(serv
     assert process.returncode == 0, process.stderr
     assert f"language model {LANGUAGE_MODEL}@{pinned[:12]}" in process.stdout
     # All of CLIP and both shards of Vicuna, without the tokenizer, which is in the cache already.
-    assert re.search(r"would be at most 9 MB with 32064 rows of vocabulary; to download: 9 MB", process.stderr)
+    assert re.search(r"would take at most 9 MB, with a vocabulary of 32064 tokens; to download: 9 MB", process.stderr)
     assert not [name for name in fetched_files(server) if name.endswith(".bin")]
     assert not (tmp_path / "base").exists()
 
