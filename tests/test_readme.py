@@ -56,7 +56,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_can_be_parsed(page: Path) -> None:
     blocks = code_blocks("sh", page.read_text(encoding="utf-8"))
-    for line in (line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()):
+    for line in (re.split(r"  #| > ", line)[0].strip() for block in blocks for line in block.splitlines()):
         words = [word for word in shlex.split(line) if not word.startswith("CUDA_VISIBLE_DEVICES=")]
         if words[:1] == ["compact"]:
             make_parser().parse_args(words[1:])
@@ -90,7 +90,7 @@ def test_every_path_that_readme_names_is_there() -> None:
     assert {name.rstrip("/") for name in entries} <= {
         path.relative_to(ROOT / "compact_hf").as_posix() for path in (ROOT / "compact_hf").rglob("*")
     }
-    assert len(entries) > 10
+    assert len(entries) >= 10
     headings = {title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
     for path, _, heading in (link.partition("#") for link in re.findall(r"\]\((?!http)([^)]+)\)", README)):
         assert (ROOT / path).exists(), path
@@ -115,6 +115,6 @@ def test_the_tables_are_those_of_the_measurements(page: Path) -> None:
 def test_what_is_said_of_the_student_is_what_was_measured() -> None:
     scores = read_result("student")["scores"]
     tuned, swapped = ([f"{scores[name]['by_k'][k]['accuracy']:.0%}" for k in "14"] for name in ("tuned", "swapped"))
-    words = f"{tuned[0]} right at k = 1 and {tuned[1]} at k = 4, on which it was never tuned. With each image replaced"
     text = " ".join(README.split())
-    assert f"{words} by that of another question, it answers {swapped[0]} and {swapped[1]}." in text
+    assert f"{tuned[0]} right at k = 1 and {tuned[1]} at k = 4, on which it was never tuned." in text
+    assert f"with the image of another question, it answers {swapped[0]} and {swapped[1]} right." in text

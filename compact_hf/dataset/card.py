@@ -207,7 +207,8 @@ def _iter_facts(text: str) -> Iterator[tuple[str, str]]:
     compared, so that they can change between versions of this package.
     """
     lines = text.splitlines()
-    for line, next_line in zip(lines, [*lines[1:], ""], strict=True):
+    for index, line in enumerate(lines):
+        next_line = "".join(lines[index + 1 : index + 2])
         if line.startswith(("|---", "# ")) or (line.startswith("|") and not next_line.startswith("|---")):
             yield line, line
         elif facts := _FACT.findall(line):
