@@ -129,6 +129,7 @@ def _expected_shapes(adapter: Path, base: str | Path, revision: str | None) -> _
     try:
         model_config = load_config(base, revision=revision)
         with torch.device("meta"), _ignore_peft_warning():
+            # No weights are read: on the meta device, the model has only names and shapes.
             model = build_network(model_config)
     except (OSError, ValueError, KeyError) as error:
         raise TuningError(f"{base} is not a readable vision-language model: {first_line(error)}") from error
@@ -136,6 +137,7 @@ def _expected_shapes(adapter: Path, base: str | Path, revision: str | None) -> _
         peft_config = PeftConfig.from_pretrained(str(adapter))
         peft_config.base_model_name_or_path = model.name_or_path
         with torch.device("meta"), _ignore_peft_warning():
+            # "auto", PEFT's default, would look for the config of the base on the Hub.
             state = get_peft_model_state_dict(get_peft_model(model, peft_config), save_embedding_layers=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TuningError(f"adapter {adapter} cannot be applied to {base}: {first_line(error)}") from error

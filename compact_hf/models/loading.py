@@ -87,6 +87,7 @@ def load_config(model: str | Path, *, revision: str | None = None) -> Any:
     """
     from transformers import AutoConfig
 
+    # Registers the family's own classes, which transformers' auto classes have to know first.
     read_family(model, revision=revision)
     return AutoConfig.from_pretrained(model, revision=revision)
 
@@ -173,6 +174,7 @@ def hash_model(directory: Path) -> str:
         directory (`Path`): directory of a model or an adapter.
     """
     hashes = []
+    # Sorted, because `glob` has no fixed order.
     for path in sorted({path for pattern in _FILE_PATTERNS for path in directory.glob(pattern)}):
         with path.open("rb") as file:
             hashes.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))

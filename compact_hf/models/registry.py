@@ -26,6 +26,7 @@ def get_family(model_type: str) -> ModelFamily:
     Raises:
         UsageError: if the family's package cannot be imported.
     """
+    # Checked without importing any package.
     if model_type not in list_plugins(GROUP):
         return ModelFamily()
     family: ModelFamily = load_plugin(GROUP, model_type)()

@@ -61,6 +61,7 @@ class RunState:
         """Count one task as waiting for a reply (its own or another's) while the block runs."""
         self.runnable -= 1
         try:
+            # This task may have been the last one that could add a request: a batch is then sent.
             await self.on_idle()
             yield
         finally:
@@ -163,12 +164,14 @@ class Dispatcher:
         Raises:
             RequestAbandoned: the request cannot be answered in this session.
         """
+        # A reply of an earlier session is paid for already: ask only for what is missing.
         reply = self._journal.get_reply(request.key)
         if reply is not None:
             return reply
         queue = self._queue_by_role[request.role]
         attempt = 0
         while True:
+            # One send per pass, until there is a reply or the request is abandoned.
             answer, hold_count = await self._dispatch(queue, request)
             if isinstance(answer, Reply):
                 return answer
@@ -182,10 +185,12 @@ class Dispatcher:
                 continue
             attempt += 1
             delay = queue.throttle.retry_delay(answer, hold_count, attempt)
+            # Not retryable, no attempt is left, or the server asks for too long a delay.
             if delay is None:
                 self._record_abandoned(queue, answer)
                 raise RequestAbandoned
             with contextlib.suppress(TimeoutError):
+                # Sleep, but wake up when the run stops; the next dispatch then abandons the request.
                 await asyncio.wait_for(self._state.stop.wait(), delay)
 
     async def receive_replies(self, queue: TeacherQueue) -> None:
@@ -206,6 +211,7 @@ class Dispatcher:
                 if isinstance(answer, Reply):
                     # Write before reading the next answer: a batch teacher then forgets this one.
                     self._journal.record_reply(request.image_id, request.role, answer)
+                # The task that waited may have been cancelled.
                 if not future.done():
                     future.set_result(answer)
         raise TeacherError(
@@ -226,6 +232,7 @@ class Dispatcher:
 
     async def _dispatch(self, queue: TeacherQueue, request: Request) -> tuple[Reply | Failure, int]:
         """Send a request when the limits allow it; return its result and the number of holds before it was sent."""
+        # Only a one-by-one teacher beside a batch teacher needs the limit on prepared requests.
         if not self.has_batch_teacher or queue.teacher.is_batch:
             return await self._prepare_and_send(queue, request)
         await self._acquire(self._prepare_slots.acquire, self._prepare_slots.locked())
@@ -298,6 +305,7 @@ class Dispatcher:
 
     async def _send(self, queue: TeacherQueue, request: Request) -> Reply | Failure:
         """Queue a request for its teacher and wait for its result."""
+        # `receive_replies` sets the result and removes the request from `pending`.
         future: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
         queue.pending[request.key] = request, future
         queue.unsent.put_nowait(request)

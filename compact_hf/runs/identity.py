@@ -63,6 +63,7 @@ class RunIdentity:
         Args:
             data (`Mapping[str, Any]`): the JSON object.
         """
+        # What is left after the common keys are the settings of the method.
         settings = dict(data)
         return cls(
             source=settings.pop("source"),

@@ -39,6 +39,7 @@ def run_async_interruptible(work: Callable[[asyncio.Event], Coroutine[Any, Any, 
             with ThreadPoolExecutor(1) as pool:
                 return pool.submit(lambda: asyncio.run(handler.guard(work))).result()
     except asyncio.CancelledError:
+        # The second Ctrl-C cancelled the work.
         raise KeyboardInterrupt from None
 
 

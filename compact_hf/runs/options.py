@@ -30,6 +30,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 DEFAULT_CONCURRENCY: Final = 16
+# Key of a field's metadata.
 _FLAG: Final = "flag"
 
 
@@ -94,6 +95,7 @@ def iter_flags(options: type) -> Iterator[tuple[Field[Any], Flag]]:
 
 def iter_fields(options: type) -> Iterator[Field[Any]]:
     """Yield the fields of an options class: its own fields first, then the inherited ones."""
+    # `fields` has inherited fields first; the MRO begins with the class itself.
     remaining = {item.name: item for item in fields(options)}
     for base in options.__mro__:
         yield from (remaining.pop(name) for name in inspect.get_annotations(base) if name in remaining)
@@ -147,6 +149,7 @@ def set_keywords(function: Callable[..., object], options: Callable[..., object]
 def _describe_fields(options: type) -> Iterator[str]:
     """Yield the `Attributes:` entries of the docstrings of an options class and its bases."""
     for base in options.__mro__:
+        # The section ends at the blank line before `Raises:`.
         _, _, section = (inspect.cleandoc(base.__doc__ or "")).partition("Attributes:\n")
         if section:
             yield section.partition("\n\n")[0]
@@ -182,6 +185,7 @@ class RunLimits:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"got {name} {value}: it must be at least 1")
         for name in ("rpm", "tpm", "max_cost"):
+            # NaN fails this comparison too.
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise UsageError(f"got {name} {value:g}: it must be above 0 and finite")
 
@@ -198,6 +202,7 @@ class RunLimits:
             return self
         return replace(
             self,
+            # Whole numbers are divided so that they add up again; rates and costs are divided equally.
             limit=shard.share("limit", self.limit),
             max_requests=shard.share("max_requests", self.max_requests),
             rpm=shard.portion(self.rpm),
@@ -214,6 +219,7 @@ class RunLimits:
         Raises:
             UsageError: `max_cost` is set and a price is unknown.
         """
+        # Imported on use, because the command line imports this module at every start.
         from compact_hf.teachers.prices import format_price, lookup_prices
 
         prices = lookup_prices(teachers, price_in=self.price_in, price_out=self.price_out)

@@ -122,10 +122,12 @@ def generate_on_ray(
             raise UsageError(
                 f"--runner ray does not support {name} (one machine is enough to wait for its jobs): omit --runner ray"
             )
+    # Absolute, because workers have other working directories.
     if Path(source).exists():
         source = str(Path(source).resolve())
     with lock_ray_run(Path(out), shards) as run_name, _connect_ray() as ray:
         uses_gpu = any(backend.uses_gpu for backend in backends.values())
+        # In a cluster without GPUs, a task that asks for one would wait forever.
         gpus = 1 if uses_gpu and ray.cluster_resources().get("GPU") else 0
         ray_run = _RayRun(ray, Path(out), run_name, generate, source, settings, gpus, on_progress)
         return run_async_interruptible(partial(ray_run.run_shards, all_shards))
@@ -158,6 +160,7 @@ class _RayRun:
         is_interrupted, last_number = False, 0
         try:
             while tasks:
+                # Sent once: the shards then finish what is in flight and end by themselves.
                 if stop.is_set() and not is_interrupted:
                     is_interrupted = True
                     await self._get(coordinator.stop.remote())
@@ -173,6 +176,7 @@ class _RayRun:
                 last_number = updates.number
                 self._collect(updates)
         finally:
+            # Left over only after an error.
             for ref in tasks:
                 self.ray.cancel(ref, force=True)
         total = _sum_progress(self.progress_by_shard.values())
@@ -185,6 +189,7 @@ class _RayRun:
         files = {shard: self.out / shard.directory_name / FILE_NAME for shard in shards}
         journals = {shard: file.read_bytes() for shard, file in files.items() if file.exists()}
         affinity = self._node_affinity(self.ray.get_runtime_context().get_node_id(), soft=True)
+        # No CPU, so that it takes none from the shards; calls are repeated without limit, which its methods allow.
         coordinator = self.ray.remote(Coordinator).options(
             num_cpus=0, max_task_retries=-1, scheduling_strategy=affinity
         )
@@ -314,6 +319,7 @@ def _connect_ray() -> Iterator[Any]:
         if ray.is_initialized():
             yield ray
             return
+        # No usage statistics are sent unless users choose so.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         address = _find_address()
         try:
@@ -345,6 +351,7 @@ def _find_address() -> str | None:
 
 def _connect_error(address: str) -> Exception | None:
     """Return why `HOST:PORT` cannot be reached; None if it can, or if the address is a word such as `auto`."""
+    # From the right, because an IPv6 address has colons of its own.
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or "/" in host:
         return None

@@ -93,6 +93,7 @@ class Coordinator:
             progress (`RunProgress | None`): its progress; None keeps the previous one.
             journal (`bytes | None`): its journal; None keeps the previous one.
         """
+        # A repeated call stores the same values under a newer number, which does no harm.
         self._number += 1
         if progress is not None:
             self._progress[shard] = self._number, progress
@@ -148,6 +149,7 @@ def run_shard(
 
     node, directory = ray.get_runtime_context().get_node_id(), local_run_directory(run_name) / shard.directory_name
     journal, is_stopping = ray.get(coordinator.get_shard_start.remote(shard))
+    # The task was started, or started again, after Ctrl-C: nothing may be sent.
     if is_stopping:
         return ShardResult(
             node, (StoppedEarly, f"shard {shard} was not started: run the same command again to start it")
@@ -155,9 +157,11 @@ def run_shard(
     reporter = _Reporter(coordinator, shard, directory)
     try:
         if journal is not None:
+            # Added and not written over: a task that was killed on this machine may have left a newer journal.
             add_snapshot(journal, directory)
         with _ignore_sigint(), reporter:
             generate(source, directory, shard=str(shard), on_progress=reporter.update, **settings)
+    # Returned and not raised, because Ray would wrap it in an error of its own.
     except CompactError as error:
         return ShardResult(
             node,
@@ -248,6 +252,7 @@ class _Reporter:
     ) -> None:
         self._done.set()
         self._thread.join()
+        # Also after an error: the replies up to then are paid for.
         self._report(is_last=True)
 
     def update(self, progress: RunProgress) -> None:
@@ -267,6 +272,7 @@ class _Reporter:
         import ray
 
         start, journal = time.monotonic(), None
+        # `generate` reports its first progress after it has opened the journal.
         if self._progress is not None and (is_last or start >= self._next_send_time):
             journal = take_snapshot(self._directory)
         is_stopping: bool = ray.get(self._coordinator.report.remote(self._shard, self._progress, journal))

@@ -176,6 +176,7 @@ class Run:
         stop: asyncio.Event,
     ) -> RunProgress:
         """Process all images; the body of `run` inside the event loop."""
+        # The same order on all machines, of which each shard takes its part.
         refs = await asyncio.to_thread(shuffle_refs, self.source, self.seed)
         refs = refs if self.shard is None else self.shard.select(refs)
         async with contextlib.AsyncExitStack() as stack:
@@ -215,6 +216,7 @@ class Run:
     ) -> AsyncGenerator[ImageInfo, None]:
         """Yield the images that are not finished yet, up to the limit, which counts finished images too."""
         finished_ids = await asyncio.to_thread(journal.finished_ids)
+        # Ids of usable images, also of finished ones, because the limit counts both.
         seen: set[str] = set()
         async with contextlib.aclosing(iter_inspected(self.source, journal, refs)) as inspections:
             async for ref, image_id in inspections:
@@ -283,6 +285,7 @@ def create_budget(journal: Journal, limits: RunLimits, prices: Mapping[Role, Pri
         price = prices[role]
         return 0.0 if price is None else price.cost(reply.input_tokens, reply.output_tokens)
 
+    # Without a limit, the journal need not be summed up.
     if limits.max_requests is None and limits.max_cost is None:
         return Budget()
     rows = journal.usage()

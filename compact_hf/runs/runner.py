@@ -161,6 +161,7 @@ class Runner:
                 state.is_exhausted = True
                 await state.on_idle()
         except BaseExceptionGroup as errors:
+            # A task group raises a group of errors, even if there is only one.
             raise errors.exceptions[0] from None
         finally:
             await images.aclose()
@@ -168,6 +169,7 @@ class Runner:
     async def _drive(self, image: ImageInfo, process: Process) -> None:
         """Run one process to its end and journal its outcome, or count the image as unfinished."""
         try:
+            # The process yields requests, takes their replies in the same order, and ends with its result.
             requests = next(process)
             while True:
                 requests = process.send(await self._ask_all(requests))
@@ -182,6 +184,7 @@ class Runner:
             if self._state.stop.is_set():
                 self._state.is_incomplete = True
             else:
+                # No outcome is journalled, so that the next session retries this image.
                 self.progress.unfinished += 1
         finally:
             process.close()
@@ -194,6 +197,7 @@ class Runner:
             answers = await asyncio.gather(*map(self._dispatcher.fetch_reply, requests), return_exceptions=True)
         finally:
             self._state.runnable -= len(requests) - 1
+        # Errors are raised only now, when no request of this image is in flight any more.
         replies: list[Reply] = []
         for answer in answers:
             if isinstance(answer, BaseException):

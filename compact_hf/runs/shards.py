@@ -16,7 +16,9 @@ from typing import Final, Self
 from compact_hf.errors import JournalError, UsageError
 from compact_hf.runs.journal import FILE_NAME
 
+# I/N in ASCII digits; `int` alone would also accept spaces, underscores and a minus.
 _SHARD_PATTERN: Final = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+# Names as in `Shard.directory_name`: the groups are I and N.
 _DIRECTORY_PATTERN: Final = re.compile(r"shard-([0-9]{1,6})-of-([0-9]{1,6})")
 
 
@@ -95,6 +97,7 @@ class Shard:
         """
         if total is None:
             return None
+        # If the limit is not a multiple of N, the first shards get one more.
         share = (total + self.count - self.index) // self.count
         if share < 1:
             raise UsageError(
@@ -123,6 +126,7 @@ def find_runs(directory: Path) -> list[Path]:
     Raises:
         JournalError: a shard is missing, or the shards have different N.
     """
+    # One run, or no directory.
     if (directory / FILE_NAME).is_file() or not directory.is_dir():
         return [directory]
     run_directories = [path for path in directory.iterdir() if (path / FILE_NAME).is_file()]

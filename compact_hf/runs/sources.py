@@ -41,6 +41,7 @@ def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None
     """
     if text.startswith(HUB_PREFIX):
         return DatasetSource(Address.parse(text), on_wait=on_wait)
+    # `scenes:...`; any other text is a path.
     return parse_scenes(text) if text.partition(":")[0] == _SCENES else ImageFolder(text)
 
 
@@ -55,6 +56,7 @@ def reopen_source(identity: str) -> ImageSource:
     """
     if identity.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         return DatasetSource(Address.parse(identity))
+    # The range does not matter, because a reference contains the seed of its scene.
     return SceneSource(0, 1) if identity == _SCENES else ImageFolder(identity)
 
 
@@ -83,12 +85,14 @@ def open_dataset_source(
     if path.suffix == ".json":
         if split is not None:
             raise UsageError(f"got the split {split!r}, but {text} has no splits: omit --split")
+        # A JSON file has only paths: the images come from a source of their own.
         return read_llava_questions(path, open_source(image_root or str(path.parent), on_wait=on_wait))
     if image_root is not None:
         raise UsageError(f"--image-root applies only to a JSON file, and {text} is not one: omit it")
     if path.is_file():
         raise UsageError(f"{text} is not a JSON file: give a .json file in LLaVA's format, or a directory")
     if path.is_dir():
+        # An existing directory takes precedence over a repository of the same name.
         address = Address(str(path.resolve()), on_hub=False)
     elif text.startswith(HUB_PREFIX):
         address = Address.parse(text)
@@ -98,6 +102,7 @@ def open_dataset_source(
         raise UsageError(
             f"{text} was not found: give a directory, a JSON file, or the org/name of a dataset on the Hub"
         )
+    # The address may name a split too (`?split=NAME`).
     if split is not None and address.split not in ("", split):
         raise UsageError(f"{text!r} and --split {split} name different splits: omit one of them")
     return read_dataset_questions(DatasetSource(replace(address, split=split or address.split), on_wait=on_wait))

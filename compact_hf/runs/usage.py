@@ -54,6 +54,7 @@ def usage_by_role(
     """
     get_prices = partial(lookup_prices, teachers, price_in=price_in, price_out=price_out)
     current_prices = get_prices()
+    # day -> role -> price, None if unknown
     prices_by_day = {day: get_prices(timestamp=datetime.fromisoformat(day)) for day in {entry.day for entry in entries}}
     usage: dict[Role, RoleUsage] = {}
     for role, teacher in teachers.items():

@@ -37,6 +37,7 @@ class EncodedImage:
         self.ref = ref
         self._read = read
         self._max_edge = max_edge
+        # A future and not the text, so that concurrent requests wait for one encoding.
         self._encoded: asyncio.Future[str] | None = None
 
     async def base64(self) -> str:
@@ -121,6 +122,7 @@ class Request:
     key: str
     role: Role
     image_id: str
+    # Not compared, like the schema: the key identifies the request.
     encoded_image: EncodedImage | None = field(compare=False)
     prompt: str
     schema: type[BaseModel] = field(compare=False)
@@ -275,6 +277,7 @@ async def answer_each(
 
     def on_done(task: asyncio.Task[None]) -> None:
         tasks.discard(task)
+        # A cancelled task has no exception to pass to the consumer.
         if not task.cancelled() and (error := task.exception()) is not None:
             answers.put_nowait(error)
 
@@ -299,6 +302,7 @@ async def answer_each(
                 raise item
             yield item
     finally:
+        # Also reached if the consumer closes the stream before its end.
         for task in tuple(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -46,6 +46,7 @@ async def build_body(request: Request) -> bytes:
     image = b""
     if request.encoded_image is not None:
         data = await request.encoded_image.base64()
+        # Joined as bytes: base64 needs no escaping, and a JSON encoder would copy the image.
         image = b'{"inlineData":{"data":"%b","mimeType":"image/jpeg"}},' % data.encode()
     text = json.dumps(request.prompt).encode()
     return b'{"contents":[{"parts":[%b{"text":%b}],"role":"user"}],%b}' % (image, text, _settings(request.schema))
@@ -55,6 +56,7 @@ async def build_body(request: Request) -> bytes:
 def _settings(schema: type[BaseModel]) -> bytes:
     """Return the JSON members, without braces, that all requests with a schema share."""
     config = config_for(schema)
+    # `store` is a member of the request itself, and the schema is converted below.
     excluded = {"response_schema", "response_json_schema", "store"}
     settings = config.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=excluded)
     members = {"generationConfig": {**settings, "responseSchema": _gemini_schema(schema)}, "store": config.store}

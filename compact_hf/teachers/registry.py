@@ -86,6 +86,7 @@ _GEMINI_TERMS: Final = """\
   policy on prohibited use, at ai.google.dev). Before you train with this text, check there what generated text may be
   used for, and which models may be trained with it."""
 
+# In the order of help texts and messages.
 BACKENDS: Final[dict[str, Backend]] = {
     "gemini": Backend(
         "compact_hf.teachers.gemini:open_gemini", default_model=GEMINI_MODEL, provider="google", terms=_GEMINI_TERMS
@@ -108,6 +109,7 @@ BACKENDS: Final[dict[str, Backend]] = {
     ),
     "openai": Backend(
         "compact_hf.teachers.openai:open_openai",
+        # Prices apply if the model has the name of one of OpenAI's, whatever server is asked.
         provider="openai",
         terms="""\
 - Text from a server with OpenAI's protocol: the terms of its operator and of the model in the table above apply, which
@@ -122,6 +124,7 @@ BACKENDS: Final[dict[str, Backend]] = {
         has_models=False,
         has_server=False,
         source_type="scenes",
+        # No question about a drawn scene needs more than five capabilities.
         ks=range(1, 6),
         terms="""\
 - Text and checks by `scenes`: a program wrote them from the description from which the scene was drawn, so no terms of
@@ -159,6 +162,7 @@ def open_teacher(
     check_settings(spec, url=url, fault_rate=fault_rate)
     settings = TeacherSettings(url, fault_rate, seed, batch_size, state_dir, on_wait)
     module_name, _, function_name = backend.opener.partition(":")
+    # Imported on use, because each teacher needs other libraries.
     open_backend: Callable[[str, TeacherSettings], Teacher] = getattr(import_module(module_name), function_name)
     return open_backend(model or backend.default_model, settings)
 

@@ -74,6 +74,7 @@ class ScenesTeacher:
             )
         image = request.encoded_image
         scene = self._get_scene(parse_seed(image.ref)) if image is not None else None
+        # The same request gets the same reply in every session and in any order.
         rng = random.Random(digest("scenes teacher", self._seed, request.key))
 
         def draw_fault(faults: Sequence[str]) -> str:

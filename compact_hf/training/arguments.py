@@ -119,6 +119,7 @@ def _parse_scalar(text: str) -> str | int | float | bool:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+    # YAML also reads nulls, dates and lists, which stay text here; a bool is an int.
     return value if isinstance(value, int | float) else text
 
 
@@ -174,6 +175,7 @@ def translate_shape_errors(name: str, family: ModelFamily) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # transformers names this option only in its error about shapes; other errors are raised unchanged.
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise TuningError(
@@ -234,6 +236,7 @@ def load_splits(args: Arguments) -> dict[str, Any]:
         if args.mixture.datasets:
             dataset = get_dataset(args.mixture)
         else:
+            # Not TRL's loading, which takes no revision of `dataset_name`.
             dataset = load_dataset(script.dataset_name, script.dataset_config, revision=args.extras.dataset_revision)
     except (OSError, ValueError, DatasetsError) as error:
         suffix = f"@{args.extras.dataset_revision}" if args.extras.dataset_revision else ""
@@ -256,6 +259,7 @@ def get_dataset_version(rows: Any) -> str | None:
         rows (`datasets.Dataset`): of a directory or a repository.
     """
     version = rows.info.version
+    # `datasets` uses 0.0.0 for data without a version.
     return None if version is None or str(version) == "0.0.0" else str(version)
 
 

@@ -127,6 +127,7 @@ class CardResults:
     def scores(self) -> tuple[ScoreRow, ...]:
         """Return a row for all questions, and one for each part of them."""
         return (
+            # `overall` has the majority baseline too; tasks that do not count right answers have only a headline.
             _build_score("all", [model.get("overall") or _get_headline(model) for model in self.models]),
             *(
                 _build_score(_format_part(grouping, part), [model[f"by_{grouping}"][part] for model in self.models])
@@ -173,10 +174,12 @@ class CardResults:
 
         results, dataset = self.own_results, self.dataset
         headline = _get_headline(results)
+        # (label, metric_args, score from 0 to 1), one entry per row of the table.
         entries: list[tuple[str, dict[str, Any] | None, float]] = [("all", None, headline["value"])]
         entries += [
             (
                 get_label(_format_part(grouping, part)),
+                # Keys of JSON objects are strings, but k is a number.
                 {grouping: int(part) if grouping == "k" else part},
                 results[f"by_{grouping}"][part]["accuracy"],
             )
@@ -235,6 +238,7 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
         raise TuningError(
             f"the results in {results_directory} are of {others}, not of {directory} with its current weights; {advice}"
         )
+    # The manifest lists all models of the evaluation; one that was interrupted has no results yet.
     own_file = results_directory / slug / "results.json"
     if not own_file.is_file():
         raise TuningError(
@@ -248,6 +252,7 @@ def _parse_dataset_name(name: str) -> EvaluatedDataset:
     match = _DATASET_NAME.fullmatch(name)
     if match is None:
         return EvaluatedDataset(name)
+    # `(config, split)`, or only `(split)`.
     parts = match["parts"].split(", ") if match["parts"] else []
     return EvaluatedDataset(
         name,
@@ -282,6 +287,7 @@ def _format_part(grouping: str, part: str) -> str:
 def _build_score(label: str, scores: Sequence[Mapping[str, Any]]) -> ScoreRow:
     """Return a row with the score of each model; only accuracies have a majority baseline."""
     intervals = tuple(
+        # A SCORE has `accuracy`, a headline has `value`; both have the interval and n.
         Interval(score["accuracy"] if "accuracy" in score else score["value"], score["low"], score["high"])
         for score in scores
     )

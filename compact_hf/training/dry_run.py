@@ -116,11 +116,13 @@ def dry_run(
         projector_learning_rate=projector_learning_rate,
         train=train,
     )
+    # `build_job` adds our own arguments to the settings, which TRL does not know.
     check_recipe_keys(
         {key: value for key, value in job.settings.items() if key not in ExtraArguments.__dataclass_fields__}
     )
     # A forecast runs on the CPU even if the recipe trains on GPUs: TRL's parser would refuse bf16 without one.
     arguments = ["--config", str(job.recipe), *job.options, "--use_cpu", "true"]
+    # Options that TRL's parser does not know are those of `accelerate launch`.
     *parsed, launch_args = make_parser("compact tune").parse_args_and_config(arguments, return_remaining_strings=True)
     args = Arguments(*parsed)
     family, config = check_base(args)
@@ -146,7 +148,9 @@ def read_devices(launch_args: Sequence[str]) -> Devices:
     config = (
         yaml.safe_load(Path(options["config_file"]).read_text(encoding="utf-8")) if "config_file" in options else {}
     )
+    # As in accelerate: options take precedence over the config file; without both, one process per GPU.
     processes = int(options.get("num_processes") or config.get("num_processes") or max(1, torch.cuda.device_count()))
+    # Only stage 3 shards the weights. Stages 1 and 2 count as not sharded, which overestimates their memory.
     is_zero3 = (config.get("deepspeed_config") or {}).get("zero_stage") == 3
     return Devices(processes, is_sharded=is_zero3 or config.get("distributed_type") == "FSDP" or "use_fsdp" in options)
 
@@ -158,6 +162,7 @@ def _build_forecast(args: Arguments, config: Any, screening: ScreeningResult, de
     rows, length = grouping.largest_batch
     tokens = sum(screening.lengths)
     steps_per_epoch = grouping.steps_per_epoch
+    # `max_steps` replaces the number of epochs, as in transformers' Trainer; -1 is its default.
     steps = training.max_steps if training.max_steps > 0 else math.ceil(steps_per_epoch * training.num_train_epochs)
     return TrainingForecast(
         processes=devices.processes,

@@ -139,6 +139,7 @@ def _build_model(config: Any, args: Any) -> Any:
     from peft import get_peft_model
     from trl import get_peft_config
 
+    # As in `load_network`, `model_init_kwargs` takes precedence; TRL's default is float32.
     dtype = getattr(torch, str((args.training.model_init_kwargs or {}).get("dtype") or args.model.dtype or "float32"))
     model = build_network(config, dtype=dtype)
     peft_config = get_peft_config(args.model)
@@ -238,6 +239,7 @@ def _measure_saved_bytes(config: Any, args: Any, rows: int, length: int, *, num_
 def _get_part(model: Any, family: ModelFamily, part: str) -> Any:
     """Return the first module of a part: all of it except separate modules such as the LM head."""
     name = family.parts[part].modules[0]
+    # Dots at both ends: only whole components of a module's path match.
     return next(module for path, module in model.named_modules() if f".{path}".endswith(f".{name}"))
 
 
@@ -288,6 +290,7 @@ def get_device_memory(device: Any) -> int:
     import torch
 
     if device.type == "cuda":
+        # (free, total) in bytes
         return int(torch.cuda.mem_get_info(device)[1])
     # On the CPU, all processes of the machine share its memory.
     machine_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -62,6 +62,7 @@ def merge_adapter(
     base_directory = _find_base(info, str(base) if base else None)
     check_adapter_base(directory, base_directory)
     on_progress(f"merging {adapter} into {base or info.base}")
+    # Beside `out`, on the same disk, so that the final rename is atomic.
     temp_directory = out.absolute().parent / f".{out.absolute().name}.half"
     try:
         with translate_disk_errors(TuningError, out, "free disk space and retry"):
@@ -81,6 +82,7 @@ def _find_base(adapter: AdapterInfo, base: str | None) -> Path:
         raise UsageError(
             f"the adapter was made for {adapter.base}, not for {base}: leave out --base, or give the right one"
         )
+    # The recorded revision belongs to the recorded base, not to another copy of it.
     return resolve_model(base, revision=adapter.base_revision if base == adapter.base else None)
 
 

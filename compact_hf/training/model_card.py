@@ -33,6 +33,7 @@ GENERATED_MARKER: Final = (
 
 ModelKind = Literal["adapter", "merge", "finetune"]
 
+# TRL's `env` sets environment variables, which may hold keys and tokens.
 _SECRET_KEYS: Final = {"hub_token", "env"}
 # Settings with local paths, which the card cuts to their last component.
 _PATH_KEYS: Final = {"model_name_or_path", "dataset_name", "output_dir", "chat_template_path", "path"}
@@ -124,9 +125,12 @@ def read_base_license(record: TrainingRecord) -> dict[str, str]:
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
     base = record.base or ""
+    # A local base has its card beside its weights. For one on the Hub, only the cache is read, so that this works
+    # offline.
     path: Any = Path(base) / CARD_FILE
     if is_repository(base):
         path = try_to_load_from_cache(base, CARD_FILE, revision=record.base_revision)
+    # The cache returns None for an unknown file, and a marker object for one that does not exist in the repository.
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}
     try:
@@ -154,6 +158,7 @@ def is_repository(name: str) -> bool:
     Args:
         name (`str`): a name without a revision, or a path.
     """
+    # A path such as `runs/base` also has the form of a repository's name.
     ref = RepoRef.parse(name)
     return ref is not None and ref.revision is None and not Path(name).exists()
 
@@ -169,7 +174,9 @@ def _render_card(
     """Return the text of the card from the template in model_card/."""
     from jinja2 import Environment, StrictUndefined
 
+    # A merged model has a record of the adapter; without it, all weights were trained.
     kind: ModelKind = "adapter" if is_adapter(directory) else "merge" if record.adapter else "finetune"
+    # Markdown needs no escaping of HTML; a name that the template misspells raises.
     environment = Environment(
         undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )

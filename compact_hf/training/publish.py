@@ -128,6 +128,7 @@ def publish_model(
             f"{directory / CARD_FILE} was written by hand: add scores and license there yourself, or remove it to "
             "have a card generated"
         )
+    # All checks, here and on the Hub, come before the upload is assembled.
     tag = _choose_tag(directory, repo_id, version)
     record = _resolve_public_base(directory, read_training_record(directory), base)
     scores = read_card_results(directory, Path(results)) if results else None
@@ -158,6 +159,7 @@ def _check_loadable(directory: Path) -> None:
             f"{directory} has neither {MODEL_CONFIG} nor {ADAPTER_CONFIG}: give the directory of a model or adapter"
         )
     weights = set(directory.glob("*.safetensors"))
+    # The index names all shards, so that a missing one is noticed.
     for index in directory.glob("*.safetensors.index.json"):
         weights |= {directory / name for name in json.loads(index.read_bytes())["weight_map"].values()}
     if not weights:
@@ -172,6 +174,7 @@ def _check_loadable(directory: Path) -> None:
         except (OSError, SafetensorError) as error:
             raise TuningError(f"{path} cannot be read ({first_line(error)}): save it again") from error
     try:
+        # Registers the family's own classes, which the processor may be one of.
         find_family(directory, read_training_record(directory))
         processor = load_processor(directory)
     except (OSError, ValueError, KeyError) as error:
@@ -219,6 +222,7 @@ def _resolve_public_base(directory: Path, record: TrainingRecord, base: str | No
                 "compact publish, then give its repository as --base namespace/name"
             )
         return record
+    # A recorded revision is valid only for the recorded base.
     name, commit = ref.repo_id, ref.revision or (None if base else record.base_revision)
     with translate_read_errors(name, ref.revision):
         if base:
@@ -260,6 +264,7 @@ def _stage_files(directory: Path, staging: Path, record: TrainingRecord, on_prog
     for path in sorted(published):
         config = _public_config(path, record)
         if config is None:
+            # A link, because copying weights would take time and disk space.
             (staging / path.name).symlink_to(path.resolve())
         else:
             (staging / path.name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -281,6 +286,7 @@ def _public_config(path: Path, record: TrainingRecord) -> Mapping[str, Any] | No
     config: dict[str, Any] = json.loads(path.read_bytes())
     public = {key: value for key, value in config.items() if key not in _LOCAL_PATH_KEYS or is_repository(str(value))}
     if path.name == ADAPTER_CONFIG:
+        # PEFT recorded the name that training used, which may be a local path.
         public |= {"base_model_name_or_path": record.base, "revision": record.base_revision}
     return public if public != config else None
 

@@ -52,6 +52,7 @@ def recipe_path(recipe: Path | str) -> Path:
     Raises:
         TuningError: if there is no such file, and no shipped recipe has this name.
     """
+    # A file takes precedence over the shipped recipe of the same name.
     path = Path(recipe)
     if path.is_file():
         return path
@@ -78,6 +79,7 @@ def read_recipe(recipe: Path | str) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        # YAML errors have several lines, with a copy of the faulty one.
         reason = " ".join(str(error).split())
         raise TuningError(
             f"recipe {path} cannot be read ({reason}): give a YAML file that `trl sft --config` takes"
@@ -144,8 +146,10 @@ def copy_recipe(recipe: Path | str, out: Path | str, *, model: str | None = None
 
 def _find_template(recipe: Path, base: str) -> str:
     """Return the training template of the base's family; if the base is not local, of the shipped recipe's family."""
+    # path -> family
     shipped = dict(_shipped_recipes().values())
     try:
+        # A shipped recipe belongs to a family, so the config of a base on the Hub is fetched only for other recipes.
         family = read_family(base) if Path(base).is_dir() or recipe not in shipped else shipped[recipe]
     except (OSError, ValueError) as error:
         raise TuningError(
@@ -192,8 +196,10 @@ def _list_valid_keys() -> set[str]:
     from accelerate.commands.launch import launch_command_parser
     from trl.scripts.sft import make_parser
 
+    # argparse has no public list of a parser's options.
     script_keys = {option.dest for option in make_parser()._actions}
     launcher_keys = {name[2:] for option in launch_command_parser()._actions for name in option.option_strings}
+    # Short flags such as `-h` have become an empty text above.
     return (script_keys | launcher_keys | {"accelerate_config", "env"}) - {"help", ""}
 
 

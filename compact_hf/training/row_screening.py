@@ -102,6 +102,7 @@ def screen_rows(
     columns = [name for name in ("id", "images", "messages") if name in rows.column_names]
     # In Arrow format an image is the bytes of its file. Other formats decode it, which fails for broken images.
     arrow_rows = rows.select_columns(columns).with_format("arrow")
+    # 0 or 1 for a small dataset, which is then screened in this process.
     num_processes = min(os.cpu_count() or 1, len(rows) // _ROWS_PER_PROCESS)
     screened_rows = arrow_rows.map(
         screener,
@@ -114,9 +115,11 @@ def screen_rows(
             reason=Value("string"),
         ),
         num_proc=num_processes if num_processes > 1 else None,
+        # The name of the result in the cache of `datasets`: it depends on the data and on all settings of the screener.
         new_fingerprint=digest("screened", arrow_rows._fingerprint, screener.fingerprint),
         desc="screening rows",
     ).with_format(None)
+    # Not a reason to drop rows: users have to decide how such rows are split.
     _check_image_counts(screened_rows["images"], rows, family)
     return _build_result(screened_rows, rows, screener)
 
@@ -141,6 +144,7 @@ class RowScreener:
     family: ModelFamily
     special_tokens: tuple[str, ...]
     placeholder_id: int
+    # Changed in spite of `frozen`: each process fills a dictionary of its own.
     image_tokens: dict[tuple[int, int], int] = field(repr=False, compare=False)
     max_length: int | None
     answers_only: bool
@@ -196,6 +200,7 @@ class RowScreener:
         result = {"tokens": 0, "answer_tokens": 0, "image_tokens": 0, "images": len(images)}
         if not _is_conversation(messages):
             return {**result, "reason": "no conversation"}
+        # Roles alternate, so every second message is the assistant's.
         if not any(message["content"].strip() for message in messages[1::2]):
             return {**result, "reason": "no answer"}
         if self.needs_image and not images:
@@ -203,6 +208,7 @@ class RowScreener:
         # The tokenizer would turn such a text into the token: `</s>`, for example, would end the answer.
         if any(token in message["content"] for message in messages for token in self.special_tokens):
             return {**result, "reason": "special token in the text"}
+        # (width, height) of each image that can be decoded.
         sizes = [size for image in images if (size := _decoded_size(image))]
         if len(sizes) < len(images):
             return {**result, "reason": "broken picture"}
@@ -244,6 +250,7 @@ class RowScreener:
             return_assistant_tokens_mask=self.answers_only,
         )
         input_ids = encoding["input_ids"]
+        # One number per token of `input_ids`: 1 if the loss covers it.
         loss_mask = encoding["assistant_masks"] if self.answers_only else [1] * len(input_ids)
         # `end` is the position after a token, with image tokens in place of the placeholders.
         end = answer_tokens = image_end = 0
@@ -251,9 +258,11 @@ class RowScreener:
         remaining = iter(image_tokens)
         for token, in_loss in zip(input_ids, loss_mask, strict=True):
             if token == self.placeholder_id:
+                # A placeholder without an image counts as the one token that it is.
                 end = image_end = end + next(remaining, 1)
             else:
                 end += 1
+            # TRL cuts the row at the limit, so that later tokens are not learned.
             answer_tokens += in_loss and end <= limit
         return end, answer_tokens, image_end <= limit
 
@@ -262,6 +271,7 @@ def _is_conversation(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether messages alternate between user and assistant, and end with the assistant."""
     roles = [message["role"] for message in messages]
     has_texts = all(isinstance(message["content"], str) for message in messages)
+    # The length of the repeated pair is even, so an odd number of messages never equals it.
     return bool(roles) and has_texts and roles == ["user", "assistant"] * (len(roles) // 2)
 
 
@@ -272,6 +282,7 @@ def _decoded_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
 
     try:
         decoded: tuple[int, int] = Image().decode_example(dict(image)).convert("RGB").size
+    # The file is damaged, is no image, or is too large for PIL's limit; training could not read it either.
     except (*_DECODE_ERRORS, DecompressionBombError):
         return None
     return decoded
@@ -288,6 +299,7 @@ def _check_columns(rows: Any) -> None:
             "needs `images`, a list of images, and `messages`, a list of role and content, as `compact assemble` "
             "writes them"
         )
+    # A list type has the type of its items as `feature`; other types have no such attribute.
     images = rows.features["images"]
     if not isinstance(getattr(images, "feature", None), Image):
         raise TuningError(
@@ -311,6 +323,7 @@ def _check_image_counts(image_counts: Sequence[int], rows: Any, family: ModelFam
 
 def _build_result(screened_rows: Any, rows: Any, screener: RowScreener) -> ScreeningResult:
     """Return the result of all rows from the screened columns; raise if no row is left."""
+    # column -> values of all rows
     columns = {name: screened_rows[name][:] for name in screened_rows.column_names}
     kept_indices = [index for index, reason in enumerate(columns["reason"]) if not reason]
     dropped = [(_row_name(rows, index), reason) for index, reason in enumerate(columns["reason"]) if reason]

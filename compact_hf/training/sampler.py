@@ -54,6 +54,7 @@ class Grouping:
     @property
     def steps_per_epoch(self) -> int:
         """Number of optimizer steps per epoch."""
+        # (rows with an image, rows without one)
         counts = (sum(self.image_flags), len(self.image_flags) - sum(self.image_flags))
         # -(-a // b) rounds up: each modality may end with one incomplete step.
         return sum(
@@ -68,6 +69,7 @@ class Grouping:
         """
         # The same in all processes, so that they agree on the order without communication.
         rng = random.Random(f"{self.seed} {epoch}")
+        # Complete steps are shuffled; the incomplete ones, at most one per modality, stay at the end.
         steps, partial_steps = [], []
         for with_image in (True, False):
             rows = [row for row, has_image in enumerate(self.image_flags) if has_image is with_image]

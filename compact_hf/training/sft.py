@@ -64,6 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     from accelerate import PartialState
 
+    # The recipe may have keys of `accelerate launch`, which this parser does not know.
     args = Arguments(*make_parser("compact tune").parse_args_and_config(arguments, fail_with_unknown_args=False))
     training = args.training
     family, config = check_base(args)
@@ -91,6 +92,7 @@ def main(arguments: Sequence[str]) -> None:
         with translate_shape_errors(args.model.model_name_or_path, family):
             trainer = _build_trainer(args, family, rows, screening, processor, checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # Fewer steps than planned: a stop signal ended training after a checkpoint.
     step, max_steps = trainer.state.global_step, trainer.state.max_steps
     if step < max_steps:
         trainer.end()
@@ -98,6 +100,7 @@ def main(arguments: Sequence[str]) -> None:
             f"stopped after step {step} of {max_steps}, with a complete checkpoint in {training.output_dir}; "
             "run the same command again to resume"
         )
+    # In all processes, because sharded weights are gathered from all of them.
     trainer.save_model(training.output_dir)
     if trainer.is_world_process_zero():
         write_record(Path(training.output_dir), _build_record(args, arguments, trainer, screening["train"]))
@@ -106,6 +109,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _get_devices(training: Any) -> Devices:
+    # accelerate sets these variables in the processes that it starts.
     return Devices(training.world_size, bool({"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & os.environ.keys()))
 
 
@@ -130,6 +134,7 @@ def _build_trainer(
         )
     if training.push_to_hub:
         raise TuningError("push_to_hub would upload TRL's card: leave it out, and use compact publish after training")
+    # Only launch.py sets the variable; under plain torchrun the two numbers are equal.
     num_processes = int(os.environ.get(PROCESSES_VARIABLE, training.world_size))
     if training.world_size != num_processes:
         raise TuningError(
@@ -143,6 +148,7 @@ def _build_trainer(
     is_full_resume = checkpoint is not None and peft_config is None and not _get_devices(training).is_sharded
     model = load_network(args, str(checkpoint) if is_full_resume else None)
     training.model_init_kwargs = None  # the model is loaded already: SFTTrainer would warn that it ignores them
+    # Rows in the order of `kept_indices`, as in the lengths from which steps are grouped.
     datasets = {name: dataset.select(screening[name].kept_indices) for name, dataset in rows.items()}
     return CompactTrainer(
         screening=screening["train"],
@@ -168,6 +174,7 @@ def _describe_rows(screening: ScreeningResult, training: Any) -> list[str]:
     if dropped:
         messages += [f"dropped {name}: {reason}" for name, reason in dropped[:_MAX_LISTED_ROWS]]
         path = Path(training.output_dir) / "dropped.jsonl"
+        # All processes return the messages, but only one writes the file.
         if training.process_index == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = (json.dumps({"id": name, "reason": reason}, ensure_ascii=False) for name, reason in dropped)
@@ -198,6 +205,7 @@ def _build_record(
     from compact_hf.training.trainer import describe_hardware
 
     history, base = trainer.state.log_history, args.model.model_name_or_path
+    # transformers 5.23 no longer sets it; the revision that was asked for is recorded then.
     commit = getattr(trainer.model.config, "_commit_hash", None)
     return {
         "base": base,
@@ -230,6 +238,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     try:
         main(arguments)
     except CompactError as error:
+        # `MODULE.CLASS: MESSAGE`, from which child_output.py builds the same error in the parent process.
         sys.stderr.write(f"{type(error).__module__}.{type(error).__qualname__}: {error}\n")
         return error.exit_status
     return 0

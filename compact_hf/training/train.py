@@ -111,10 +111,12 @@ def build_job(
                 "on the command line"
             )
     settings: dict[str, Any] = {**recipe_settings, **overrides}
+    # Looked up without importing it, because the import takes seconds.
     if find_spec("trl") is None:
         raise TuningError("tuning needs TRL, which is not installed: pip install 'compact_hf[tune]'")
     if not settings.get("output_dir"):
         raise TuningError(f"recipe {path} has no output_dir, and none was given: add it to the recipe or pass it")
+    # Options of the training script: only what differs from the recipe, which the script reads itself.
     script_settings = dict(overrides)
     if not settings.get("datasets"):
         name, commit = pin_revision(str(settings.get("dataset_name", "")), revision)
@@ -127,6 +129,7 @@ def build_job(
     if train is not None:
         parts = parse_train(
             train,
+            # Booleans in a recipe, texts in overrides.
             use_peft=str(settings.get("use_peft", "")).lower() == "true",
             learning_rate=_get_learning_rate(settings),
             projector_learning_rate=projector_learning_rate,
@@ -134,6 +137,7 @@ def build_job(
         # The parts now contain the projector's learning rate.
         train, projector_learning_rate = format_train(parts), None
     elif projector_learning_rate is None and _saves_projector(settings):
+        # LLaVA's default, for a LoRA with a projector that is trained in full.
         projector_learning_rate = PROJECTOR_LR_RATIO * _get_learning_rate(settings)
     extras = {"dataset_revision": revision, "projector_learning_rate": projector_learning_rate, "train": train}
     script_settings |= {key: str(value) for key, value in extras.items() if value is not None}
@@ -200,6 +204,7 @@ def tune(
         train=train,
     )
     init_output_dir(job.output_dir, job.settings)
+    # Training had finished before this call: nothing is left to do.
     if record := read_finished_record(job.output_dir):
         return _build_result(job.output_dir, record, was_finished=True)
     _check_bfloat16_support(job)
@@ -272,6 +277,7 @@ def _run_child(
 
 def _iter_lines(child: Popen[str], log_file: IO[str] | None) -> Iterator[str]:
     """Yield the child's lines that are not blank, and write them to the log."""
+    # Ends when all processes that hold the pipe have ended, including the training processes of the launcher.
     for raw_line in child.stdout or ():
         if line := raw_line.rstrip():
             if log_file:
@@ -340,5 +346,7 @@ def _request_stop(child: Popen[str]) -> Iterator[None]:
 
 
 def _send_signal(child: Popen[str], signal_number: signal.Signals) -> None:
+    # The child leads a session of its own, so its process id is also that of the group. If there is no such group, all
+    # of its processes have ended.
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal_number)

@@ -90,6 +90,7 @@ def parse_train(
             f"--projector-lr conflicts with --train {text!r}, which trains no projector or gives it a learning rate: "
             "leave out one of the two"
         )
+    # In order of precedence: the part's own @RATE, --projector-lr, LLaVA's ratio to the recipe's rate.
     if projector is not None and projector.learning_rate is None:
         rate = projector_learning_rate
         if rate is None and learning_rate is not None and has_adapter and projector.method == "full":
@@ -145,8 +146,10 @@ def set_peft_args(model_args: Any, parts: Sequence[TrainedPart], family: ModelFa
                 f"{family.label} has no part {part.name!r} to train: choose from {', '.join(family.parts)}"
                 f"{did_you_mean(part.name, family.parts)}"
             )
+    # LoRA adapts the targets; `saved` modules are trained as whole copies and stored with the adapter.
     targets = [family.parts[part.name].lora_targets for part in parts if part.method == "lora"]
     saved = [module for part in parts if part.method == "full" for module in family.parts[part.name].modules]
+    # Without a target, all trained parts are trained in full, and `freeze_other_parts` freezes the rest.
     model_args.use_peft = bool(targets)
     if targets:
         # PEFT takes one regular expression for all parts.

@@ -58,6 +58,7 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
         self.stop_callback = StopCallback()
         self.add_callback(self.stop_callback)
         self._family, self._learning_rates = family, learning_rates
+        # Set back by the time of earlier processes, so that `seconds` includes it.
         self._start_time = time.monotonic() - seconds
         self.grouping = build_grouping(self.args, screening, self.args.world_size)
 
@@ -123,6 +124,7 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
 
         If the process is killed while it saves, the previous checkpoint is still there.
         """
+        # Without a limit the parent removes nothing: it would do so before the new checkpoint is marked.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         super()._save_checkpoint(model, trial)
         self.args.save_total_limit = limit

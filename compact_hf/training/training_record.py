@@ -98,6 +98,7 @@ def read_training_record(directory: Path, *, settings: Mapping[str, Any] | None 
             raise TuningError(
                 f"{path} cannot be read ({reason}): train again, compact tune writes this file"
             ) from error
+    # After plain `trl sft`: from its settings if it has just ended, else from what it left in the directory.
     record = _record_from_settings(settings) if settings is not None else _record_from_card(directory)
     steps, loss = _read_curve(directory)
     record = replace(record, steps=steps, loss=loss)
@@ -122,6 +123,7 @@ def find_family(directory: Path, record: TrainingRecord) -> ModelFamily:
         UsageError: if the family's package cannot be imported.
     """
     base = Path(record.base) if record.base else directory
+    # In order of precedence; an adapter has no config of its own, but its base may be local.
     return get_family(record.model_type or read_model_type(directory) or read_model_type(base))
 
 
@@ -137,6 +139,7 @@ def read_adapter_info(directory: Path) -> AdapterInfo:
     adapter = read_adapter_config(directory)
     if adapter.base_revision is None:
         record = read_training_record(directory)
+        # The recorded revision is only valid for the recorded base: a config may have been edited since.
         if record.base == adapter.base:
             return replace(adapter, base_revision=record.base_revision)
     return adapter
@@ -161,12 +164,14 @@ def _record_from_card(directory: Path) -> TrainingRecord:
         header = read_header(directory)
     except (OSError, ValueError) as error:
         raise TuningError(f"the card in {directory} cannot be read ({error}): fix its header or remove it") from error
+    # A list of bases does not say which of them training started from.
     base, datasets = header.get("base_model"), header.get("datasets") or []
     return TrainingRecord(base=base if isinstance(base, str) else None, dataset=tuple(str(name) for name in datasets))
 
 
 def _read_curve(directory: Path) -> tuple[int | None, tuple[tuple[int, float], ...]]:
     """Return the number of steps and the logged losses of the newest checkpoint."""
+    # By time and not by step: an earlier run in the same directory may have got further.
     states = sorted(directory.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
     if not states:
         return None, ()

@@ -219,6 +219,7 @@ def assemble_base(
         return AssemblyResult(out, part_names, disk_space, vocab_size, False, None)
     # An existing base is compared by its record, that is by parts and dtype, without reading its weights.
     is_new = not out.exists() or not any(out.iterdir())
+    # Three cases: assemble a new base, refuse another one, or keep this one, which is complete already.
     if is_new:
         _assemble(out, parts, config, dtype, disk_space, on_note, on_progress)
     elif read_assembly_record(out).identity != _build_record(parts, dtype, config, on_note).identity:
@@ -251,6 +252,7 @@ def _assemble(
             part.fetch()
     target_dtype = None if dtype == "stored" else getattr(torch, dtype)
     weights = find_weights(parts, config, dtype=target_dtype)
+    # Again with exact sizes: the first check used an estimate, and downloads have taken space since.
     check_disk_space(out, DiskSpace(0, sum(weight.nbytes for weight in weights)))
     check_free_memory(estimate_peak_memory(weights))
     record = _build_record(parts, dtype, config, on_note)

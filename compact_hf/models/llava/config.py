@@ -56,12 +56,14 @@ def build_base_config(language: Part, vision: Part, projector: Part) -> LlavaCon
             f"{vision} has an image size of {image_size} pixels, which is not a multiple of its patch size "
             f"{vision_config.patch_size}: fix its config.json"
         )
+    # -(-a // b) rounds up; two rows are needed for `<image>` and `<pad>`.
     text_config.vocab_size = -(-(vocab_size + 2) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
     text_config.pad_token_id = vocab_size + 1
     for config in (text_config, vision_config):
         # Do not publish local paths. The dtype is set for the whole model.
         config.name_or_path = ""
         config.dtype = None
+        # The parts are no models of their own in the base.
         config.architectures = None
     config = LlavaConfig(
         vision_config=vision_config,
@@ -94,6 +96,7 @@ def build_base_processor(language: Part, vision: Part, config: LlavaConfig) -> L
     """
     tokenizer = _load_tokenizer(language)
     image_token_id = config.image_token_index
+    # Otherwise the ids of the added tokens would already have rows in the embeddings, or skip some.
     if len(tokenizer) != image_token_id:
         raise TuningError(
             f"the tokenizer of {language} has {len(tokenizer)} tokens, but its model has {image_token_id}: give a "

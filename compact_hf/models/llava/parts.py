@@ -22,6 +22,7 @@ PROJECTOR_FILE: Final = "mm_projector.bin"
 """The file that LLaVA's pre-training saves."""
 
 _TOKENIZER_FILES: Final = ("tokenizer_config.json", "tokenizer.model", "tokenizer.json", "special_tokens_map.json")
+# role -> names of files
 _REQUIRED_FILES: Final = {
     "language model": ("config.json", "tokenizer_config.json"),
     "vision tower": ("config.json", "preprocessor_config.json"),
@@ -39,6 +40,7 @@ _WEIGHT_PATTERNS: Final = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
     re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
 )
+# Texts that a license may require to be passed on; the header of README.md names the license.
 _LICENSE_PATTERN: Final = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY|README)(\.\w+)?", re.IGNORECASE)
 _COMMIT_DIGITS: Final = 12
 
@@ -83,6 +85,7 @@ class Part:
             HubError: if the files cannot be downloaded or stored.
         """
         if self.commit is None:
+            # A projector may be given as its file.
             path = Path(self.name_or_path)
             return path.parent if path.is_file() else path
         file_names = self.files if with_weights else self.files.keys() - set(self.weight_files)
@@ -127,6 +130,7 @@ def find_part(role: str, name_or_path: str) -> Part:
     """
     path = Path(name_or_path)
     commit: str | None = None
+    # A projector's file may have any name; its layers are recognized by their keys.
     if path.is_file() and role == "projector":
         return Part(role, name_or_path, None, {path.name: path.stat().st_size}, (path.name,))
     if path.exists():

@@ -58,6 +58,7 @@ def load_llama_tokenizer(model_file: Path, *, legacy: bool = False) -> LlamaToke
             f"the tokenizer {model_file} cannot be read ({reason}): give the tokenizer.model of a Llama"
         ) from error
     piece_ids = range(sentencepiece_model.get_piece_size())
+    # piece -> id, and piece -> score: merges with a higher score are applied first.
     vocabulary = {sentencepiece_model.id_to_piece(piece_id): piece_id for piece_id in piece_ids}
     scores = {
         sentencepiece_model.id_to_piece(piece_id): sentencepiece_model.get_score(piece_id) for piece_id in piece_ids

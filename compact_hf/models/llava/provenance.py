@@ -56,6 +56,7 @@ class AssemblyRecord:
             dtype (`str`): the requested dtype.
             config (`LlavaConfig`): the base's config.
         """
+        # `<pad>` is added right after `<image>`; see build_base_processor.
         tokens = {IMAGE_TOKEN: config.image_token_index, PAD_TOKEN: config.image_token_index + 1}
         made_with = {name: version(name) for name in _LIBRARIES}
         return cls(
@@ -89,6 +90,7 @@ def read_assembly_record(directory: Path) -> AssemblyRecord:
     path = directory / ASSEMBLY_FILE
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
+        # `format` is not a field; a file with other fields than ours raises TypeError below.
         if fields.pop("format") != _FORMAT:
             raise ValueError("unknown format")
         return AssemblyRecord(**fields)
@@ -118,6 +120,7 @@ def write_base_card(
         dtype (`str`): default dtype for loading.
         legacy (`bool`): the tokenizer's setting of this name.
     """
+    # One per part, in their order. The base gets that of the language model, which is first.
     licenses = [_read_license(part) for part in parts]
     variables = {"image_tokens": image_tokens, "dtype": dtype, "legacy": str(legacy).lower()}
     is_llama_2 = licenses[0] == _LLAMA_2_LICENSE
@@ -133,6 +136,7 @@ def _render_card(parts: tuple[Part, ...], licenses: list[str | None], **variable
     from jinja2 import Environment, StrictUndefined
 
     metadata = ModelCardData(
+        # The Hub shows these names as links, so local parts are left out.
         base_model=[part.name for part in parts if part.commit] or None,
         library_name="transformers",
         pipeline_tag="image-text-to-text",

@@ -55,6 +55,7 @@ def _copy_checkpoint(name: str, out: Path, *, base: str | None = None) -> Path:
     temp_directory = out.with_name(f".{out.name}.part")
     try:
         if out.exists():
+            # Raised here, because `rename` would replace an empty directory.
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         # A killed copy may have left its directory behind: it gets its final name only when it is complete.
         shutil.rmtree(temp_directory, ignore_errors=True)
@@ -78,5 +79,6 @@ def set_adapter_base(adapter: Path, base: str) -> None:
     """
     path = adapter / _ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
+    # Loaders of adapters look for the base under this name.
     config["base_model_name_or_path"] = base
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -118,6 +118,7 @@ def _translate_read_errors(path: Path) -> Iterator[None]:
             f"{path.name} contains other objects than tensors, and such pickles are not loaded because they can run "
             "code: convert it to safetensors"
         ) from error
+    # torch raises RuntimeError for a damaged archive.
     except (OSError, EOFError, RuntimeError, SafetensorError) as error:
         raise TuningError(f"{path.name} cannot be read ({first_line(error)}): download or save it again") from error
 
@@ -171,6 +172,7 @@ def expected_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
 
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
+    # A tied head is the tensor of the embeddings, which is saved once.
     tied_names = {"lm_head.weight"} if config.tie_word_embeddings else set()
     return {
         _saved_name(name): tuple(value.shape) for name, value in model.state_dict().items() if name not in tied_names
@@ -235,6 +237,7 @@ def write_weights(
     total, done = sum(weight.nbytes for weight in weights), 0
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
+        # The names that transformers expects beside an index.
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_shard(shard, directory / name)
         weight_map |= dict.fromkeys((weight.name for weight in shard), name)
@@ -253,6 +256,7 @@ def estimate_peak_memory(weights: list[Weight]) -> int:
     Args:
         weights (`list[Weight]`): the result of `find_weights`.
     """
+    # A file that cannot be mapped is in memory completely while a shard of it is written.
     unmapped_sizes = [file.stat().st_size for file in {weight.file for weight in weights} if not is_mappable(file)]
     return max(sum(weight.nbytes for weight in shard) for shard in _split_shards(weights)) + max(
         unmapped_sizes, default=0
@@ -278,11 +282,14 @@ def _convert_tensor(source: torch.Tensor, weight: Weight) -> torch.Tensor:
     import torch
 
     tensor = source.to(weight.dtype)
+    # Only embeddings and head lack rows (see `_check_shape`).
     if (missing_rows := weight.shape[0] - len(source)) > 0:
+        # (hidden,): summed in float64, because float16 has too few digits for a sum of 32,000 rows.
         row_sum = torch.stack([rows.sum(0, dtype=torch.float64) for rows in torch.split(source, _SUM_CHUNK_ROWS)]).sum(
             0
         )
         tensor = torch.cat([tensor, (row_sum / len(source)).to(weight.dtype).expand(missing_rows, -1)])
+    # A NaN anywhere makes both minimum and maximum NaN.
     if not all(bound.isfinite() for bound in tensor.aminmax()):
         raise TuningError(
             f"{weight.key} in {weight.file.name} has values that are not finite in {weight.dtype}: download it again, "
@@ -298,6 +305,7 @@ def _split_shards(weights: list[Weight]) -> list[list[Weight]]:
     shards: list[list[Weight]] = [[]]
     size = 0
     for weight in weights:
+        # A shard has one source file, so that only one is open while it is written.
         if shards[-1] and (weight.file != shards[-1][-1].file or size + weight.nbytes > SHARD_BYTES):
             shards.append([])
             size = 0
@@ -308,6 +316,7 @@ def _split_shards(weights: list[Weight]) -> list[list[Weight]]:
 
 def _saved_name(name: str) -> str:
     """Return the name on disk of a weight of `LlavaForConditionalGeneration`, given its name in memory."""
+    # In memory: lm_head.*, model.{language_model,vision_tower,multi_modal_projector}.*. The names on disk are older.
     if name == "lm_head.weight":
         return "language_model.lm_head.weight"
     name = name.removeprefix("model.")
@@ -323,6 +332,7 @@ def _map_part_key(role: str, key: str) -> str | None:
         return f"language_model.{key}"
     if role == "vision tower":
         return f"vision_tower.vision_model.{key.removeprefix('vision_model.')}"
+    # `model.mm_projector.0.weight` -> ("0", "weight"); the prefix may be missing.
     number, _, kind = key.rpartition("mm_projector.")[2].partition(".")
     return f"multi_modal_projector.{_PROJECTOR_LAYERS.get(number, number)}.{kind}"
 
@@ -331,6 +341,7 @@ def _check_shape(
     part: Part, key: str, name: str, shape: tuple[int, ...], base_shape: tuple[int, ...], config: LlavaConfig
 ) -> None:
     """Raise if a weight does not have the shape of the base; embeddings and head lack the rows of added tokens."""
+    # The id of `<image>`, the first added token, is the number of rows before.
     expected = (config.image_token_index, *base_shape[1:]) if name in _RESIZED_WEIGHTS else base_shape
     if shape == expected:
         return

@@ -91,6 +91,7 @@ class JobScheduler:
         self._on_wait = on_wait
         self._jobs = store.load()
         self._job_count = len(self._jobs)
+        # job id -> number in messages
         self._job_numbers = {job.id: number for number, job in enumerate(self._jobs, 1)}
         # An earlier session may have been killed after it submitted the job and before it saved that.
         self._maybe_submitted = {job.id for job in self._jobs if job.stage == "uploaded"}
@@ -233,6 +234,7 @@ class JobScheduler:
             if job_name is not None:
                 job.name = job_name
                 self._store.advance(job, "submitted")
+            # Never submitted, and the uploaded file may be deleted already: upload it again.
             elif job.age_s() > _UPLOAD_LIFETIME_S:
                 self._store.advance(job, "written")
         if job.stage == "written":
@@ -243,6 +245,7 @@ class JobScheduler:
             job.file = await self._service.upload(file, job.id)
             self._store.advance(job, "uploaded")
         if job.stage == "uploaded":
+            # Before the call, whose response may be lost.
             self._maybe_submitted.add(job.id)
             job.name = await self._service.submit(job.file, job.id)
             self._store.advance(job, "submitted")
@@ -260,6 +263,7 @@ class JobScheduler:
                 temp_file = self._store.temp_file(results)
                 await self._service.download(status.results_file, temp_file)
                 temp_file.replace(results)
+        # The service forgot the job or its results: its requests have no answer.
         except NotFoundError as error:
             job.ended = f"no longer exists at the service ({error})"
         self._store.advance(job, "collected")

@@ -32,6 +32,7 @@ from compact_hf.teachers.http import one_line
 _HTTP_STATUS: Final = dict(
     enumerate((200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401))
 )
+# Time-out, conflict, rate limit, cancelled; other 4xx say that the request itself is wrong.
 _RETRYABLE_CODES: Final = (408, 409, 429, 499)
 
 
@@ -63,6 +64,7 @@ async def write_requests(
             except SourceError as error:
                 failures.append(Failure(request.key, str(error), is_retryable=False))
         file.flush()
+        # On disk before the job is saved, which refers to this file.
         await asyncio.to_thread(os.fsync, file.fileno())
     return keys, failures
 
@@ -114,6 +116,7 @@ def _parse_answer(key: str, record: dict[str, Any], model: str) -> Reply | Failu
 def _parse_failure(key: str, error: dict[str, Any]) -> Failure:
     """Return a `google.rpc.Status` as a failure with the corresponding HTTP status."""
     code = error.get("code")
+    # A code outside of google.rpc.Code is taken as an HTTP status.
     status = _HTTP_STATUS.get(code, code) if isinstance(code, int) else 500
     message = one_line(str(error.get("message") or error.get("status") or "no message"))
     # Never `is_overloaded`: the error of one request in a batch must not delay all later requests.
@@ -181,6 +184,7 @@ class JobStore:
             jobs = [self._read_job(file) for file in files if file.suffix == ".json"]
             job_ids = {job.id for job in jobs}
             for file in files:
+                # Left behind by a kill: half-written files, and files whose job was not saved or is removed.
                 if file.suffix == _TEMP_SUFFIX or file.name.partition(".")[0] not in job_ids:
                     file.unlink()
         return sorted((job for job in jobs if job.teacher == self.teacher), key=lambda job: job.since)
@@ -220,6 +224,7 @@ class JobStore:
         Args:
             job (`Job`): the job.
         """
+        # Unbuffered, so that a kill after the delivery does not lose the key.
         with self.translate_os_errors(), self._delivery_log(job).open("ab", buffering=0) as log:
 
             def record_key(key: str) -> None:
@@ -244,6 +249,7 @@ class JobStore:
         """
         job.stage, job.since = stage, time.time()
         self.save(job)
+        # Only after the new stage was saved: up to then, the file may be needed to submit again.
         if stage in ("submitted", "collected"):
             with self.translate_os_errors():
                 self.requests_path(job).unlink(missing_ok=True)
