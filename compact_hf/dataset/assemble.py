@@ -29,6 +29,7 @@ from compact_hf.reports.table import NotebookSummary
 INSTRUCTION_FRACTION: Final = 0.05
 """Share of LLaVA-665K that the paper mixes into its training data (section 3.4)."""
 
+# 1 to 100 characters without line breaks, pipes or angle brackets, which would break the tables of a Markdown card.
 _LICENSE: Final = re.compile(r"\w[\w .+:/()-]{0,99}")
 
 
@@ -115,7 +116,9 @@ def assemble(
         raise UsageError(f"invalid image licence {image_license!r}: give a short name such as cc-by-4.0")
     max_distance = None if group_similar is None else check_distance(group_similar)
     excluded_ids = frozenset[str]() if exclude_ids is None else read_ids(Path(exclude_ids))
+    # The hashes of the images of all runs and of the instruction part are stored in the first run.
     fingerprint_cache = FingerprintCache(run_directories[0])
+    # One set with two users: `_Assembly.iter_rows` fills it, and the instruction sample reads it later.
     held_out: set[str] = set()
     # The file's format is checked here, before any work; its rows are read after the runs, when `held_out` is complete.
     instruction_sample = _sample_instructions(
@@ -136,6 +139,7 @@ def assemble(
         max_distance=max_distance,
         fingerprint_cache=fingerprint_cache,
     )
+    # A generator: no row is read before `write_dataset` iterates over it.
     rows = assembly.iter_rows(instruction_sample, held_out, on_balance=on_balance, on_note=on_note)
     provenance = replace(read_provenance(run_directories), selection_phrases=select.describe() if select else ())
     return write_dataset(
@@ -205,10 +209,12 @@ class _Assembly:
             on_note (`Callable[[str], None]`): see `assemble`.
         """
         row_filter = self._make_filter()
+        # Runs first: the instruction rows can be compared only when all validation images are known.
         for row in self._iter_selected(row_filter, on_balance):
             if isinstance(row, Row):
                 held_out.update(filter(is_validation_image, row.image_ids))
             yield row
+        # Read only now, when `held_out` is complete.
         yield from row_filter.apply(instruction_sample)
         for note in row_filter.notes():
             on_note(note)
@@ -216,6 +222,7 @@ class _Assembly:
     def _make_filter(self) -> RowFilter:
         """Return the filter for exclusions, with the similar images already grouped if that is asked for."""
         datasets = [str(dataset) for dataset in self.exclude_images_of]
+        # None, not an empty set: then no image has to be read for exclusions.
         exclusions = Exclusions(self.excluded_ids, read_excluded_images(datasets) if datasets else None)
         row_filter = RowFilter(exclusions, self.fingerprint_cache, distance=self.max_distance)
         row_filter.compare_images(self._iter_rows)
@@ -227,6 +234,7 @@ class _Assembly:
         """Yield the rows that pass the filter and the selection; a selection needs a first pass over all rows."""
         if self.select is None:
             return row_filter.apply(self._iter_rows(on_balance))
+        # Pass 1 decides, pass 2 yields the rows. Only pass 2 reports the balance, or it would be reported twice.
         apply_choice = self.select.choose(row_filter.apply(self._iter_rows()))
         return apply_choice(row_filter.apply(self._iter_rows(on_balance)))
 
@@ -238,6 +246,7 @@ class _Assembly:
 
 def _reject_mixed_splits(row: Row | Reject) -> Row | Reject:
     """Return the row, or a reject if some of its images belong to the training split and others to validation."""
+    # Such a row would be in the training split and have a validation image.
     if isinstance(row, Row) and len(set(map(is_validation_image, row.image_ids))) > 1:
         return Reject("assembly", AssemblyReason.BOTH_SPLITS, row.id, str(row.image_id))
     return row

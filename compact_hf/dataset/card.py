@@ -76,16 +76,19 @@ def iter_figure_defects(directory: Path, card: str, stats: DatasetStats) -> Iter
     """
     from PIL import Image
 
+    # Figures that the release has, but that its rows do not give.
     digests = _figure_digests(stats)
     for figure in sorted((directory / FIGURE_DIRECTORY).glob("*.png")):
         path = f"{FIGURE_DIRECTORY}/{figure.name}"
         if path not in digests:
             yield "card's figure shows other data", path, "no such figure exists"
     for path, expected_digest in digests.items():
+        # The templates of the card show figures as HTML images, to set their width.
         if f'src="{path}"' not in card:
             yield "card does not show its figure", path, "assemble the release again"
         try:
             with Image.open(directory / path) as image:
+                # Decodes all pixels, so that a truncated file is found.
                 image.load()
                 stored_digest = image.info.get(_COUNTS_KEY)
         except FileNotFoundError:
@@ -120,9 +123,13 @@ TAG: Final = "compact_hf"
 _EXTRA_FILES: Final = re.compile(
     rf"{re.escape(CARD)}|{re.escape(CHANGELOG)}|{FIGURE_PATH.pattern}|\.gitattributes|\.cache/huggingface/.*"
 )
+# Headings that card.md.jinja writes for every release; other sections depend on the rows.
 _SECTIONS: Final = ("Load it", "A row", "Licences", "Limits", "Versions", "Citation")
+# The block that shows the figures. It depends on them, not only on rows, and is not rendered again to compare.
 _FIGURES_PART: Final = "asks"
+# A number, possibly with separators and a percent sign; or text in backticks; or text in double quotes.
 _FACT: Final = re.compile(r'\d+(?:[.,]\d+)*%?|`[^`]+`|"[^"]+"')
+# (exclusive upper limit of the number of rows, the Hub's name of the category)
 _SIZE_CATEGORIES: Final = (
     (10**3, "n<1K"),
     (10**4, "1K<n<10K"),
@@ -191,6 +198,7 @@ def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str
     for name in _SECTIONS:
         if f"\n## {name}\n" not in text:
             yield "card lacks a section", name
+    # In the order of the card; a part agrees if its facts are a contiguous sequence of these.
     card_facts = [fact for fact, _ in _iter_facts(text)]
     for name, expected in _iter_measured_text(stats):
         facts = list(_iter_facts(expected))
@@ -208,6 +216,7 @@ def _iter_facts(text: str) -> Iterator[tuple[str, str]]:
     """
     lines = text.splitlines()
     for index, line in enumerate(lines):
+        # The heading of a table precedes the line |---. It is text, so only its numbers and quotations count.
         next_line = "".join(lines[index + 1 : index + 2])
         if line.startswith(("|---", "# ")) or (line.startswith("|") and not next_line.startswith("|---")):
             yield line, line
@@ -261,6 +270,7 @@ def parse_header(text: str) -> dict[str, Any]:
     if not text.startswith("---\n"):
         return {}
     try:
+        # The header is between the first two lines ---; 4 is the length of the first one.
         header = yaml.safe_load(text[4:].split("\n---\n", 1)[0])
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
@@ -277,6 +287,7 @@ def is_dataset_directory(directory: Path) -> bool:
     """
     try:
         tags = read_header(directory).get("tags")
+    # Without a readable header nothing shows that the directory is a release, so it must not be replaced.
     except (OSError, ValueError):
         return False
     return isinstance(tags, list) and TAG in tags and not list_foreign_files(directory)
@@ -288,6 +299,7 @@ def list_foreign_files(directory: Path) -> list[str]:
     Args:
         directory (`Path`): the directory.
     """
+    # A link to a directory counts as a file: `rglob` does not follow it, and a release has no such link.
     paths = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
     names = (path.relative_to(directory).as_posix() for path in paths)
     return sorted(name for name in names if is_foreign_file(name))
@@ -325,6 +337,7 @@ def header_configs(split_keys: Collection[tuple[str, str]], version: str) -> lis
 def _load_template(text: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
+    # No autoescape: the output is Markdown. Names from outside pass the filter `cell` instead.
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -416,6 +429,7 @@ def _config_info(stats: DatasetStats, name: str, subsets: tuple[str, ...]) -> di
         {
             "name": split,
             "num_bytes": sum(size.nbytes for (_, split_name), size in sizes.items() if split_name == split),
+            # `datasets` compares this with the rows that it reads, and raises an error if they differ.
             "num_examples": stats.rows(*subsets, split=split),
         }
         for split in SPLITS
@@ -425,6 +439,7 @@ def _config_info(stats: DatasetStats, name: str, subsets: tuple[str, ...]) -> di
         "config_name": name,
         "features": card_features(stats.sources),
         "splits": splits,
+        # The sizes are in bytes: of the Parquet files, and of the same rows as Arrow tables.
         "download_size": sum(size.file_bytes for size in sizes.values()),
         "dataset_size": sum(size.nbytes for size in sizes.values()),
     }

@@ -14,7 +14,9 @@ from compact_hf.dataset.schema import DEFAULT_CONFIG
 from compact_hf.dataset.stats import DatasetStats
 
 _TITLE: Final = "# Changelog\n"
+# A line `## 1.2.3`, or `## 1.2.3 (2026-11-21)` when it has been published.
 _ENTRY: Final = re.compile(r"^## (?P<version>\d+\.\d+\.\d+)(?: \((?P<date>[\d-]+)\))?$", re.MULTILINE)
+# Starts the part of an entry that `publish` adds; everything before it is from `write_dataset`.
 _SINCE_HEADING: Final = "\n\n### Since "
 
 
@@ -53,6 +55,7 @@ def published_changelog(
         The text of the file.
     """
     remote_entries = _parse_entries(remote_text)
+    # Removed from the published entries if it is there, so that this version is not listed twice.
     if (match := _ENTRY.match(remote_entries.pop(version, ""))) and match["date"]:
         date = match["date"]
     # An earlier attempt may have written the date and the changes for another day or repository: drop both.

@@ -34,6 +34,7 @@ from compact_hf.reports.table import NotebookSummary, Table
 
 Step = Literal["major", "minor", "patch"]
 
+# X.Y.Z with an optional v, without leading zeros: 1.02.0 and 1.2.0 would be two tags of one version.
 _VERSION: Final = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 
 
@@ -103,6 +104,7 @@ MAX_EXAMPLES: Final = 3
 _METADATA_COLUMNS: Final = ("source", "image_source", "image_license", "teacher", "verifier", "preset_version")
 _KEY_COLUMNS: Final = ("id", "image_id", "source")
 _MAX_OPEN_FILES: Final = 8  # on the Hub, where waiting for replies takes longer than the comparison
+# Rows that are Python objects at the same time; only ids, digests and metadata are kept.
 _BATCH_ROWS: Final = 1000
 
 
@@ -169,6 +171,7 @@ class Difference(NotebookSummary):
         """Return a short phrase for each kind of change, most important first; empty if nothing changed."""
         lines = [f"column {name}: {old or 'none'} -> {new or 'none'}" for name, (old, new) in self.columns.items()]
         lines += [f"config {config} no longer has {split} rows" for config, split in self.removed_splits]
+        # Only the config that has all rows: other configs share its files and would count a row again.
         all_changes = [changes for (config, _), changes in self.rows.items() if config == "all"]
         for kind in CHANGE_KINDS:
             if count := sum(getattr(changes, kind) for changes in all_changes):
@@ -242,13 +245,16 @@ def diff(a: str | Path, b: str | Path) -> Difference:
         HubError: the Hub cannot be reached or rejects the request.
     """
     old, new = open_dataset(a), open_dataset(b)
+    # A hash is empty for a file that is not in LFS; such a file is compared row by row.
     same_files = {path for path, sha256 in old.file_hashes.items() if sha256 and new.file_hashes.get(path) == sha256}
+    # (old, new): name -> Arrow type as text
     types = _column_types(old), _column_types(new)
     shared_columns = [name for name in types[0] if types[0][name] == types[1].get(name)]
     if missing := [name for name in _KEY_COLUMNS if name not in shared_columns]:
         raise ReleaseError(
             f"{a} and {b} cannot be compared: they do not both have a column {missing[0]} of the same type"
         )
+    # All rows are counted from the footers; only the rows of files that differ are read.
     counts = _count_rows(old, new, same_files)
     pairs = list(
         _pair_rows(_iter_entries(old, same_files, shared_columns), _iter_entries(new, same_files, shared_columns))
@@ -284,6 +290,7 @@ def _count_rows(
     old: DatasetReader, new: DatasetReader, same_files: set[str]
 ) -> tuple[Counter[SplitKey], Counter[SplitKey]]:
     """Return the number of rows by (subset, split) of both releases; shared files are read locally if possible."""
+    # Identical files give the same counts, and a local read costs no request.
     preferred_reader = new if isinstance(new, DirectoryReader) else old
     totals: tuple[Counter[SplitKey], Counter[SplitKey]] = (Counter(), Counter())
     for reader, total in zip((old, new), totals, strict=True):
@@ -301,6 +308,7 @@ def _iter_entries(reader: DatasetReader, same_files: set[str], columns: list[str
     paths = [path for path in reader.file_hashes if path not in same_files]
     read_rows = partial(_read_rows, columns=[name for name in columns if name != "images"])
     with ThreadPoolExecutor(_MAX_OPEN_FILES if not isinstance(reader, DirectoryReader) else 1) as pool:
+        # `map` returns results in the order of the paths, whichever file is read first.
         for path, rows in zip(paths, pool.map(lambda path: read_parquet(reader, path, read_rows), paths), strict=True):
             split_key = parse_data_path(path) or ("", "")
             yield from (_Entry(split_key, *row) for row in rows)
@@ -308,6 +316,7 @@ def _iter_entries(reader: DatasetReader, same_files: set[str], columns: list[str
 
 def _read_rows(file: Any, columns: list[str]) -> list[tuple[str, str | None, bytes, _Metadata]]:
     """Return (id, image id, digest of the content, metadata) of each row; the image id of instruction rows is None."""
+    # The id is part of the content, so a row with a new id counts as changed.
     content_columns = [name for name in columns if name not in _METADATA_COLUMNS]
     metadata_columns = [name for name in columns if name in _METADATA_COLUMNS]
     rows = []
@@ -315,6 +324,7 @@ def _read_rows(file: Any, columns: list[str]) -> list[tuple[str, str | None, byt
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
         values = {name: batch.column(name).to_pylist() for name in columns}
         contents = zip(*(values[name] for name in content_columns), strict=True)
+        # `zip` of no columns would yield no rows; an endless series of empty tuples yields one per row.
         metadata = zip(*(values[name] for name in metadata_columns), strict=True) if metadata_columns else repeat(())
         for id_, image_id, source, row_content, row_metadata in zip(
             *(values[name] for name in _KEY_COLUMNS), contents, metadata, strict=False
@@ -331,11 +341,13 @@ def _read_rows(file: Any, columns: list[str]) -> list[tuple[str, str | None, byt
 
 
 def _digest(values: tuple[Any, ...]) -> bytes:
+    # The digests of both releases are computed in this process and not stored, so `repr` is exact enough.
     return hashlib.blake2b(repr(values).encode(), digest_size=16).digest()
 
 
 def _pair_rows(old: Iterable[_Entry], new: Iterable[_Entry]) -> Iterator[_Pair]:
     """Yield each row that differs: first matched by id, then by image; the rest were added or removed."""
+    # Step 1: match by id. What remains in `unmatched_old` has no row with this id in the new release.
     unmatched_old = {entry.id: entry for entry in old}
     unmatched_new: list[_Entry] = []
     for entry in new:
@@ -343,6 +355,7 @@ def _pair_rows(old: Iterable[_Entry], new: Iterable[_Entry]) -> Iterator[_Pair]:
             unmatched_new.append(entry)
         elif (pair := _Pair(match, entry)).kind:
             yield pair
+    # Step 2: match the rest by image. Instruction rows are left out: several of them may share an image.
     by_image: dict[str, list[_Entry]] = defaultdict(list)
     for entry in reversed(unmatched_old.values()):  # reversed, so that pop() takes the first row of an image first
         if entry.image_id is not None:
@@ -353,6 +366,7 @@ def _pair_rows(old: Iterable[_Entry], new: Iterable[_Entry]) -> Iterator[_Pair]:
         if match is not None:
             del unmatched_old[match.id]
         yield _Pair(match, entry)
+    # Step 3: no counterpart, so these rows were removed.
     yield from (_Pair(entry, None) for entry in unmatched_old.values())
 
 
@@ -361,6 +375,7 @@ def _count_changes(counts: tuple[Counter[SplitKey], Counter[SplitKey]], pairs: l
 
     A row that moved from subset k1 to k2 counts as removed in config k1 and as added in config k2.
     """
+    # (old place, new place, kind) -> number of pairs; a place is None if the row is not in that release
     pair_counts = Counter(
         (pair.old and pair.old.split_key, pair.new and pair.new.split_key, pair.kind) for pair in pairs
     )
@@ -371,6 +386,7 @@ def _count_changes(counts: tuple[Counter[SplitKey], Counter[SplitKey]], pairs: l
             totals = [sum(count for split_key, count in side.items() if split_key in split_keys) for side in counts]
             changes: Counter[str] = Counter()
             for (old, new, kind), count in pair_counts.items():
+                # Both places in this config and split: the row stayed. Only one: it moved in or out, or is new or gone.
                 if old in split_keys and new in split_keys:
                     changes[str(kind)] += count
                 elif old in split_keys or new in split_keys:
@@ -397,6 +413,7 @@ def _card_version(card: str) -> str:
     """Return the version that a card states, or an empty string if it states none."""
     try:
         return str(parse_header(card)["configs"][0]["version"])
+    # No header, or one of another tool: the card states no version.
     except (ValueError, LookupError, TypeError):
         return ""
 

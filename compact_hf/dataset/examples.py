@@ -117,6 +117,7 @@ class Reservoir:
 
     def read_samples(self) -> SampleSet:
         """Select images as evenly over the sections as possible, and read their files."""
+        # `pick` takes the first ones of each section, so those with the lowest ranks come first.
         ranked = (candidate for heap in self._by_group.values() for _, _, candidate in sorted(heap, key=_entry_rank))
         chosen = pick(ranked, self.query.count)
         return SampleSet(

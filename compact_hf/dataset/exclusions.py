@@ -99,6 +99,7 @@ def read_ids(file: Path) -> frozenset[str]:
         UsageError: the file cannot be read, or contains no ids.
     """
     try:
+        # utf-8-sig skips the byte order mark that some Windows editors write before the first id.
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror}): give a text file with one id per line") from None
@@ -140,6 +141,7 @@ class Exclusions:
             row (`Row`): the row.
             fingerprints (`Fingerprints`): those of its images; empty if images are not read.
         """
+        # By id first: it needs no image, and `notes` must know every id that matched.
         if matched := self._ids & {row.id, *row.image_ids}:
             self._matched_ids |= matched
             return Reject("assembly", AssemblyReason.EXCLUDED_ID, row.id, ", ".join(sorted(matched)))
@@ -151,8 +153,10 @@ class Exclusions:
 def _open_images(dataset: str) -> ImageSource:
     """Open a dataset by its address: a directory of Parquet files, a repository, or any other image source."""
     path = Path(dataset)
+    # A release: its images are in Parquet files, which an image directory does not search.
     if path.is_dir() and next(path.rglob("*.parquet"), None) is not None:
         return DatasetSource(Address(str(path.resolve()), on_hub=False))
+    # `images/train` may be a path or a repository: an existing path wins. Options such as ?config= follow the name.
     if not path.exists() and RepoRef.parse(dataset.partition("?")[0]):
         return open_source(f"{HUB_PREFIX}{dataset}")
     return open_source(dataset)
@@ -208,6 +212,7 @@ class RowFilter:
         hashes = {
             image_id: fingerprint.hash
             for row, fingerprints in self._fingerprint_reader.iter_fingerprints(iter_rows())
+            # An excluded image is not in the release, so it must not exclude images that are similar to it.
             if isinstance(row, Row) and self._exclusions.find_reject(row, fingerprints) is None
             for image_id, fingerprint in zip(row.image_ids, fingerprints, strict=True)
         }

@@ -84,6 +84,7 @@ def find_config_files(dataset: str | Path, *, config: str = DEFAULT_CONFIG, spli
     if directory.is_dir():
         names = [path.relative_to(directory).as_posix() for path in directory.rglob("*.parquet")]
         return ConfigFiles(directory, config, _select_files(str(dataset), names, config, split))
+    # Neither a prefix nor the form a/b: the name can only be a path, and no such directory exists.
     if directory.is_absolute() or (not str(dataset).startswith(HUB_PREFIX) and str(dataset).count("/") != 1):
         raise UsageError(f"directory {dataset} does not exist: give a directory, or org/name of a dataset on the Hub")
     return _download_config_files(Address.parse(f"{HUB_PREFIX}{str(dataset).removeprefix(HUB_PREFIX)}"), config, split)
@@ -91,6 +92,7 @@ def find_config_files(dataset: str | Path, *, config: str = DEFAULT_CONFIG, spli
 
 def _download_config_files(address: Address, config: str, split: str | None) -> ConfigFiles:
     config = address.config or config
+    # Listed first, so that only the files of the config are downloaded, at the listed commit.
     remote = get_repo_listing(address.path, repo_type="dataset", revision=address.revision or None)
     config_files = _select_files(address.display_name, list(remote.files), config, split)
     names = [name for split_files in config_files.values() for name in split_files]
@@ -101,6 +103,7 @@ def _download_config_files(address: Address, config: str, split: str | None) -> 
 
 def _select_files(display_name: str, names: list[str], config: str, split: str | None) -> dict[str, tuple[str, ...]]:
     """Return the files of a config by split, in the order of subsets; raise if there are none."""
+    # path -> (subset, split); other files are ignored
     split_keys = {name: split_key for name in names if (split_key := parse_data_path(name))}
     if not split_keys:
         raise ReleaseError(
@@ -109,6 +112,7 @@ def _select_files(display_name: str, names: list[str], config: str, split: str |
     available = configs_from_subsets(subset for subset, _ in split_keys.values())
     if config not in available:
         raise UsageError(f"{display_name} has no config {config!r}: choose one of {', '.join(available)}")
+    # By subset and file name, which is the order of the rows in `load_dataset`.
     ordered = sorted(split_keys, key=lambda name: (subset_order(split_keys[name][0]), name))
     by_split = {
         split_name: tuple(
@@ -129,6 +133,7 @@ def _iter_records(file: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
+        # pre_buffer, which is on by default, reads ahead in threads, which is faster but needs more memory.
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             if missing := set(COLUMNS) - set(parquet.schema_arrow.names):
                 raise ReleaseError(
@@ -144,6 +149,7 @@ def _iter_records(file: Path) -> Iterator[dict[str, Any]]:
 Records = Iterable[dict[str, Any]]
 
 _IMAGE_DIRECTORY: Final = "images"
+# Format, by the bytes of the file -> extension. The extension in the release may be missing or wrong.
 _EXTENSIONS: Final = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
 _LLAVA_ROLES: Final = {"user": "human", "assistant": "gpt"}
 
@@ -164,6 +170,7 @@ def write_llava(records: Records, directory: Path, *, config: str, split: str) -
     """
     count = 0
     with (directory / f"{split}.json").open("w", encoding="utf-8") as file:
+        # Written item by item: `json.dump` would need all rows in memory.
         file.write("[")
         for count, record in enumerate(records, 1):
             names = _write_images(record, directory)
@@ -171,6 +178,7 @@ def write_llava(records: Records, directory: Path, *, config: str, split: str) -
                 raise ReleaseError(f"row {record['id']} has {len(names)} images: LLaVA's format supports one per row")
             prefix = f"{IMAGE_TOKEN}\n" if names else ""
             turns = [
+                # Only the first turn, which is the user's, gets the token: there is one image.
                 {"from": _LLAVA_ROLES[message["role"]], "value": f"{'' if index else prefix}{message['content']}"}
                 for index, message in enumerate(record["messages"])
             ]
@@ -235,6 +243,7 @@ def write_finevision(records: Records, directory: Path, *, config: str, split: s
             "confidence_min": number,
         }
     )
+    # The data files of an export have the layout of a release, with the config as the subset.
     with DatasetWriter(directory, columns) as writer:
         for record in records:
             contents = [message["content"] for message in record["messages"]]
@@ -243,6 +252,7 @@ def write_finevision(records: Records, directory: Path, *, config: str, split: s
                 "images": record["images"],
                 "texts": [
                     {"user": user, "assistant": assistant}
+                    # Even positions are the user's, odd ones the assistant's; `strict` raises if a message is unpaired.
                     for user, assistant in zip(contents[::2], contents[1::2], strict=True)
                 ],
                 "source": record["source"],
@@ -285,6 +295,7 @@ def _write_images(record: dict[str, Any], directory: Path) -> list[str]:
             raise ReleaseError(f"the image of row {record['id']} cannot be exported ({error})") from error
         name = f"{_IMAGE_DIRECTORY}/{compute_image_id(data)}.{extension}"
         path = directory / name
+        # The name is a hash of the bytes, so an existing file is the same image in another row.
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
@@ -323,10 +334,12 @@ def export(
     if format not in FORMATS:
         raise UsageError(f"unknown format {format!r}: choose one of {', '.join(FORMATS)}")
     out = Path(out)
+    # Before the download, which may take long.
     _check_empty(out)
     config_files = find_config_files(dataset, config=config, split=split)
     with (
         translate_disk_errors(ReleaseError, out, "nothing was written, free some disk space or choose another --out"),
+        # No directory with contents may be replaced: an export cannot be recognised as one of ours.
         replace_directory(out, is_replaceable=lambda directory: False) as directory,
     ):
         return _write_splits(config_files, directory, FORMATS[format])

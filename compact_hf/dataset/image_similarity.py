@@ -61,6 +61,7 @@ def fingerprint_image(data: bytes) -> ImageFingerprint:
     Raises:
         ImageError: the bytes are not an image, or cannot be decoded.
     """
+    # Both hashes: another dataset may contain the original file, or the one that a release cleaned.
     return ImageFingerprint(
         frozenset((compute_image_id(data), compute_image_id(clean_image(data)))), perceptual_hash(data)
     )
@@ -86,7 +87,9 @@ class FingerprintReader:
             ReleaseError: an image cannot be read any more, or has changed.
             SourceError: an image source cannot be read any more.
         """
+        # Rows are split into images, so that threads work on images and rows of many images do not block others.
         looks = (look for row in rows for look in _iter_looks(row))
+        # Invariant: holds the fingerprints of the current row, up to the last image that was read.
         fingerprints: list[ImageFingerprint] = []
         for look, body in self._fingerprint_cache.iter_cached(looks, _image_id, _read_fingerprint):
             if body is not None:
@@ -135,6 +138,7 @@ def _read_fingerprint(look: _Look) -> str:
 
 T = TypeVar("T")
 
+# The names of the file, table and columns are those of existing run directories and do not change.
 FILE_NAME: Final = "looks.sqlite"
 _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS looks (picture TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID"
 
@@ -149,6 +153,7 @@ class FingerprintCache:
 
     def __init__(self, directory: Path | None = None) -> None:
         self._file = ":memory:"
+        # Runs may be mounted read-only; then the cache lasts as long as the process.
         if directory is not None and os.access(directory, os.W_OK) and get_network_file_system(directory) is None:
             self._file = str(directory / FILE_NAME)
         self._db: sqlite3.Connection | None = None
@@ -178,9 +183,11 @@ class FingerprintCache:
             item, key, body = entry
             return body if body is not None or key is None else inspect(item)
 
+        # The database is read and written in the thread of the caller; only `inspect` runs in others.
         for (item, key, cached), body in prefetch(iter_entries(), inspect_missing):
             if key is not None and cached is None and body is not None:
                 with self._open() as db:
+                    # REPLACE: the same image may be in several rows that were read ahead at the same time.
                     db.execute("INSERT OR REPLACE INTO looks VALUES (?, ?)", (key, body))
             yield item, body
 
@@ -195,7 +202,10 @@ class FingerprintCache:
             if self._db is None:
                 # Autocommit: each result is stored at once, and a kill loses none of them.
                 self._db = sqlite3.connect(self._file, isolation_level=None, timeout=10, check_same_thread=False)
+                # Closes the file when the cache is garbage-collected; callers have nothing to close.
                 weakref.finalize(self, self._db.close)
+                # WAL: a reader does not block the writer. NORMAL: a power cut may lose the last results, but not damage
+                # the file.
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")
                 self._db.execute(_SCHEMA)
@@ -241,6 +251,7 @@ class SimilarImages:
             fingerprints (`Fingerprints`): those of its images.
         """
         reason = AssemblyReason.LIKE_VALIDATION
+        # Rows of runs: the groups are known, so no distance has to be computed.
         if row.source != INSTRUCTION:
             if self.excluded_ids.isdisjoint(row.image_ids):
                 return None
@@ -279,11 +290,13 @@ def find_similar_images(hashes: Mapping[str, int | None], distance: int) -> Simi
     Returns:
         The result of the comparison.
     """
+    # Images of a single colour have no hash and are in no group: all of them would be similar.
     hash_by_id = {image_id: hash for image_id, hash in hashes.items() if hash is not None}
     ids = list(hash_by_id)
     group_by_id = dict(zip(ids, group_by_distance(list(hash_by_id.values()), distance).tolist(), strict=True))
     sizes = Counter(group_by_id.values())
     limit = max(MIN_SIZE_LIMIT, MAX_GROUP_SHARE * len(hashes))
+    # Images in too large groups are left out here, so their groups exclude nothing below.
     validation_ids = [id_ for id_ in ids if is_validation_image(id_) and sizes[group_by_id[id_]] <= limit]
     validation_groups = {group_by_id[id_] for id_ in validation_ids}
     return SimilarImages(

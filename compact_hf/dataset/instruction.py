@@ -99,6 +99,7 @@ def _iter_sample(
 ) -> Iterator[Row | Reject]:
     """Yield the sample: select items by hash, then add the images, whose inspection is cached."""
     if fraction is not None:
+        # Pass 1 counts the items; nothing of them is kept. At least one row is sampled, however small the share.
         total = sum(1 for _ in iter_json_items(file))
         rows = min(total, max(1, round(fraction * total)))
     sample = chain.from_iterable(
@@ -112,6 +113,8 @@ def _iter_sample(
 
 def _select_smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[str, int]]:
     """Yield the `n` items with the smallest hashes, smallest first: each as JSON, with its number of occurrences."""
+    # Invariant: the at most n smallest hashes so far. A dropped item never returns, because the largest hash only
+    # falls, so its copies need no count.
     by_key: dict[int, tuple[str, int]] = {}
     negated_keys: list[int] = []  # a heap of the negated keys of `by_key`: its first item is the largest key
     for item in items:
@@ -121,6 +124,7 @@ def _select_smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[
             by_key[key] = text, copies + 1
         elif len(by_key) < n:
             heapq.heappush(negated_keys, -key)
+            # As text, which needs less memory than Python objects.
             by_key[key] = json.dumps(item), 1
         elif by_key and key < -negated_keys[0]:
             del by_key[-heapq.heapreplace(negated_keys, -key)]
@@ -148,6 +152,7 @@ def _parse_item(item: Any) -> _SampledItem:
         if any(IMAGE_TOKEN in turn["value"] for turn in item["conversations"]):
             return _SampledItem(item, _reject(InstructionReason.NO_IMAGE, item))
         return _SampledItem(item, row)
+    # A null byte in a path raises a ValueError, not an OSError, when the file is opened.
     if not isinstance(ref, str) or not ref or "\0" in ref:
         return _SampledItem(item, _reject(RowReason.NO_PATH, item, repr(ref)))
     return _SampledItem(item, row, ref)
@@ -167,9 +172,11 @@ def _inspect_image(source: ImageFolder, sampled: _SampledItem) -> str | None:
 def _add_image(sampled: _SampledItem, source: ImageFolder, held_out: Container[str], body: str | None) -> Row | Reject:
     """Return the row with its image, or a reject if the image cannot be used or is in the validation split."""
     item, ref = sampled.item, sampled.ref
+    # The cache stores no unusable image; a second inspection returns the reason.
     image = inspect_image(source, ref) if body is None else from_json(ImageInfo, body)
     if isinstance(image, Reject):
         return replace(image, stage="instruction", subject=_item_id(item), detail=f"{ref}: {image.detail}")
+    # Tested late: when the sample is read, the runs have filled `held_out`.
     if image.image_id in held_out:
         return _reject(InstructionReason.VALIDATION_IMAGE, item, ref)
     assert isinstance(sampled.row, Row)

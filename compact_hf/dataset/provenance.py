@@ -104,6 +104,7 @@ class _UsageSums:
             sum(usage.requests for usage in self.usages),
             sum(usage.input_tokens for usage in self.usages),
             sum(usage.output_tokens for usage in self.usages),
+            # `fsum` is exact, so that the sum does not depend on the order of the runs.
             math.fsum(costs) if len(costs) == len(self.usages) else None,
             next((usage.price.source for usage in self.usages if usage.price is not None), ""),
         )
@@ -121,6 +122,7 @@ def read_provenance(runs: Sequence[Path]) -> Provenance:
     Raises:
         JournalError: one of the directories is not a run, or cannot be read.
     """
+    # Runs may differ in their models and settings, so all are collected: one sum per role and model, a set per setting.
     sums: dict[tuple[Role, str], _UsageSums] = {}
     settings: dict[str, set[str]] = {}
     days: set[str] = set()
@@ -142,6 +144,7 @@ def read_provenance(runs: Sequence[Path]) -> Provenance:
     ordered_keys = sorted(sums, key=lambda key: (ROLES.index(key[0]), key[1]))
     return Provenance(
         tuple(sums[key].to_model_usage(*key) for key in ordered_keys),
+        # Days are YYYY-MM-DD, so their order as text is their order in time.
         min(days, default=""),
         max(days, default=""),
         finished,

@@ -91,11 +91,14 @@ def publish(
     header = read_header(directory)
     version = _check_version(repo_id, str(header["configs"][0]["version"]), remote.tags)
     latest = highest_version(remote.tags)
+    # The first version may have any number; later ones are compared with the highest tag, not with main.
     difference = diff(f"{repo_id}@{latest.tag}", directory) if latest else None
     if latest and difference:
         _check_step(repo_id, latest, version, difference)
     changelog = _build_changelog(directory, repo_id, remote, version, difference)
+    # The size of the changelog as it will be published; the local file is still without the date.
     files = dict(sorted({**files, CHANGELOG: len(changelog)}.items()))
+    # Nothing has been written so far, neither here nor on the Hub.
     if dry_run:
         return PublishedDataset(version.tag, files, difference, None)
     _write_changelog(changelog, directory)
@@ -115,6 +118,7 @@ def publish(
 def _check_valid(directory: Path) -> None:
     report = validate(directory)
     if not report.is_valid:
+        # The message has one line: the first problem and the total.
         problem = report.problems[0]
         message = " ".join(filter(None, (problem.file, problem.row, problem.detail)))
         raise ReleaseError(
@@ -184,6 +188,7 @@ def _check_loadable(repo_id: str, header: dict[str, Any], files: dict[str, int],
             split["split"]: sorted(file for file in files if any(Path(file).match(glob) for glob in split["path"]))
             for split in config["data_files"]
         }
+        # The URLs are hf://datasets/NAME@COMMIT/PATH; only the path is compared.
         actual = {split: sorted(url.partition(f"@{commit}/")[2] for url in urls) for split, urls in data_files.items()}
         if actual != expected:
             raise ReleaseError(

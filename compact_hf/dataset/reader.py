@@ -93,6 +93,7 @@ class DirectoryReader:
     def read_text(self, path: str) -> str:
         file = Path(self.name) / path
         with _translate_read_errors():
+            # Undecodable bytes are replaced: a damaged card must not prevent a comparison of the rows.
             return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
@@ -126,6 +127,7 @@ class HubReader:
         from huggingface_hub import HfApi
 
         with translate_read_errors(repo_id, revision):
+            # Resolved once: all reads are at this commit, also if the branch moves in the meantime.
             commit = HfApi().repo_info(repo_id, repo_type="dataset", revision=revision).sha
             files = get_repo_files(HfApi(), repo_id, repo_type="dataset", revision=str(commit))
         lfs = {path: files[path].lfs for path in sorted(files) if parse_data_path(path)}

@@ -21,6 +21,7 @@ _PROVENANCE_COLUMNS: Final = ("teacher", "verifier", "preset_version")
 _IMAGE_COLUMNS: Final = ("image_id", "image_source", "image_license")
 _NULLABLE_COLUMNS: Final = (*_IMAGE_COLUMNS, *_PROVENANCE_COLUMNS)
 _IMAGE_ID: Final = re.compile(r"[0-9a-f]{32}")
+# The start of a POSIX, network or home path, of a Windows path with a drive, or of a file URL.
 _ABSOLUTE_PATH: Final = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
 
 
@@ -37,6 +38,7 @@ def iter_defects(record: Record, *, columns: Mapping[str, Any], subset: str, spl
     if kind is None:
         yield "unknown source", f"no installed method has the name {record['source']!r}"
         return
+    # The order matters: without these columns, or with nulls in them, the checks below would raise.
     own_columns = _own_columns(kind.name)
     if null_column := _find_null_column(record, own_columns):
         yield "null value", null_column
@@ -91,6 +93,7 @@ def _check_location(record: Record, kind: type[RowKind], subset: str, split: str
     """Check that the row is in the right subset and split, which follow from its content and its image ids."""
     image_id = record["image_id"]
     ids = split_image_ids(image_id)
+    # First and alone: the split is computed from the hex digits, and other text would raise an exception.
     if image_id is not None and not (ids and all(map(_IMAGE_ID.fullmatch, ids))):
         yield "image_id is not a hash", repr(image_id)
         return
@@ -132,6 +135,8 @@ def _check_images(record: Record) -> Iterator[RowDefect]:
             yield "image and image_id do not match", f"{name} is {record[name]}"
     for image in images:
         try:
+            # target_edge=1: a JPEG is decoded at 1/8 of its size, which reads all its bytes and is several times
+            # faster.
             decode(strip_metadata(image["bytes"]), target_edge=1)
         except ImageError as error:
             yield "image cannot be decoded", str(error)

@@ -23,6 +23,7 @@ from compact_hf.records import Row, is_validation_image, split_image_ids
 SPLITS: Final = ("train", "validation")
 DEFAULT_CONFIG: Final = "all"
 
+# data/SUBSET/SPLIT-00000-of-00001.parquet; subsets have lower-case letters, digits and underscores.
 _DATA_PATH: Final = re.compile(r"data/(?P<subset>[a-z][a-z0-9_]*)/(?P<split>train|validation)-\d{5}-of-\d{5}\.parquet")
 
 
@@ -87,7 +88,9 @@ def configs_from_subsets(subsets: Iterable[str]) -> dict[str, tuple[str, ...]]:
     configs: dict[str, list[str]] = {DEFAULT_CONFIG: ordered}
     for subset, kind in kinds.items():
         if kind is not None:
+            # Several methods may share a config, so subsets are appended.
             configs.setdefault(kind.config or kind.name, []).append(subset)
+    # Sharded training needs an image in every batch. A subset of an unknown method counts as one with images.
     configs["with_images"] = [
         subset for subset, kind in kinds.items() if kind is None or subset not in kind.text_subsets
     ]
@@ -131,6 +134,7 @@ def own_columns(sources: Collection[str]) -> dict[str, Column]:
         for name, column in kind.columns().items() if kind.name in sources else ():
             if name in COMMON_COLUMNS:
                 raise UsageError(f"the column {name} of {kind.name} has the name of a common column: rename it")
+            # Two methods may share a column of the same type: all files have one schema.
             if columns.setdefault(name, column).feature != column.feature:
                 raise UsageError(f"the column {name} of {kind.name} has a different type in another method: rename it")
     return columns
@@ -218,6 +222,7 @@ def to_record(row: Row, images: Sequence[bytes], columns: Mapping[str, Any]) -> 
     Raises:
         UsageError: the row has a column that its method does not declare.
     """
+    # No path: it would be published, and it may name a private directory.
     values = row.to_record() | {"images": [{"bytes": image, "path": None} for image in images]}
     if unknown := values.keys() - columns.keys():
         raise UsageError(

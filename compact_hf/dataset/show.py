@@ -97,6 +97,7 @@ class _RowGroup:
         return self._images[row]
 
     def _read_images(self, file: Any) -> dict[int, bytes]:
+        # Parquet reads a column of a row group as a whole, so one read serves all chosen rows.
         column = file.read_row_group(self.index, columns=[_IMAGE_COLUMN])[_IMAGE_COLUMN]
         return {row: column[row].as_py()[0]["bytes"] for row in self.rows}
 
@@ -108,6 +109,7 @@ def _add_candidates(
     query = reservoir.query
 
     def sort_key(path: str) -> tuple[bool, int]:
+        # False sorts before True: the training split first, and inside a split by hash.
         return (parse_data_path(path) or ("", ""))[1] != "train", query.rank(path)
 
     for path in sorted(paths, key=sort_key):
@@ -127,6 +129,7 @@ def _add_row_groups(
             f"{path} of {reader.name} is not a file of a release (no column {', '.join(sorted(missing))})"
         )
     columns.remove(_IMAGE_COLUMN)
+    # Whole row groups: once one is read, all its rows compete by their ranks.
     for index in sorted(range(file.num_row_groups), key=partial(query.rank, path)):
         if reservoir.is_full(subset):
             return
@@ -164,11 +167,13 @@ def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleS
                 raise UsageError(
                     f"{run} is a run of {method.name}, which makes no questions: give a run of compact generate"
                 )
+            # The method does not know the filter, such as `k`: nothing of this run can match.
             if method.describe_filters(query.filters) is None:
                 continue
             for outcome in read_outcomes(journal):
                 if (any_sample := method.make_outcome_sample(outcome, {}, rejects=rejects)) is None:
                     continue
+                # Collected without the filters, for the message if nothing matches.
                 sections.add(any_sample.section)
                 sample = (
                     method.make_outcome_sample(outcome, query.filters, rejects=rejects) if query.filters else any_sample
@@ -176,6 +181,7 @@ def read_run_samples(run: Path, query: SampleQuery, *, rejects: bool) -> SampleS
                 if sample is not None:
                     candidate = Candidate(sample, partial(_read_image, outcome))
                     reservoir.add(query.rank(outcome.image_id), candidate, sample.section)
+        # Inside the block: the images are found in the journals, which must still be open.
         sample_set = reservoir.read_samples()
     if not sample_set.items:
         subject = "rejected drafts" if rejects else "accepted questions"
@@ -210,6 +216,7 @@ def _describe_filters(query: SampleQuery) -> str:
 PAGE_NAME: Final = "contact_sheet.html"
 IMAGE_NAME: Final = "contact_sheet.png"
 
+# Everything except letters, digits, underscores, dots and hyphens; for file names.
 _UNSAFE_CHARS: Final = re.compile(r"[^\w.-]+")
 
 
@@ -268,6 +275,7 @@ def show(
         ReleaseError: the release is damaged, or `out` cannot be written.
         HubError: the Hub cannot be reached, or the repository was not found.
     """
+    # Spellings such as "Text recognition" are accepted for text_recognition.
     capability_name = None if capability is None else re.sub(r"[\s-]+", "_", capability.strip().lower())
     filters = {"k": k, "capability": capability_name}
     query = SampleQuery({name: value for name, value in filters.items() if value is not None}, n, seed)
@@ -280,6 +288,7 @@ def show(
         if is_run
         else read_dataset_samples(_open_dataset(path), query)
     )
+    # Resolved, because `.` has no name.
     name = Path(path).resolve().name if Path(path).is_dir() else str(path).removeprefix(HUB_PREFIX)
     directory = Path(out) if out is not None else Path(f"{_UNSAFE_CHARS.sub('-', name)}-sheet")
     title = f"{name}: {'rejected drafts' if rejects else 'questions and answers'}"

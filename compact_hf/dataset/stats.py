@@ -62,6 +62,7 @@ class RowCounter:
         ):
             if record[column]:
                 names.add(record[column])
+        # Kinds may share a class of statistics; the card then describes them together.
         if (kind := get_row_kind(record["source"])) is not None:
             self.get_statistics(kind.statistics).add(record)
 
@@ -91,6 +92,7 @@ class RowCounter:
             self.get_statistics(type_).merge(statistics)
 
 
+# The card names their versions: the bytes of files and figures depend on them.
 _LIBRARIES: Final = ("compact_hf", "datasets", "matplotlib", "pillow", "pyarrow")
 
 
@@ -200,6 +202,7 @@ class DatasetStats(NotebookSummary):
     @property
     def statistics(self) -> list[RowStatistics]:
         """The statistics of the rows of each kind, in the order of the names of their classes."""
+        # By name, not in the order of the rows, so that the parts of the card keep their order between versions.
         counted = self.row_counter.statistics
         return [counted[type_] for type_ in sorted(counted, key=lambda type_: type_.__qualname__)]
 

@@ -118,6 +118,7 @@ class _Findings:
 
     def merge(self, other: _Findings) -> None:
         """Add the findings in another file; of each check, only the first `MAX_PROBLEMS` problems are kept."""
+        # Files are merged in their order, so that the listed problems are the same in every validation.
         running_counts = self.counts.copy()
         self.counts += other.counts
         for problem in other.problems:
@@ -194,6 +195,7 @@ def _check_numbering(files: Mapping[str, SplitKey]) -> Iterator[Problem]:
     if not files:
         yield Problem("no data files", "data")
     count = Counter(files.values())
+    # The names that this number of files must have; a missing file shifts the total, so all files are then wrong.
     expected = {data_path(*split_key, index, total) for split_key, total in count.items() for index in range(total)}
     for name in sorted(files.keys() - expected):
         yield Problem("wrong number of data files", name, detail=f"{count[files[name]]} files exist")
@@ -205,6 +207,7 @@ def _check_file(root: Path, columns: Any, name: str, split_key: SplitKey) -> _Fi
     findings = _Findings()
     try:
         _check_rows(root, columns, name, split_key, findings)
+    # A damaged file is one problem; the other files are still checked.
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         findings.add(Problem("unreadable file", name, detail=" ".join(str(error).split())))
     return findings
@@ -218,6 +221,7 @@ def _check_rows(root: Path, columns: Any, name: str, split_key: SplitKey, findin
     with pq.ParquetFile(root / name, pre_buffer=False) as file:
         findings.rows[split_key] += file.metadata.num_rows
         if difference := _schema_difference(file.schema_arrow, columns.arrow_schema):
+            # The checks of rows need the columns of the schema, so none of its rows are checked.
             findings.add(Problem("schema differs", name, detail=difference))
             return
         for batch in file.iter_batches(batch_size=MAX_GROUP_ROWS):
@@ -227,6 +231,7 @@ def _check_rows(root: Path, columns: Any, name: str, split_key: SplitKey, findin
                     findings.add(Problem(check, name, str(record["id"]), detail))
                 if not row_defects:
                     findings.row_counter.add(record)
+                # Ids and images of defective rows count too: they may repeat those of other rows.
                 findings.ids.append(str(record["id"]))
                 findings.image_ids[split].update(split_image_ids(record["image_id"]))
 
@@ -242,6 +247,7 @@ def _schema_difference(schema: Any, expected: Any) -> str:
     for name in expected.names:
         if schema.field(name).type != expected.field(name).type:
             return f"{name} is {schema.field(name).type}; it should be {expected.field(name).type}"
+    # Without this metadata, `datasets` loads images as dicts of bytes and path.
     if (schema.metadata or {}).get(b"huggingface") != expected.metadata[b"huggingface"]:
         return "the metadata with the features for `datasets` is missing or differs"
     return ""
@@ -282,6 +288,8 @@ def _check_card(
         split_counts: Counter[str] = Counter()
         for (subset, split), count in rows.items():
             split_counts[split] += count if subset in subsets else 0
+        # `+` drops splits without rows, which the header does not list. Configs that remain in `card_counts` have no
+        # files.
         if +split_counts != Counter(card_counts.pop(name, {})):
             yield Problem("card's counts are wrong", CARD, detail=f"config {name} has {dict(+split_counts)}")
     for name in card_counts:
@@ -297,6 +305,7 @@ def _check_card_text(
         file_bytes[split_key] += (path / name).stat().st_size
     file_counts = Counter(files.values())
     split_keys = sorted(findings.rows, key=lambda split_key: (subset_order(split_key[0]), split_key[1]))
+    # 0 bytes as Arrow tables: that size is only in the header and is not compared.
     sizes = {
         split_key: SplitSize(findings.rows[split_key], file_counts[split_key], 0, file_bytes[split_key])
         for split_key in split_keys

@@ -37,8 +37,10 @@ from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Reject, Row
 from compact_hf.storage import prefetch, replace_directory, translate_disk_errors
 
+# The Hub's viewer refuses row groups of more than about 286 MiB.
 MAX_GROUP_ROWS: Final = 100
 MAX_GROUP_BYTES: Final = 100 * 10**6
+# In bytes of Arrow tables, which is about the size of the file: images are already compressed.
 MAX_FILE_BYTES: Final = 500 * 10**6
 
 
@@ -53,6 +55,7 @@ class DatasetWriter:
     def __init__(self, root: Path, features: Any) -> None:
         self._root, self._features = root, features
         self._splits: dict[tuple[str, str], _SplitWriter] = {}
+        # One thread: row groups are written in their order, and pyarrow compresses while the next rows are read.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="parquet")
         self._pending: Future[None] | None = None
 
@@ -62,6 +65,7 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        # Waits for the pending row group, which uses the files that are closed next.
         self._executor.shutdown()
         for split in self._splits.values():
             split.abandon()
@@ -119,6 +123,7 @@ class _SplitWriter:
 
     def add(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         """Add a record; return a row group that is now complete (with or without this record), or an empty list."""
+        # Only the images: the texts are negligible. An image above the limit gets a row group of its own.
         size = sum(len(image["bytes"]) for image in record["images"])
         group = self.pop_group() if self._group and self._group_bytes + size > MAX_GROUP_BYTES else []
         self._group.append(record)
@@ -139,6 +144,7 @@ class _SplitWriter:
             self._close_file()
         if self._writer is None:
             self._open_file()
+        # One call is one row group.
         self._writer.write_table(table, row_group_size=table.num_rows)
         self._file_bytes += table.nbytes
         self._nbytes += table.nbytes
@@ -148,6 +154,7 @@ class _SplitWriter:
         """Give the files their final, numbered names, and return their sizes."""
         self._close_file()
         for index, path in enumerate(self._files):
+            # `train-00000.parquet` becomes `train-00000-of-00002.parquet`.
             path.rename(self._root / data_path(self._subset, self._split, index, len(self._files)))
         directory = self._root / "data" / self._subset
         sizes = [path.stat().st_size for path in sorted(directory.glob(f"{self._split}-*.parquet"))]
@@ -265,6 +272,7 @@ def _read_image(row: Row, image_id: str, read: Callable[[], bytes]) -> bytes:
     """Read an image, check that it is still the one of the run, and return it without metadata."""
     try:
         data = read()
+        # The id decides the split and is published, so the bytes must be those that it was computed from.
         if compute_image_id(data) != image_id:
             raise ReleaseError(f"the image of row {row.id} has changed since the run: restore it")
         return clean_image(data)

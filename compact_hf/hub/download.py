@@ -99,5 +99,6 @@ def count_missing_bytes(repo_id: str, listing: RepoListing, files: Collection[st
     return sum(
         listing.files[name]
         for name in files
+        # A path if the file is cached; None, or a marker for a file that the Hub does not have, if not.
         if not isinstance(try_to_load_from_cache(repo_id, name, revision=listing.commit, repo_type=repo_type), str)
     )

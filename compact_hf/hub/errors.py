@@ -40,6 +40,7 @@ def translate_write_errors(repo_id: str, directory: Path | None = None) -> Itera
 
     try:
         yield
+    # The order matters: the client's errors derive from OSError, ValueError or ConnectionError, which come last.
     except errors.LocalTokenNotFoundError:
         raise HubError("no token for the Hub was found: set HF_TOKEN, or run `hf auth login`") from None
     except errors.HFValidationError as error:
@@ -62,6 +63,7 @@ def translate_write_errors(repo_id: str, directory: Path | None = None) -> Itera
         raise HubUnavailableError("the Hub may be failing (its reply is not JSON): try again later") from error
     except ValueError as error:
         raise HubError(f"the Hub rejected the upload to {repo_id}: {_one_line(error)}") from error
+    # Not from the Hub: a file of the directory.
     except OSError as error:
         raise HubError(
             f"{error.filename or directory or repo_id} cannot be read ({error.strerror}): fix it and retry"
@@ -87,6 +89,7 @@ def translate_read_errors(repo_id: str, revision: str | None = None) -> Iterator
         raise HubError(
             f"{repo} cannot be read from the Hub (HF_HUB_OFFLINE is set): unset it, or give a directory"
         ) from None
+    # Before HfHubHTTPError, from which it derives: it has a different fix.
     except errors.GatedRepoError as error:
         page = f"{constants.ENDPOINT}/{repo.partition('@')[0]}"
         raise HubError(
@@ -96,6 +99,7 @@ def translate_read_errors(repo_id: str, revision: str | None = None) -> Iterator
         status = error.response.status_code
         if status == 429 or status >= 500:
             raise HubUnavailableError(f"the Hub is busy or failing ({status}): try again later") from error
+        # The Hub does not reveal private repositories: a wrong name and a missing permission look alike.
         raise HubError(
             f"{repo} was not found on the Hub, and there is no such directory ({status}): "
             "check the name, the revision and HF_TOKEN"
@@ -125,9 +129,11 @@ def _error_from_response(repo_id: str, error: HfHubHTTPError) -> HubError:
             return HubError(f"the token may not write to {repo_id} ({status}: {message}): use one with write access")
         case 404:
             return HubError(f"{repo_id} was not found, or the token has no access to it (404: {message})")
+        # A conflict, or `parent_commit` is not the newest commit any more.
         case 409 | 412:
             return HubError(f"{repo_id} was changed in the meantime ({status}: {message}): run the command again")
         case _ if status == 429 or status >= 500:
+            # Only whole seconds; the header may also have a date, which is treated as missing.
             retry_after = error.response.headers.get("Retry-After", "")
             return HubUnavailableError(
                 f"the Hub is busy or failing ({status}: {message})",

@@ -135,6 +135,8 @@ def push(
     target = _Target(HfApi(), Path(directory), check_repo_id(repo_id), repo_type, message)
     if not list_files(target.directory):
         raise UsageError(f"{directory} contains no files: give the directory to publish")
+    # Each attempt starts from what exists on the Hub, so a repetition resumes. Other errors than HubUnavailableError
+    # are permanent.
     delays = iter(_RETRY_DELAYS_S)
     while True:
         try:
@@ -184,16 +186,19 @@ def _push(
     api = target.api
     author = api.whoami(cache=True)["name"]  # cached: the Hub limits these calls strictly, and attempts repeat
     sdk = "gradio" if target.repo_type == "space" else None
+    # None instead of False: a new repository then has the default visibility of its organization.
     api.create_repo(**target.repo_args, private=private or None, exist_ok=True, space_sdk=sdk)
     if private and not api.repo_info(**target.repo_args).private:
         raise HubError(
             f"{target.repo_id} is public, not private: make it private on the Hub, or choose another repository"
         )
+    # The tag exists: an earlier call was completed, or the name is taken by other files.
     if tag is not None and tag in target.list_tags():
         if diff := target.find_difference(tag):
             raise HubError(f"{target.repo_id} already has a tag {tag} with other files ({diff}): choose another tag")
         commit = target.get_commit(tag)
     else:
+        # If main has the files already, an earlier call was interrupted between merge and tag: only the tag is missing.
         commit = target.get_commit("main")
         if target.find_difference(commit):
             commit = _push_via_pull_request(target, author, commit, check, on_progress)
@@ -227,6 +232,7 @@ def _push_via_pull_request(
             f"pull request {pull.num} of {target.repo_id} differs from the directory ({diff}): run the command again"
         )
     check(head)
+    # Checked late, directly before the merge; what happens in between is found by the comparison after it.
     if target.get_commit("main") != main_commit:
         raise HubError(
             f"main of {target.repo_id} was changed in the meantime and nothing was merged: run the command again"

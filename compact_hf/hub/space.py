@@ -26,6 +26,7 @@ CARD: Final = "README.md"
 REQUIREMENTS: Final = "requirements.txt"
 _HUB_MANAGED_FILES: Final = {".gitattributes", CARD}  # files of a Space that was created on the website of the Hub
 _IGNORED: Final = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
+# A line of requirements.txt that names this package; group 1 is the name with extras, without the version.
 _PACKAGE_LINE: Final = re.compile(r"^(compact_hf(?:\[[^]]*\])?)[^\n]*$", re.MULTILINE)
 
 
@@ -88,11 +89,13 @@ def publish_space(
         raise UsageError(
             "--wheel and --private cannot be combined: the build of a Space cannot download a private wheel"
         )
+    # Before anything is copied: a repository with other files would lose them, unless it has the same app.
     existing = set(get_remote_state(repo_id, repo_type="space").files) - _HUB_MANAGED_FILES
     app = _read_card_header(directory / CARD)["app_file"]
     if existing and app not in existing:
         raise HubError(f"{repo_id} contains something else ({sorted(existing)[0]}, but no {app}): choose another name")
     with TemporaryDirectory(prefix="compact-publish-") as temp_directory:
+        # The wheel and its URL are added to a copy, so that the directory stays as it is.
         staging = Path(temp_directory) / "space"
         shutil.copytree(directory, staging, ignore=_IGNORED)
         if wheel is not None:
@@ -146,6 +149,7 @@ def _add_wheel(staging: Path, wheel: Path, repo_id: str) -> None:
     path = staging / REQUIREMENTS
     requirements = path.read_text(encoding="utf-8")
     url = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main/{wheel.name}"
+    # pip compares the download with this hash, and a new wheel gets a new URL.
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     new_requirements, count = _PACKAGE_LINE.subn(rf"\1 @ {url}#sha256={digest}", requirements)
     if not count:

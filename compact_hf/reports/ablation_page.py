@@ -135,18 +135,22 @@ def plot_accuracy_by_variant(report: AblationReport) -> Plot:
     Args:
         report (`AblationReport`): the results.
     """
+    # All groups have the same variants in the same order.
     names = tuple(report.groups[0].accuracy)
+    # A share, 0 to 1. A seed may be beyond the interval of the mean, so the dots count too.
     highest = max(
         max(group.majority, *(max(spread.high, *spread.by_seed) for spread in group.accuracy.values()))
         for group in report.groups
     )
     with new_figure(_height(report, len(names))) as (figure, axes):
         for top, group in _layout_groups(report, len(names)):
+            # One bar behind the whole block: centered on its lines and one unit high per variant.
             axes.barh(
                 top + (len(names) - 1) / 2,
                 100 * group.majority,
                 len(names),
                 facecolor=tone("rule"),
+                # A label on one element only, or the legend would repeat the entry.
                 label="most frequent answer" if group is report.groups[0] else None,
             )
             for index, name in enumerate(names):
@@ -155,8 +159,10 @@ def plot_accuracy_by_variant(report: AblationReport) -> Plot:
                     top + index,
                     group.accuracy[name],
                     is_hollow=name == report.baseline,
+                    # The first line of the first block is at y = 1 (`_layout_groups`).
                     is_labelled=top + index == 1,
                 )
+        # In per cent: 5% above the highest value, rounded up to a multiple of 10, and from 20 to 100.
         axes.set_xlim(0, min(100, max(20, 10 * ceil(10.5 * highest))))
         _finish_axes(axes, report, names, "% right: mean over seeds, 95% interval")
         figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
@@ -187,6 +193,7 @@ def plot_variant_differences(report: AblationReport) -> Plot:
     """
     names = tuple(report.groups[0].difference)
     with new_figure(_height(report, len(names))) as (figure, axes):
+        # No difference to the baseline.
         axes.axvline(0, color=tone("muted"), linewidth=1)
         for top, group in _layout_groups(report, len(names)):
             for index, name in enumerate(names):
@@ -212,17 +219,20 @@ def _layout_groups(report: AblationReport, variants: int) -> list[tuple[float, G
 def _draw_spread(axes: Axes, y: float, spread: Spread, *, is_hollow: bool, is_labelled: bool) -> None:
     axes.plot(
         [100 * share for share in spread.by_seed],
+        # Above the line of the mean: the y axis points down.
         [y - 0.3] * len(spread.by_seed),
         linestyle="",
         marker="o",
         markersize=3,
         color=tone("ink"),
+        # Markers at the ends of the axis are drawn in full.
         clip_on=False,
         label="a seed" if is_labelled else None,
     )
     axes.errorbar(
         100 * spread.mean,
         y,
+        # matplotlib raises an error for a negative length: a mean outside its interval must not stop the page.
         xerr=[[100 * max(0.0, spread.mean - spread.low)], [100 * max(0.0, spread.high - spread.mean)]],
         fmt="D",
         markersize=5.5,
@@ -238,6 +248,7 @@ def _finish_axes(axes: Axes, report: AblationReport, names: tuple[str, ...], lab
     """Add headings, labels of the variants and the grid."""
     positions: list[float] = []
     for top, group in _layout_groups(report, len(names)):
+        # x in fractions of the axes, y in lines: the heading is left of the axis, above the names of the variants.
         axes.annotate(
             f"{group.label} (n = {group.n:,})",
             (0, top - 1),
@@ -251,6 +262,7 @@ def _finish_axes(axes: Axes, report: AblationReport, names: tuple[str, ...], lab
         positions += [top + index for index in range(len(names))]
     axes.set_yticks(positions, names * len(report.groups))
     axes.tick_params(axis="y", length=0, labelsize=9.5)
+    # Reversed, so that the first block is at the top.
     axes.set_ylim(positions[-1] + 0.8, -0.6)
     axes.set_xlabel(label, loc="right")
     axes.grid(axis="x")

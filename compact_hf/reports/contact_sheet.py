@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
+# Pixels of the PNG: a card, the gap between cards, and the margin of the text in a card.
 _CARD_WIDTH: Final = 400
 _GAP: Final = 20
 _PADDING: Final = 16
@@ -41,6 +42,7 @@ def render_sheet(items: Sequence[SheetItem], *, columns: int = 3) -> bytes:
     """
     from PIL import Image
 
+    # Cards have the heights of their texts; a row is as high as its highest card.
     cards = [_draw_card(item) for item in items]
     rows = [cards[start : start + columns] for start in range(0, len(cards), columns)]
     heights = [max(card.height for card in row) for row in rows]
@@ -49,6 +51,7 @@ def render_sheet(items: Sequence[SheetItem], *, columns: int = 3) -> bytes:
     top = _GAP
     for row, height in zip(rows, heights, strict=True):
         for column, card in enumerate(row):
+            # Paper up to the height of the row, so that its cards look equally high.
             backing = Image.new("RGB", (_CARD_WIDTH, height), tone("paper"))
             backing.paste(card)
             sheet.paste(backing, (_GAP + column * (_CARD_WIDTH + _GAP), top))
@@ -71,6 +74,7 @@ def render_image_with_questions(image: bytes, entries: Sequence[Entry]) -> bytes
     label_left = _GAP + _CARD_WIDTH + _GAP
     text_left = label_left + _LABEL_WIDTH
     size = (text_left + _CARD_WIDTH - _PADDING, _CARD_WIDTH + 2 * _GAP + _MAX_TURN_HEIGHT * len(entries))
+    # The height of the text is known only when it is wrapped: draw on enough paper, and crop it at the end.
     paper = Image.new("RGB", size, tone("paper"))
     paper.paste(resized, (_GAP, _GAP))
     draw, top = ImageDraw.Draw(paper), _GAP
@@ -103,6 +107,7 @@ def _draw_entry(draw: ImageDraw, entry: Entry, top: int, *, left: int = _PADDING
     """Draw an entry with its top left corner at (left, top), and return the top of the next one."""
     edge = left + _CARD_WIDTH - 2 * _PADDING
     verdict = f"rejected: {entry.verdict}" if entry.is_dropped else entry.verdict
+    # (text, font, tone, height of a line in pixels)
     for text, font, color, height in (
         (entry.question, _font(17), "ink", 23),
         (verdict, _font(17, bold=True), "ink" if entry.is_dropped else "accent", 23),
@@ -111,6 +116,7 @@ def _draw_entry(draw: ImageDraw, entry: Entry, top: int, *, left: int = _PADDING
         for line in _wrap_text(text, font, _CARD_WIDTH - 2 * _PADDING)[:_MAX_LINES] if text else ():
             draw.text((left, top), line, font=font, fill=tone(color))
             top += height
+    # Capabilities: a square of 10 pixels in the color of the group, and the name; they wrap at the right edge.
     x = left
     for name in entry.capabilities:
         width = 16 + round(_font(13).getlength(get_label(name)))
@@ -119,12 +125,14 @@ def _draw_entry(draw: ImageDraw, entry: Entry, top: int, *, left: int = _PADDING
         draw.rounded_rectangle((x, top + 6, x + 10, top + 16), 2, fill=tone(group_of(name)))
         draw.text((x + 16, top + 3), get_label(name), font=_font(13), fill=tone("muted"))
         x += width + 14
+    # The last line of capabilities and the gap below it.
     return top + 38
 
 
 def _draw_label(draw: ImageDraw, position: tuple[int, int], text: str, *, fill: str) -> None:
     left, top = position
     font = _font(16, bold=True)
+    # `fill` is #rrggbb: dark if the mean of the three channels is below 140 of 255.
     is_dark = sum(bytes.fromhex(fill[1:])) < 3 * 140
     draw.rounded_rectangle((left, top, left + font.getlength(text) + 16, top + 27), 6, fill=fill)
     draw.text((left + 8, top + 4), text, font=font, fill=tone("paper" if is_dark else "ink"))
@@ -132,6 +140,7 @@ def _draw_label(draw: ImageDraw, position: tuple[int, int], text: str, *, fill: 
 
 def _wrap_text(text: str, font: FreeTypeFont, width: int) -> list[str]:
     """Break a text at spaces into lines of at most `width` pixels; only a single long word may be wider."""
+    # Invariant: every line but the last is complete; the last one takes the next word if it fits.
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -152,6 +161,7 @@ def _font(size: int, *, bold: bool = False) -> FreeTypeFont:
     return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", name)), size)
 
 
+# Pixels of the longer edge, and WebP quality, 0 to 100; pages embed the thumbnails as text.
 _THUMBNAIL_SIZE: Final = 400
 _QUALITY: Final = 82
 
@@ -233,6 +243,7 @@ class QuestionItem:
         """Yield the accepted questions, then the rejected drafts."""
         for turn in self.turns:
             names = ", ".join(map(get_label, turn.verified_capabilities)) or "nothing"
+            # The order of capabilities is not a difference.
             is_different = set(turn.verified_capabilities) != set(turn.capabilities)
             yield Entry(
                 turn.question, turn.answer, turn.capabilities, f"the verifier found {names}" if is_different else ""
@@ -269,6 +280,7 @@ class MessagesItem:
 
     def entries(self) -> Iterator[Entry]:
         """Yield each message of the user with the answer of the assistant."""
+        # A last question without an answer is not shown.
         for user, assistant in zip(self.messages[::2], self.messages[1::2], strict=False):
             yield Entry(user.content, assistant.content)
 
@@ -331,6 +343,7 @@ def pick(items: Iterable[T], count: int) -> tuple[T, ...]:
     """
     by_section = group_by_section(items)
     counts = dict.fromkeys(by_section, 0)
+    # Each round gives one place to the section that has the fewest and is not used up; the first one wins a tie.
     for _ in range(count):
         open_sections = [section for section in counts if counts[section] < len(by_section[section])]
         if not open_sections:
@@ -403,6 +416,7 @@ def upright_rgb(image: bytes) -> PillowImage.Image:
     """
     from PIL import Image, ImageOps
 
+    # exif_transpose returns a copy, which remains valid when the file is closed.
     with Image.open(io.BytesIO(image)) as source:
         upright = ImageOps.exif_transpose(source)
     if not upright.has_transparency_data:

@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# By index of the dataset: filled, hatched.
 _BAR_STYLES: Final[tuple[dict[str, Any], ...]] = (
     {"facecolor": tone("k3")},
     {"facecolor": tone("paper"), "edgecolor": tone("accent"), "hatch": "////", "hatchcolor": tone("k2")},
 )
+# By index of the dataset: solid, dashed.
 _LINE_STYLES: Final[tuple[dict[str, Any], ...]] = (
     {"color": tone("accent"), "linewidth": 2.2},
     {"color": tone("ink"), "linewidth": 1.6, "linestyle": (0, (4, 2))},
@@ -85,19 +87,24 @@ def plot_bars(
         format_value (`Callable[[float], str]`, *optional*): formats a number; as per cent with one decimal by default.
         notes (`Mapping[str, Sequence[str]]`, *optional*): additional columns of the table: header -> a text per name.
     """
+    # Names are one unit apart; the bars of a name share 0.72 of it.
     height = 0.72 / len(series)
+    # 1 if all numbers are 0: matplotlib warns about an axis from 0 to 0.
     max_value = max((dataset.values.get(category, 0) for dataset in series for category in names), default=0) or 1
     columns, lines = legend_layout([shorten(dataset.label) for dataset in series])
     with new_figure(
+        # Inches: margins, the legend, and for each name a gap and its bars.
         0.5 + (0.22 * lines if len(series) > 1 else 0) + (0.2 + 0.16 * len(series)) * len(names)
     ) as figure_and_axes:
         figure, axes = figure_and_axes
         for index, dataset in enumerate(series):
+            # The bars of a name are centered on its position.
             positions = [position + (index - (len(series) - 1) / 2) * height for position in range(len(names))]
             values = [dataset.values.get(category, 0) for category in names]
             axes.barh(positions, values, height * 0.92, label=shorten(dataset.label), **_BAR_STYLES[index])
             for position, value in zip(positions, values, strict=True):
                 axes.annotate(format_value(value), (value, position), fontsize=9.5, **LABEL_RIGHT)
+        # Space for the number to the right of the longest bar.
         axes.set_xlim(0, max_value * 1.24)
         label_capabilities(axes, names, [_truncate(get_label(category)) for category in names])
         hide_axis(axes, "x")
@@ -123,21 +130,26 @@ def plot_lengths(series: Sequence[tuple[str, Mapping[int, int]]], *, name: str, 
         name (`str`): name of the plot, unique on the page.
         title (`str`): title of the plot.
     """
+    # Numbers of words from 0 to end - 1, in at most `_MAX_BINS` bins of equal width.
     end = max(_quantile(counts, 0.99) for _, counts in series) + 1
     width = max(1, ceil(end / _MAX_BINS))
+    # The lower edges of the bins, and the upper edge of the last one.
     edges = list(range(0, end + width, width))
     shares = []
     for _, counts in series:
         total = sum(counts.values())
         binned = [sum(counts.get(words, 0) for words in range(start, start + width)) / total for start in edges[:-1]]
+        # The last share is that of longer texts; rounding could make it slightly negative.
         shares.append([*binned, max(0.0, 1 - sum(binned))])
     with new_figure(2.8) as (figure, axes):
         for index, (label, _) in enumerate(series):
             if not index:
+                # Only the area of the first dataset is filled; two areas would hide each other.
                 axes.stairs(shares[index][:-1], edges, color=tone("k3"), linewidth=0, fill=True, alpha=0.25)
             axes.stairs(shares[index][:-1], edges, label=shorten(label), **_LINE_STYLES[index])
         axes.set(xlabel="words", xlim=(0, edges[-1]), ylim=(0, None))
         axes.locator_params(axis="x", integer=True, steps=[1, 2, 5, 10])
+        # Below 5%, whole per cents would give several ticks the same label.
         axes.yaxis.set_major_formatter("{x:.0%}" if max(map(max, shares)) >= 0.05 else "{x:.1%}")
         axes.grid(axis="y")
         if len(series) > 1:
@@ -156,6 +168,7 @@ def plot_lengths(series: Sequence[tuple[str, Mapping[int, int]]], *, name: str, 
             tuple(
                 (span, *(f"{share[row]:.1%}" for share in shares))
                 for row, span in enumerate([*spans, f"{edges[-1]} or more"])
+                # Bins without texts are left out of the table.
                 if any(share[row] for share in shares)
             ),
         ),
@@ -228,11 +241,13 @@ def plot_k_distribution(
             `PAPER_MEAN_K`. The sampled k is a lower bound of the k that a judge model finds, so the label should name
             the source.
     """
+    # k -> number of questions
     counts: Counter[int] = Counter()
     for combination, count in combination_counts.items():
         counts[len(combination)] += count
     total = counts.total()
     mean = sum(k * count for k, count in counts.items()) / total if total else 0.0
+    # All k between the smallest and the largest, so that gaps are visible; 1 to 3 without questions.
     ks = range(min(counts, default=1), max(counts, default=3) + 1)
     shares = {k: counts[k] / total if total else 0.0 for k in ks}
     with new_figure(3.2) as (figure, axes):
@@ -264,7 +279,9 @@ def _mark_means(axes: Axes, means: Mapping[str, float], *, max_count: float) -> 
     """Mark each mean above the bars, on a line of its own so that labels do not overlap."""
     middle = sum(axes.get_xlim()) / 2
     for index, (label, value) in enumerate(means.items()):
+        # Above the highest bar with its two lines of numbers, and 0.16 of its height apart.
         position = (value, max_count * (1.42 + 0.16 * index))
+        # A label in the right half is to the left of its marker, or it would leave the figure.
         is_left = value > middle
         axes.plot(*position, marker="v", color=tone("ink"), markersize=7)
         label_style = (
@@ -283,6 +300,7 @@ def plot_coverage(combination_counts: Mapping[tuple[str, ...], int]) -> Plot:
         combination_counts (`Mapping[tuple[str, ...], int]`): number of accepted questions by combination of
             capabilities.
     """
+    # capability -> k -> number of questions; `_MAX_K` includes larger k
     counts = {name: Counter[int]() for name in CAPABILITIES}
     for combination, count in combination_counts.items():
         for name in combination:
@@ -293,6 +311,7 @@ def plot_coverage(combination_counts: Mapping[tuple[str, ...], int]) -> Plot:
     names = list(CAPABILITIES)
     max_total = max(counter.total() for counter in counts.values()) or 1
     with new_figure(3.9) as (figure, axes):
+        # Invariant: the right end of the bars that are drawn so far, by capability.
         offsets = [0] * len(names)
         for k, label in zip(ks, labels, strict=True):
             widths = [counts[name][k] for name in names]
@@ -330,6 +349,7 @@ def plot_cooccurrence(combination_counts: Mapping[tuple[str, ...], int]) -> Plot
     """
     pairs: Counter[tuple[str, ...]] = Counter()
     for combination, count in combination_counts.items():
+        # In the order of `PAIRS`, so that each pair has one key.
         for pair in combinations(canonicalize(combination), 2):
             pairs[pair] += count
     max_count = max(pairs.values(), default=0) or 1
@@ -392,6 +412,7 @@ def _draw_rejects(rows: Sequence[RejectCount]) -> Figure:
     # Label -> position on the axis -> count. With two bars in a row, each is moved away from the center.
     bars_by_label: dict[str, dict[float, int]] = {"rejected": {}, "planted": {}}
     for index, row in enumerate(rows):
+        # No fault can be planted for this reason: one bar in the center of the row.
         if row.injected_faults is None:
             bars_by_label["rejected"][index] = row.rejected
         else:
@@ -404,6 +425,7 @@ def _draw_rejects(rows: Sequence[RejectCount]) -> Figure:
     with new_figure(0.8 + 0.5 * max(len(rows), 1)) as (figure, axes):
         for label, counts in bars_by_label.items():
             if counts:
+                # Two bars of 0.36 at a distance of 0.38 have a small gap.
                 axes.barh(list(counts), list(counts.values()), 0.36, label=label, **styles[label])
             for position, count in counts.items():
                 axes.annotate(f"{count:,}", (count, position), **LABEL_RIGHT)

@@ -17,6 +17,7 @@ from compact_hf.reports.figure import Plot
 from compact_hf.reports.score_charts import ScoreRow
 from compact_hf.reports.theme import jinja_environment
 
+# Images are embedded in the page, so their number decides its size.
 _MAX_IMAGES: Final = 24
 
 
@@ -145,6 +146,7 @@ def render_demo(report: DemoReport) -> str:
             report=report,
             shown=len(items),
             sheet=contact_sheet.render_fragment(items),
+            # The template names plots as variables, such as `k_distribution`.
             **{plot.name.replace("-", "_"): plot for plot in make_plots(report)},
             accuracy_text=_describe_accuracy(report.accuracy),
         )
@@ -157,6 +159,7 @@ def make_plots(report: DemoReport) -> tuple[Plot, ...]:
     Args:
         report (`DemoReport`): the content.
     """
+    # These are drawn for every run; the others need data that a run may not have.
     plots = [
         dataset_charts.plot_k_distribution(report.combination_counts, means=report.means),
         dataset_charts.plot_coverage(report.combination_counts),
@@ -168,6 +171,7 @@ def make_plots(report: DemoReport) -> tuple[Plot, ...]:
         plots.append(score_charts.plot_loss(report.training.loss))
     if report.accuracy:
         section = report.accuracy
+        # The score on all questions is the first line of this plot only.
         by_k = (section.overall, *section.by_k)
         plots.append(score_charts.plot_accuracy(by_k, section.models, name="accuracy-by-k", title="Accuracy by k"))
         plots.append(

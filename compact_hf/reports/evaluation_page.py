@@ -20,6 +20,7 @@ from compact_hf.reports.theme import jinja_environment
 Outcome = Literal["differ", "wrong", "right"]
 
 OUTCOMES: Final[tuple[Outcome, ...]] = ("differ", "wrong", "right")
+# outcome -> (heading for one model, heading for several); one model gives no `differ`.
 _HEADINGS: Final[Mapping[Outcome, tuple[str, str]]] = {
     "differ": ("Some right, some wrong",) * 2,
     "wrong": ("Wrong", "All wrong"),
@@ -168,12 +169,14 @@ def render_evaluation(report: EvaluationReport) -> str:
             compared=describe_differences(report.comparisons),
             differences=plot_differences(report.comparisons) if report.comparisons else None,
             examples={
+                # heading -> its questions; outcomes without examples have no heading. A bool is the index 0 or 1.
                 _HEADINGS[outcome][len(report.models) > 1]: tuple(examples)
                 for outcome in OUTCOMES
                 if (examples := [example for example in report.examples if example.outcome == outcome])
             },
             has_groups=any(tag.group for example in report.examples for tag in example.tags),
             made=Table(("setting", "value"), report.settings),
+            # The function: the template decodes images one at a time.
             thumbnail=thumbnail,
         )
     )

@@ -18,8 +18,10 @@ from compact_hf.reports.theme import apply_theme, rc
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# An id attribute, and a reference to one: url(#ID) or href="#ID".
 _ID: Final = re.compile(r' id="([^"]*)"')
 _REFERENCE: Final = re.compile(r'(?:url\(#|href="#)([^)"]+)')
+# None removes an entry: a date or the version of matplotlib would change the bytes.
 _NO_METADATA: Final = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
@@ -46,6 +48,7 @@ class Plot:
         from matplotlib import rc_context
 
         file = io.StringIO()
+        # Saving reads the settings again: fonts, and the salt of the ids.
         with rc_context(rc(self.name)):
             self.figure.savefig(file, format="svg", metadata=_NO_METADATA)
         return file.getvalue()

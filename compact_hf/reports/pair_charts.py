@@ -55,6 +55,7 @@ def draw_triangle(axes: Axes, cells: Mapping[Pair, Cell]) -> None:
         cells (`Mapping[Pair, Cell]`): the cells of all 45 pairs.
     """
     names = list(CAPABILITIES)
+    # `first` precedes `second`, so only cells below the diagonal are drawn.
     for first, second in PAIRS:
         column, row, cell = names.index(first), names.index(second), cells[first, second]
         _draw_cell(axes, column, row, cell.strength)
@@ -63,6 +64,7 @@ def draw_triangle(axes: Axes, cells: Mapping[Pair, Cell]) -> None:
             axes.text(column, row + 0.25, cell.note, ha="center", va="center", fontsize=7)
         else:
             axes.text(column, row, cell.text, ha="center", va="center", fontsize=9)
+    # The last capability has no column and the first one no row; the y axis points down.
     axes.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, 0.5))
     axes.set_xticks(
         range(len(names) - 1), [get_label(name) for name in names[:-1]], rotation=55, ha="right", rotation_mode="anchor"
@@ -83,6 +85,7 @@ def plot_accuracy_by_pair(scores: Mapping[Pair, tuple[int, Interval]], *, model:
     """
     cells = {}
     for pair in PAIRS:
+        # No questions: an empty cell. Too few: a number without a color.
         n, share = scores.get(pair, (0, None))
         strength = share.value if share and n >= MIN_N else None
         cells[pair] = Cell(f"{100 * share.value:.0f}", strength, _format_count(n)) if share else Cell("", None)
@@ -110,6 +113,7 @@ def plot_accuracy_by_pair(scores: Mapping[Pair, tuple[int, Interval]], *, model:
 
 def _make_alt_text(scores: Mapping[Pair, tuple[int, Interval]]) -> str:
     """Describe the matrix in words; pairs with few questions are not compared."""
+    # Few questions give extreme shares by chance.
     shares = {pair: share.value for pair, (n, share) in scores.items() if n >= MIN_N}
     text = f"A triangular matrix of the 45 pairs: {len(scores)} have questions, {len(shares)} have {MIN_N} or more."
     if not shares:
@@ -137,6 +141,7 @@ def _draw_cell(axes: Axes, column: float, row: float, strength: float | None) ->
                 facecolor=tone("k3"),
                 alpha=_MAX_OPACITY * strength,
                 linewidth=0,
+                # Below the outline, which has matplotlib's default of 1 for patches.
                 zorder=0.9,
             )
         )
@@ -146,6 +151,7 @@ def _draw_cell(axes: Axes, column: float, row: float, strength: float | None) ->
 
 def _draw_legend(axes: Axes) -> None:
     """Draw the legend in the empty half of the matrix."""
+    # Columns and rows of the matrix: its upper right half is empty.
     right, top = len(CAPABILITIES) - 2, 1.0
     for position, share in enumerate((0, 25, 50, 75, 100)):
         _draw_cell(axes, right - 4 + position, top, share / 100)

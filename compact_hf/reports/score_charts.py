@@ -99,18 +99,22 @@ def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: st
     labels = [shorten(model) for model in models]
     baselines = [score.majority for score in scores if score.majority is not None]
     columns, lines = legend_layout(("majority answer", *labels) if baselines else labels)
+    # Distance of the models in a row, which is one unit high.
     step = min(0.25, 0.72 / max(len(models), 1))
+    # Inches: axis and margins, the legend, and at least 0.42 for each row.
     with new_figure(0.95 + 0.22 * lines + max(0.42, 0.1 + 0.13 * len(models)) * len(scores)) as (figure, axes):
         positions = list(range(len(scores)))
         if baselines:
             widths = [100 * (score.majority or 0) for score in scores]
             axes.barh(positions, widths, 0.8, facecolor=tone("rule"), label="majority answer")
         for index, model in enumerate(labels):
+            # The models of a row are centered on its position.
             offset = (index - (len(models) - 1) / 2) * step
             intervals = [score.by_model[index] for score in scores]
             axes.errorbar(
                 [interval.value * 100 for interval in intervals],
                 [position + offset for position in positions],
+                # (2, rows): lengths to the left and to the right of the marker, not positions.
                 xerr=[
                     [(interval.value - interval.low) * 100 for interval in intervals],
                     [(interval.high - interval.value) * 100 for interval in intervals],
@@ -122,6 +126,7 @@ def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: st
                 clip_on=False,
                 label=model,
             )
+        # The y axis is reversed, so that the first score is at the top.
         limit = _axis_limit(scores)
         axes.set(xlim=(0, limit), xticks=range(0, limit + 1, 20 if limit > 40 else 10), ylim=(len(scores) - 0.5, -0.5))
         # Right-aligned: a centered label would not fit under a narrow axis.
@@ -189,6 +194,7 @@ def compare_with_majority(share: Interval, majority: float) -> str:
         share (`Interval`): accuracy of a model.
         majority (`float`): accuracy of the majority answer.
     """
+    # Clear only if the whole interval is on one side.
     if share.low > majority:
         return "above"
     return "below" if share.high < majority else "not clearly different from"
@@ -228,6 +234,7 @@ def make_score_table(scores: Sequence[ScoreRow], models: Sequence[str]) -> Table
     )
 
 
+# Differences with p below this count as clear; p below `_MIN_P` is shown as < 0.001.
 _SIGNIFICANCE_LEVEL: Final = 0.05
 _MIN_P: Final = 0.001
 
@@ -310,12 +317,14 @@ def plot_differences(differences: Sequence[ModelDifference]) -> Plot:
 def _describe_difference(diff: ModelDifference) -> str:
     if not diff.is_clear:
         return f"No clear difference between {diff.model} and {diff.baseline}: {_points(diff)} points ({_range(diff)})."
+    # The better model is named first, whichever is the baseline.
     gain = diff if diff.share.value > 0 else _reverse(diff)
     return f"{gain.model} is better than {gain.baseline} on these questions: {_points(gain)} points ({_range(gain)})."
 
 
 def _reverse(diff: ModelDifference) -> ModelDifference:
     """Return the difference with the roles of the two models exchanged."""
+    # With the sign, the two bounds exchange their roles.
     share = Interval(-diff.share.value, -diff.share.high, -diff.share.low)
     return replace(diff, baseline=diff.model, model=diff.baseline, share=share)
 

@@ -191,6 +191,7 @@ def rc(salt: str = "") -> dict[str, Any]:
         "legend.handlelength": 1.4,
         "patch.edgecolor": tone("paper"),
         "patch.force_edgecolor": True,
+        # Text stays text, which can be selected and searched; each page or viewer needs the font or a substitute.
         "svg.fonttype": "none",
         "svg.hashsalt": salt or "compact_hf",
         "text.color": tone("ink"),
