@@ -101,6 +101,7 @@ class Config(BaseModel):
     @classmethod
     def _check_pinned(cls, source: str) -> str:
         """Refuse a Hub dataset without a fixed revision, whose contents may change."""
+        # Other branches pass, because their names cannot be distinguished from those of tags.
         if source.startswith(HUB_PREFIX) and Address.parse(source).revision in ("", "main"):
             raise ValueError(f"{source} has no fixed revision, so its contents may change: add @ and a tag or commit")
         return source
@@ -131,8 +132,10 @@ def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, 
         "concurrency": concurrency,
         "max_cost": max_cost,
     }
+    # Stage 1: generate. A call that resumes sends only the requests that have no reply yet.
     with ProgressBar("images") as bar:
         _generate_rounds(config, out, run_options, bar)
+    # Stage 2: write the release from the run; the same run gives the same data files.
     release = out / "release"
     instruction = config.instruction
     assemble(
@@ -152,6 +155,7 @@ def build(config: Config, out: Path, *, concurrency: int = DEFAULT_CONCURRENCY, 
         license=config.license,
         on_note=log,
     )
+    # Stage 3: check the files as written, before they can be published.
     report = validate(release)
     if not report.is_valid:
         raise ReleaseError(f"{release} is not valid ({report.counts}): run `compact validate {release}` for details")
@@ -165,7 +169,9 @@ def _generate_rounds(config: Config, out: Path, run_options: dict[str, Any], bar
     planned. So the images that are used do not depend on when the command was killed.
     """
     limit_file = out / _LIMIT_FILE
+    # A saved limit is that of the round in which an earlier call was stopped.
     limit = int(limit_file.read_text()) if limit_file.is_file() else config.conversations
+    # Invariant: the limit of a round is on disk before the first request of that round is sent.
     while True:
         if limit is not None:
             write_atomically(limit_file, str(limit))
@@ -176,8 +182,10 @@ def _generate_rounds(config: Config, out: Path, run_options: dict[str, Any], bar
             on_progress=lambda current: bar.show(current.finished, current.images, f"{current.accepted} questions"),
             **run_options,
         )
+        # Finished: all images of the source are used, or enough of them became conversations.
         if config.conversations is None or limit is None or progress.kept >= config.conversations:
             return
+        # The source has fewer images than this round was allowed to use, so another round would find no more.
         if progress.images < limit:
             raise ReleaseError(
                 f"{config.source} gave only {progress.kept} conversations from all of its {progress.images} images, "
@@ -199,6 +207,7 @@ def check_publishable(config: Config) -> str:
 
     if config.repository is None:
         raise UsageError("--publish needs `repository: org/name` in the config")
+    # The call changes nothing on the Hub, and fails if the token is missing or invalid.
     with translate_write_errors(config.repository):
         HfApi().whoami()
     return config.repository
@@ -224,6 +233,7 @@ def publish_once(release: Path, repository: str, *, version: str) -> str:
         # Compare only the data files: the card and the changelog contain the date on which they were written.
         if not any(path.startswith("data/") for path in iter_differences(remote_files, release)):
             return f"{HfApi().endpoint}/datasets/{repository}/tree/{tag}"
+    # If the tag exists with other data files, this call raises the error.
     push_result = publish(release, repository, on_progress=log).pushed
     assert push_result is not None, "only a dry run pushes nothing"
     return push_result.url
@@ -249,6 +259,7 @@ def print_forecast(config: Config, out: Path, *, concurrency: int) -> None:
     print_data(f"teacher {config.teacher}, verifier {config.verifier}, preset {config.preset}, seed {config.seed}")
     if instruction:
         print_data(f"instruction part: {instruction_rows:,} rows, {instruction.fraction:.0%} of {instruction.file}")
+    # A string is a line of text; any other item is a table.
     for item in format_forecast(forecast):
         if isinstance(item, str):
             print_data(item)
@@ -275,6 +286,8 @@ def _forecast_run(config: Config, out: Path, concurrency: int) -> Forecast:
 
     if config.conversations is None:
         return make_forecast(None)
+    # The first forecast gives the share of images that become conversations, the second one is for the images needed
+    # then.
     initial = make_forecast(config.conversations)
     return make_forecast(math.ceil(config.conversations * initial.pictures / max(1, initial.kept)))
 
@@ -282,7 +295,9 @@ def _forecast_run(config: Config, out: Path, concurrency: int) -> Forecast:
 def _print_disk_usage(config: Config, out: Path, forecast: Forecast, instruction_rows: int) -> None:
     """Print the disk space that run and release will take, and the free space."""
     mean_bytes = _measure_mean_bytes(config)
+    # `disk_usage` needs an existing path: the closest parent if `out` does not exist yet.
     existing = next(directory for directory in (out.resolve(), *out.resolve().parents) if directory.exists())
+    # Images are almost all of a release. Those of the instruction part are assumed to have the same mean size.
     release_bytes = (forecast.kept + instruction_rows) * mean_bytes
     journal_bytes = forecast.requests * _JOURNAL_BYTES_PER_REQUEST
     print_table(
@@ -299,6 +314,7 @@ def _print_disk_usage(config: Config, out: Path, forecast: Forecast, instruction
 def _measure_mean_bytes(config: Config) -> float:
     """Return the mean size in bytes of the first images of the run."""
     source = open_source(config.source)
+    # The order of the run, so these are the images that it reads first.
     refs = shuffle_refs(source, config.seed)[:_SAMPLE_SIZE]
     return sum(len(source.read(ref)) for ref in refs) / len(refs)
 
@@ -333,6 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         log("build_compact: interrupted; finished work is kept: run the same command again to resume")
+        # The exit status of commands of `compact` that were stopped early.
         return 3
     return 0
 
@@ -341,6 +358,7 @@ def _run(args: argparse.Namespace) -> None:
     """Print the forecast, or build the release and publish it if requested. Prints its directory or its URL."""
     config = read_config(args.config, Config, example="compact-scenes.yaml")
     if args.conversations is not None:
+        # A release of another size than its config says could not be made again from the config.
         if args.publish:
             raise UsageError(
                 "--conversations and --publish cannot be combined: set `conversations` in the config to publish it"

@@ -67,6 +67,7 @@ class Settings:
         """Return the settings in the environment variables."""
         get_env = os.environ.get
         seconds = get_env("ANSWER_SECONDS", "60")
+        # `float` would also accept negative numbers, inf and nan.
         if not re.fullmatch(r"\d{1,4}(\.\d+)?", seconds):
             sys.exit(f"ANSWER_SECONDS is {seconds!r}: set it to a number of seconds, such as 60")
         return cls(
@@ -132,6 +133,7 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
         theme=theme(),
         max_file_size=MAX_BYTES,
         app_kwargs={"middleware": [Middleware(RequestGuard)]},
+        # Server-side rendering would start a Node server.
         ssr_mode=False,
         mcp_server=False,
         pwa=False,

@@ -18,6 +18,7 @@ from compact_hf.scenes.scene import build_scene
 from compact_hf.scenes.source import parse_seed, reserved_scenes
 
 EXAMPLE_COUNT: Final = 6
+# Finish reason -> text; the reason is empty while the model is writing.
 _STATUS_TEXT: Final = {
     "": "writing",
     "done": "finished",
@@ -60,8 +61,10 @@ def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
         if not models.is_ready:
             yield "", "", "The models are still loading …"
         try:
+            # Waits until the models are loaded.
             sides = models.sides()
             for answers in models.stream(picture, checked_question):
+                # A full model without an adapter has only the side `tuned`.
                 answer_by_side = dict(zip(sides, answers, strict=True))
                 status_text = "; ".join(
                     f"{side}: {_STATUS_TEXT[answer.finish_reason]}" for side, answer in answer_by_side.items()
@@ -76,6 +79,7 @@ def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
 
     def show_introduction() -> tuple[str, Any]:
         try:
+            # Runs when a visitor opens the page; the introduction changes when loading has ended.
             sides = models.sides()
         except CompactError as error:
             return f"**{error}**", gr.update()
@@ -118,6 +122,7 @@ def _write_examples() -> list[list[str]]:
     source = reserved_scenes(EXAMPLE_COUNT)
     examples = []
     for number, ref in enumerate(source.refs()):
+        # The examples have k = 1, 2 and 3 in turn.
         scene, k = build_scene(parse_seed(ref)), number % 3 + 1
         rng = random.Random(number)
         question = ask_scene(scene, rng.choice(supported_combinations(scene, k)), rng)

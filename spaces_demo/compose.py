@@ -26,6 +26,7 @@ from compact_hf.teachers.base import Teacher
 
 MAX_CAPABILITIES: Final = 3
 SCENE_COUNT: Final = 10_000
+# Seconds for one of the up to three requests.
 GEMINI_TIMEOUT_S: Final = 30.0
 _SCENE_MODE, _UPLOAD_MODE = "A drawn scene and the embedded teacher", "My own image and Gemini"
 _DEFAULT_CAPABILITIES: Final = ("color", "counting")
@@ -69,6 +70,7 @@ def build_tab(gemini_url: str | None) -> None:
             )
         else:
             pages = _iter_pages(_gemini_teacher(key, gemini_url), picture, "picture", combination)
+        # Each page replaces the previous one, with one more step.
         async for html in pages:
             yield html
 
@@ -85,6 +87,7 @@ def build_tab(gemini_url: str | None) -> None:
         steps_html,
         api_name="compose",
         concurrency_limit=4,
+        # Clicks while a question is being written are ignored.
         trigger_mode="once",
     )
 
@@ -102,6 +105,7 @@ def _build_scene_inputs() -> tuple[gr.Group, gr.Number, gr.Checkbox]:
         preview,
         api_visibility="private",
         show_progress="hidden",
+        # While a scene is drawn, only the last of the numbers that are typed is kept.
         trigger_mode="always_last",
     )
     return group, number, fault
@@ -143,6 +147,7 @@ async def _iter_pages(teacher: Teacher, data: bytes, ref: str, combination: tupl
             "Gemini refuses the API key or the request: check the key, and that it has access to the model."
         ) from None
     finally:
+        # Also after an error: the HTTP client holds the visitor's key.
         await teacher.close()
 
 

@@ -83,6 +83,7 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
 
     def open_linked_row(request: gr.Request) -> tuple[Any, Any, Any]:
         name = str(request.query_params.get("row", ""))
+        # Opened without a link to a row: nothing changes.
         if not name:
             return gr.update(), gr.update(), gr.update()
         rows = [row for row in image_gallery.rows if row.name == name]

@@ -20,6 +20,7 @@ from compact_hf.scenes.source import SceneSource
 
 _KS = (1, 2, 3)
 _MAX_TURNS = 3
+# The viewer numbers the rows of a config from 0.
 _VIEWER_URL = "https://huggingface.co/datasets/{dataset}/viewer/{config}/train?row={number}"
 
 
@@ -56,6 +57,7 @@ def draw_scenes(count: int) -> Gallery:
     source = SceneSource(0, count)
     rows = []
     for seed, ref in enumerate(source.refs()):
+        # Seeded, so that links to a scene show the same questions after a restart.
         scene, rng = build_scene(seed), random.Random(seed)
         k = _KS[seed % len(_KS)]
         combinations = supported_combinations(scene, k)
@@ -65,6 +67,7 @@ def draw_scenes(count: int) -> Gallery:
         turns = tuple(
             Turn(item.question, item.answer, item.capabilities, item.capabilities, 100) for item in questions if item
         )
+        # A scene may support no question of this k.
         if turns:
             rows.append(GalleryRow(QuestionItem(source.read(ref), k, turns, ref), ref, _permalink(ref)))
     return Gallery(tuple(rows), "scenes drawn by this Space, with questions of the scenes teacher")
@@ -84,6 +87,7 @@ def read_dataset(dataset: str, *, per_k: int) -> Gallery:
 
     try:
         configs = [name for name in get_dataset_config_names(dataset) if re.fullmatch(r"k\d+", name)]
+        # The images are not decoded: the cards use their encoded bytes.
         streams = [load_dataset(dataset, name, split="train", streaming=True).decode(False) for name in configs]
         rows = [
             [_build_row(row, dataset, config, number) for number, row in enumerate(islice(stream, per_k))]
@@ -93,6 +97,7 @@ def read_dataset(dataset: str, *, per_k: int) -> Gallery:
         raise ReleaseError(f"{dataset} cannot be read as a dataset ({error}): give a directory or ORG/NAME") from error
     if not any(rows):
         raise ReleaseError(f"{dataset} has no configs k1, k2, ...: give a dataset that `compact assemble` wrote")
+    # Visitors see only the last part of a path of this machine.
     name = os.path.basename(os.path.abspath(dataset)) if os.path.isdir(dataset) else dataset
     return Gallery(tuple(_interleave(rows)), f"`{name}`, the first {per_k} rows of each k")
 

@@ -20,6 +20,7 @@ from compact_hf.errors import CompactError
 if TYPE_CHECKING:
     from compact_hf.evaluation.side_by_side import Answer, SideBySide
 
+# Answers are a word or a short phrase.
 MAX_TOKENS: Final = 32
 _GPU_START_S: Final = 30.0  # seconds that ZeroGPU may take to allocate a GPU
 
@@ -27,7 +28,9 @@ try:
     import spaces
     from spaces.config import Config
 
+    # `spaces` may also be installed on a machine without ZeroGPU.
     IS_ZERO_GPU: Final = bool(Config.zero_gpu)
+# Not on a Space of the Hub: no GPU has to be requested.
 except ImportError:
     spaces, IS_ZERO_GPU = None, False
 
@@ -45,11 +48,13 @@ class SpaceModels:
         self.seconds = seconds
         self.description = _describe_models(model, adapter)
         self._settings = model, adapter
+        # Completed by `_load`, with the models or an error; `sides` and `stream` wait for it.
         self._loading: Future[SideBySide] = Future()
         self.stream = _wrap_for_gpu(self._stream, seconds + _GPU_START_S)
         if IS_ZERO_GPU:
             self._load()
         else:
+            # A pool for one task; its thread ends with the task.
             pool = ThreadPoolExecutor(1, thread_name_prefix="loading")
             pool.submit(self._load)
             pool.shutdown(wait=False)

@@ -75,6 +75,7 @@ def css() -> str:
     """Return the CSS of the page."""
     cards_css = files("compact_hf.reports").joinpath("templates/contact_sheet.css").read_text(encoding="utf-8")
     page_css = (_HERE / "app.css").read_text(encoding="utf-8")
+    # Scheme 0 is light; scheme 1 is dark, which Gradio marks by the class `dark`.
     return f":root {{ {css_variables(0)} }}\n.dark {{ {css_variables(1)} }}\n{cards_css}\n{page_css}"
 
 

@@ -20,6 +20,7 @@ _REMOTE_FILE_MESSAGE: Final = "this Space does not fetch URLs: upload the image 
 _CLOSED_ROUTES: Final = re.compile(
     r"/(gradio_api/)?(deep_link|process_recording|monitoring|component_server|stream)(/|$)"
 )
+# `file=` or `proxy=` in the path of a request, followed by a URL with a scheme.
 _REMOTE_URL: Final = re.compile(r"(?:file|proxy)=\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
 _UPLOAD_ROUTE: Final = re.compile(r"/upload/?$")
 
@@ -42,6 +43,7 @@ class RequestGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request to the app, or refuse it with an error in JSON."""
+        # Start-up and shutdown of the app, and WebSockets.
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         path = scope["path"]
@@ -49,6 +51,7 @@ class RequestGuard:
             return await _send_error(send, 404, "not found")
         if _REMOTE_URL.search(path):
             return await _send_error(send, 403, _REMOTE_FILE_MESSAGE)
+        # No body, or an upload, whose size Gradio limits.
         if scope["method"] not in ("POST", "PUT", "PATCH") or _UPLOAD_ROUTE.search(path):
             return await self._app(scope, receive, send)
         body = await _read_body(receive)
@@ -80,6 +83,7 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
 
     async def replay() -> Message:
         nonlocal is_replayed
+        # Only messages after the body remain, such as the disconnect.
         if is_replayed:
             return await receive()
         is_replayed = True
@@ -91,12 +95,14 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
 def _has_remote_url(body: bytes) -> bool:
     """Return whether a file in the JSON is given as a URL instead of an upload."""
     try:
+        # A list instead of recursion, because clients choose the depth of the JSON.
         pending: list[Any] = [json.loads(body)]
     except (ValueError, RecursionError):
         return False  # invalid JSON is reported by Gradio
     while pending:
         value = pending.pop()
         if isinstance(value, dict):
+            # Gradio's form of a file is an object with a path.
             path = value.get("path")
             if isinstance(path, str) and re.match(r"\s*[a-z][a-z0-9+.-]*:/", path, re.IGNORECASE):
                 return True

@@ -35,12 +35,14 @@ def build_tab(results_path: str, results_tab: gr.Tab) -> None:
     )
 
 
+# Cached for the lifetime of the process, a failure too: after a fix of the file, the Space has to be restarted.
 @cache
 def _render_page(results_path: str) -> str:
     try:
         results = read_results(Path(results_path) if results_path else SHIPPED_RESULTS)
     except (OSError, ValueError) as error:
         logging.getLogger(__name__).error("RESULTS cannot be used: %s", error)
+        # The tab then has only the paper's table.
         return render_template("results.html.jinja", judged=None, plots=(), benchmarks=BENCHMARKS, table=TABLE)
     return render_template(
         "results.html.jinja", judged=results, plots=_draw_plots(results), benchmarks=BENCHMARKS, table=TABLE
@@ -75,6 +77,7 @@ def read_results(path: Path) -> dict[str, Any]:
 def _draw_plots(results: dict[str, Any]) -> list[Plot]:
     from compact_hf.reports.score_charts import plot_accuracy
 
+    # All models answered the same questions, so each has the groups of the first one.
     models = [model["model"] for model in results["models"]]
     by_k = [_build_score(results, f"k = {k}", "by_k", k) for k in results["models"][0]["by_k"]]
     by_capability = [

@@ -24,6 +24,7 @@ from compact_hf.reports.theme import get_label
 from compact_hf.runs.process import make_request
 from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request, Teacher
 
+# Strict: the answers are compared too, and an accepted question is asked once more without the image.
 PRESET: Final = replace(PAPER, strict=True)
 
 
@@ -82,10 +83,12 @@ async def iter_steps(teacher: Teacher, data: bytes, ref: str, combination: tuple
         "teacher", image_id, encoded_image, teacher_prompt(combination), DraftReply, Task(image_id, 1, (combination,))
     )
     draft_reply = await _ask(teacher, draft_request)
+    # One combination was requested, so there is one draft, or one reject.
     (draft,) = filters.parse_drafts(draft_reply, (combination,))
     yield _draft_step(draft, draft_reply.model, draft_request.prompt)
     filtered_draft = filter_draft(draft, (), PRESET)
     if isinstance(filtered_draft, Reject):
+        # A reply without a valid draft was shown as the failure of step 1.
         if isinstance(draft, Draft):
             yield Step("2. Filters", "failed", f"Rejected by a filter: {filtered_draft.reason}.")
         yield _final_step(filtered_draft)
@@ -95,6 +98,7 @@ async def iter_steps(teacher: Teacher, data: bytes, ref: str, combination: tuple
     )
     # The generator yields lists of requests, is sent the replies, and returns turns or rejects at its end.
     process = verify_drafts(image_id, encoded_image, [filtered_draft], PRESET)
+    # First the request for a verdict, then, if the question was accepted, the one without the image.
     requests = next(process)
     while True:
         reply = await _ask(teacher, requests[0])
@@ -117,6 +121,7 @@ def _draft_step(draft: Draft | Reject, model: str, prompt: str) -> Step:
 
 
 def _verification_steps(draft: Draft, reply: Reply, verifier_request: Request) -> tuple[Step, ...]:
+    # Only the blind check has no image.
     if verifier_request.encoded_image is None:
         blind_title = "5. The verifier answers without the image"
         (blind_answer,) = verification.parse_blind_answers(reply, [_to_turn(draft)])
@@ -170,6 +175,7 @@ async def _ask(teacher: Teacher, teacher_request: Request) -> Reply:
         yield teacher_request
 
     await teacher.prepare(teacher_request)
+    # The stream of requests has one item, so the first reply is the result.
     async for reply in teacher.ask(iter_request()):
         if isinstance(reply, Failure):
             raise TeacherUnavailableError(reply.message)

@@ -26,6 +26,7 @@ _MAX_KEY_CHARS: Final = 200
 # Special tokens, such as those for the position of an image and the end of a sequence. Only the chat template may add
 # them to a prompt.
 _SPECIAL_TOKENS: Final = re.compile(r"<image>|<pad>|<unk>|</?s>", re.IGNORECASE)
+# C0 and C1 control characters except tab and line feed, and Unicode's controls of text direction.
 _CONTROL_CHARS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -41,6 +42,7 @@ class ImageInput(gr.Image):
     small or too large.
     """
 
+    # Gradio then uses the frontend of the parent class.
     is_template = True
 
     def preprocess(self, payload: ImageData | None) -> bytes | None:
@@ -67,6 +69,7 @@ def check_image(data: bytes) -> bytes:
     """
     try:
         image_bytes = strip_metadata(data)
+        # The size is checked before any pixel is decoded.
         width, height = open_header(image_bytes).size
         if width * height > MAX_PIXELS:
             raise input_error(
@@ -74,6 +77,7 @@ def check_image(data: bytes) -> bytes:
             )
         if min(width, height) < MIN_EDGE:
             raise input_error(f"The image has {width} x {height} pixels; each side needs at least {MIN_EDGE}.")
+        # Finds truncated files. A JPEG is decoded at 1/8 of its size, which is enough for that.
         decode(image_bytes, target_edge=1)
         return clean_image(data)
     except ImageError as error:
@@ -101,6 +105,7 @@ def check_question(text: Any) -> str:
 class _SecretValue(GradioRootModel):
     """A value that Gradio passes to the function and does not store."""
 
+    # Otherwise pydantic quotes the key in its error messages.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     root: str | None
@@ -123,6 +128,7 @@ class KeyTextbox(gr.Textbox):
             gr.Error: the value cannot be a key.
         """
         key = (payload.root or "").strip() if payload is not None else ""
+        # Visible ASCII characters only: the key becomes the value of an HTTP header.
         if len(key) > _MAX_KEY_CHARS or not re.fullmatch(r"[\x21-\x7e]*", key):
             raise input_error("This is not an API key: it is too long, or has invalid characters. Copy it again.")
         return key

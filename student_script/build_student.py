@@ -50,8 +50,10 @@ from compact_hf.training.train import tune
 
 _ROOT: Final = Path(__file__).parents[1]
 _RESULTS_FILE: Final = _ROOT / "docs" / "figures" / "student.json"
+# A copy of the config in the output directory, which marks the directory as that of a student.
 _MARKER_FILE: Final = "student.yaml"
 _LIBRARIES: Final = ("torch", "transformers", "peft", "trl")
+# Checkpoint -> the files that are shipped; optimizer states and logs are not.
 _CHECKPOINT_FILES: Final = {
     ALIGNED: ("config.json", "generation_config.json", "model.safetensors"),
     TUNED: ("adapter_config.json", "adapter_model.safetensors"),
@@ -134,6 +136,7 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
             align(out / "seeing", aligned, alignment_schedule, on_step=log_step)
     if not release.exists():
         _make_release(config, out / "run", release)
+    # No check of `tuned` here: `tune` and `evaluate` resume from their own files in `out`.
     result = tune(
         recipe,
         overrides={"model_name_or_path": str(aligned), "dataset_name": str(release), "output_dir": str(tuned)},
@@ -160,11 +163,13 @@ def iter_texts(scenes: int, seed: int) -> Iterator[str]:
         scenes (`int`): number of scenes, none of which is used in training.
         seed (`int`): random seed.
     """
+    # Evaluation appends it to each question, so its words need tokens.
     yield SHORT_ANSWER_INSTRUCTION
     # Seeds just below those of alignment.
     for number in range(FIRST_SEED - scenes, FIRST_SEED):
         scene, rng = build_scene(number), random.Random(f"{seed} {number}")
         yield from itertools.chain.from_iterable([*glance(scene, rng), *conversation(scene, rng)])
+        # No question about a scene needs more than five capabilities.
         for k in range(1, 6):
             question = make_question(scene, tuple(rng.sample(list(CAPABILITIES), k)), rng)
             if question:
@@ -178,6 +183,7 @@ def ship(out: Path) -> int:
         out (`Path`): output directory of `build`.
     """
     for name, weights in _CHECKPOINT_FILES.items():
+        # Removed first, so that no file of an earlier student remains.
         shutil.rmtree(CHECKPOINTS_DIRECTORY / name, ignore_errors=True)
         (CHECKPOINTS_DIRECTORY / name).mkdir(parents=True)
         for file in (*weights, *_PROCESSOR_FILES):
@@ -192,6 +198,7 @@ def _init_output_dir(config: Config, out: Path) -> None:
     """Claim the output directory by writing the config to it, or check that it has the same config."""
     marker, config_text = out / _MARKER_FILE, yaml.safe_dump(config.model_dump(), sort_keys=False)
     if marker.is_file():
+        # Stages that are complete were trained with the earlier config.
         if marker.read_text(encoding="utf-8") != config_text:
             raise UsageError(f"{out} holds a student of another config ({marker}): give a new directory")
         return
@@ -204,7 +211,9 @@ def _init_output_dir(config: Config, out: Path) -> None:
 @contextmanager
 def _log_steps(out: Path, stage: str, steps: int) -> Iterator[Callable[[Step], None]]:
     """Yield a function that writes a step to the stage's log and shows it in a progress bar."""
+    # CPU seconds of all threads, which do not depend on the load of the machine as wall-clock time does.
     start = time.process_time()
+    # Appended to, because a call that resumes adds to the log. Line-buffered: a killed process leaves complete lines.
     with (out / f"{stage}.jsonl").open("a", encoding="utf-8", buffering=1) as log, ProgressBar(stage) as bar:
 
         def log_step(step: Step) -> None:

@@ -83,6 +83,7 @@ def describe_part(scene: Scene, rng: random.Random) -> Exchange:
         candidates = [
             (constraint, matches) for constraint, matches in scene_facts.constraints[capability] if matches & mask
         ]
+        # A capability is left out if each of its constraints would exclude all remaining objects.
         if candidates:
             constraint, matches = rng.choice(candidates)
             constraints.append(constraint)
@@ -99,6 +100,7 @@ def _describe_place(scene: Scene) -> str:
 
 
 def _list_objects(scene: Scene, objects: Sequence[SceneObject]) -> str:
+    # In alphabetical order, "background" precedes "foreground".
     ordered = sorted(objects, key=lambda obj: (obj.depth, obj.x))
     return "; ".join(_phrase(scene, obj) for obj in ordered)
 
@@ -107,5 +109,6 @@ def _phrase(scene: Scene, obj: SceneObject) -> str:
     """Return the phrase about one object, with its words in the fixed order."""
     passive_verbs = [VERBS[actor.verb] for actor in scene.objects if actor.verb and scene.objects[actor.target] is obj]
     misplaced = "misplaced" if scene.place in obj.kind_info.odd_places else ""
+    # Several actors may do the same thing to an object; `dict.fromkeys` keeps the verb once.
     words = (get_half(obj) or "middle", obj.depth, obj.color, obj.kind, obj.shape, obj.word)
     return " ".join(filter(None, (*words, obj.action or obj.verb, *dict.fromkeys(passive_verbs), misplaced)))

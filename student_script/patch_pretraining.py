@@ -17,6 +17,7 @@ from compact_hf.scenes.scene import SIZE, Scene, SceneObject
 if TYPE_CHECKING:
     import torch
 
+# Some actions are those of persons and animals. Each occurs once, in a fixed order: the order of the classes.
 _ALL_ACTIONS: Final = tuple(dict.fromkeys([*(act for acts in ACTIONS.values() for act in acts), *VERBS]))
 _CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "kind": ("", *KINDS),
@@ -28,6 +29,7 @@ _CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "place": PLACES,
 }
 """Attribute -> its classes; the empty string means that the object has no such attribute, or there is no object."""
+# PyTorch's label for targets that do not count in the loss.
 _IGNORE_INDEX: Final = -100
 _HALF_WIDTH: Final = 34
 """Maximum half width of an object, in pixels of the image."""
@@ -55,13 +57,16 @@ def patch_labels(scene: Scene, side: int) -> dict[str, list[int]]:
         side (`int`): number of patches per row and per column.
     """
     labels: dict[str, list[int]] = {name: [] for name in _CLASSES}
+    # Index of an object -> what is done to it; of several actors the last one counts.
     passive_verbs = {actor.target: actor.verb for actor in scene.objects if actor.verb}
     edge = SIZE / side
     for patch in range(side * side):
+        # The center of the patch, in pixels of the scene's image.
         index = _find_object(scene, (patch % side + 0.5) * edge, (patch // side + 0.5) * edge)
         obj = scene.objects[index] if index is not None else None
         attributes = _get_attributes(obj, passive_verbs.get(index, "") if index is not None else "")
         for name, classes in _CLASSES.items():
+            # An empty patch has no color, shape and so on, so these are excluded from its loss.
             value = scene.place if name == "place" else attributes.get(name)
             labels[name].append(_IGNORE_INDEX if value is None else classes.index(value))
     return labels
@@ -78,6 +83,7 @@ def loss(logits: torch.Tensor, scenes: Sequence[Scene], side: int) -> torch.Tens
     import torch
 
     labels = [patch_labels(scene, side) for scene in scenes]
+    # One tensor (scenes, patches, classes of the attribute) per attribute.
     parts = torch.split(logits.float(), [len(classes) for classes in _CLASSES.values()], dim=-1)
     losses = [
         torch.nn.functional.cross_entropy(
@@ -110,6 +116,7 @@ def _find_object(scene: Scene, x: float, y: float) -> int | None:
     candidates = [
         (abs(obj.x - x), i)
         for i, obj in enumerate(scene.objects)
+        # y is from the upper edge: an object is the box from its foot up to the maximum height.
         if abs(obj.x - x) <= _HALF_WIDTH and obj.y - _HEIGHT[obj.depth] <= y <= obj.y
     ]
     return min(candidates)[1] if candidates else None

@@ -29,6 +29,7 @@ FIRST_SEED: Final = 2_000_000
 """First seed of the scenes for alignment. Datasets use smaller seeds; larger ones are reserved for evaluation."""
 FIRST_TOWER_SEED: Final = 3_000_000
 """First seed of the scenes for pre-training the tower."""
+# Steps; a killed run repeats fewer than this number of them.
 _SAVE_EVERY: Final = 100
 _WARMUP_STEPS: Final = 50
 """Number of steps in which the learning rate rises."""
@@ -100,18 +101,22 @@ def pretrain_tower(
     model, processor = _load(base)
     tower, vision = model.model.vision_tower, model.config.vision_config
     side = vision.image_size // vision.patch_size
+    # Only the heads are drawn from this seed; the random state of the caller does not change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(schedule.seed)
         classifier = build_heads(vision.hidden_size)
 
     def step_loss(number: int) -> torch.Tensor:
+        # Each step has a range of seeds of its own.
         first_seed = FIRST_TOWER_SEED + (number - 1) * schedule.batch
         scenes = [build_scene(seed) for seed in range(first_seed, first_seed + schedule.batch)]
         with torch.autocast("cpu", torch.bfloat16):
+            # (scenes, patches, width), without position 0, CLIP's class token.
             features = tower(_pixel_values(processor, scenes)).last_hidden_state[:, 1:]
             logits = classifier(features)
         return seeing_loss(logits, scenes, side)
 
+    # The heads are part of checkpoints, but not of the model that is saved at the end.
     _train(torch.nn.ModuleList([tower, classifier]), out, schedule, step_loss, on_step)
     return _save(model, processor, out)
 
@@ -154,6 +159,7 @@ def _save(model: Any, processor: Any, out: Path) -> Path:
     with without_progress_bars():
         model.save_pretrained(temp_directory)
         processor.save_pretrained(temp_directory)
+    # From here on the stage is complete, so its checkpoint is not needed any more.
     temp_directory.rename(out)
     _checkpoint_path(out).unlink(missing_ok=True)
     return out
@@ -172,8 +178,10 @@ def _train(
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.95), weight_decay=0.05, fused=True
     )
+    # Steps are numbered from 1. Resumed: the first one is the step after the checkpoint.
     for number in range(_resume(_checkpoint_path(out), module, optimizer) + 1, schedule.steps + 1):
         for group in optimizer.param_groups:
+            # Computed from the step's number, so that no scheduler has to be saved in checkpoints.
             group["lr"] = schedule.learning_rate * _learning_rate_share(number, schedule.steps)
         loss: Any = step_loss(number)
         loss.backward()
@@ -190,6 +198,7 @@ def _train(
 
 def _learning_rate_share(number: int, steps: int) -> float:
     """Return a step's learning rate as a share of the maximum: it rises, stays constant, and falls to almost 0."""
+    # Constant, warm-up and decay: the smallest of the three applies.
     return min(1.0, number / _WARMUP_STEPS, (steps - number + 1) / (_DECAY_SHARE * steps + 1))
 
 
@@ -198,6 +207,7 @@ def _draw_batch(number: int, schedule: AlignmentSchedule) -> list[tuple[Scene, l
     first_seed = FIRST_SEED + (number - 1) * schedule.batch
     scenes = (build_scene(seed) for seed in range(first_seed, first_seed + schedule.batch))
     describe = glance if number <= schedule.glances else conversation
+    # A generator per scene, so that its texts do not depend on the other scenes of the batch.
     return [(scene, describe(scene, random.Random(f"{schedule.seed} {scene.seed}"))) for scene in scenes]
 
 
@@ -214,6 +224,7 @@ def _alignment_loss(model: Any, processor: Any, batch: Sequence[tuple[Scene, lis
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(input_ids=tokens, pixel_values=pixels, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[:, :-1][loss_mask[:, 1:]])
+    # (description tokens, vocabulary) and their targets: position i predicts token i + 1.
     return torch.nn.functional.cross_entropy(logits.float(), tokens[:, 1:][loss_mask[:, 1:]])
 
 
@@ -228,6 +239,7 @@ def _pixel_values(processor: Any, scenes: Sequence[Scene]) -> torch.Tensor:
     image_processor = processor.image_processor
     edge = image_processor.crop_size["height"]
     resized = [np.asarray(render(scene).resize((edge, edge), Resampling.BICUBIC)) for scene in scenes]
+    # (scenes, edge, edge, 3), 0 to 255 -> (scenes, 3, edge, edge), 0 to 1.
     pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2) / 255
     mean, std = (
         torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std)
@@ -257,6 +269,7 @@ def _tokenize(
         position, extra = ids.index(processor.image_token_id), image_tokens - 1
         tokens.append(torch.tensor([*ids[:position], *[ids[position]] * extra, *ids[position:]]))
         loss_masks.append(torch.tensor([*mask[:position], *[0] * extra, *mask[position:]], dtype=torch.bool))
+    # The mask is padded with False, so padding does not count in the loss.
     pad_id = processor.tokenizer.pad_token_id
     return pad_sequence(tokens, batch_first=True, padding_value=pad_id), pad_sequence(loss_masks, batch_first=True)
 

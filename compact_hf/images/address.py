@@ -16,6 +16,7 @@ HUB_PREFIX: Final = "hf://datasets/"
 LOCAL_PREFIX: Final = "dataset:"
 # Names that the Hub gives to pull requests and to its automatic Parquet conversions; they contain slashes.
 _HUB_REF: Final = r"refs/(?:convert|pr)/[^/?]+"
+# org/name, then @revision and /config. A glob (*) is refused as a config: it belongs after `?files=`.
 _HUB_PATTERN: Final = re.compile(
     rf"(?P<path>[\w.-]+/[\w.-]+)(?:@(?P<revision>{_HUB_REF}|[^/?]+))?(?:/(?P<config>[^/?*]+))?"
 )
@@ -66,6 +67,7 @@ class Address:
         if match["config"] and "config" in options:
             raise UsageError(f"{text!r} names two configs: remove one of them")
         parts = {"revision": unquote(match["revision"] or ""), "config": match["config"] or ""}
+        # Options come last: a config after the `?` replaces the empty one of the path.
         return cls(match["path"], on_hub=True, **parts | options)
 
     @property
@@ -74,6 +76,7 @@ class Address:
         return str(self) if self.on_hub else self.path
 
     def __str__(self) -> str:
+        # Slashes too: `refs/pr/1` becomes one part of the path, which `parse` unquotes.
         revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
         location = f"{HUB_PREFIX}{self.path}{revision}" if self.on_hub else f"{LOCAL_PREFIX}{quote(self.path)}"
         options = {name: value for name in _OPTIONS if (value := getattr(self, name))}

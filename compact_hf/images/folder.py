@@ -40,6 +40,7 @@ class ImageFolder:
         if not self._root.is_dir():
             raise SourceError(f"{path} is a file, not a directory: give the directory that contains it")
         self.identity = str(self._root)
+        # The root of the file system has no name.
         self._name = self._root.name or "folder"
 
     def refs(self) -> Iterator[str]:
@@ -49,6 +50,7 @@ class ImageFolder:
             SourceError: a directory cannot be listed, the name of an image is not UTF-8, or there are no images.
         """
         image_refs: list[str] = []
+        # Extension -> number of files, for the message if there are no images.
         other_extensions: Counter[str] = Counter()
         for ref in self._iter_files():
             extension = os.path.splitext(ref)[1].lower()
@@ -82,10 +84,12 @@ class ImageFolder:
         Raises:
             OSError: the file cannot be read, has more than `MAX_BYTES`, or `ref` is a path outside the directory.
         """
+        # References may come from a file of the user, such as a list in LLaVA's format.
         relative = PurePosixPath(ref)
         if relative.is_absolute() or ".." in relative.parts:
             raise PermissionError(errno.EPERM, "is outside the directory", ref)
         with (self._root / relative).open("rb") as file:
+            # The size of the opened file, because the path may be replaced between a check and the opening.
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), ref)
             return file.read()
@@ -95,6 +99,7 @@ class ImageFolder:
 
         Paths are joined as strings, because `Path` takes seconds for 100,000 of them.
         """
+        # seen: directories that were listed or are pending, with links resolved. pending: their paths below the root.
         seen = {self._root}
         pending = [""]
         while pending:
@@ -131,6 +136,7 @@ def _scan_directory(directory: Path) -> list[os.DirEntry[str]]:
 def _check_utf8(ref: str) -> str:
     try:
         ref.encode()
+    # The OS returns bytes that are not UTF-8 as lone surrogates, which cannot be encoded.
     except UnicodeEncodeError:
         raise SourceError(f"the file name {ref!r} is not UTF-8: rename the file (the journal needs UTF-8)") from None
     return ref

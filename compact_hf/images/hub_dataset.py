@@ -34,7 +34,9 @@ from compact_hf.images.hub_rows import LoadedRows, Rows, open_hub_rows
 from compact_hf.images.question_rows import detect_row_format, question_columns
 from compact_hf.records import digest
 
+# A complete commit hash, which does not have to be resolved.
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+# Beginnings of absolute paths: /, \, ~, a drive of Windows, or file:.
 _ABSOLUTE_PATH: Final = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
 _ORIGIN_COLUMNS: Final = ("image_source", "image_license")
 
@@ -65,6 +67,7 @@ class DatasetSource:
             address = replace(address, revision=resolve_commit(address))
         self.address = address
         self.identity = str(address)
+        # None for a directory and for files other than Parquet: `datasets` then loads all rows.
         listing = list_parquet_files(address) if address.on_hub else None
         dataset_dict = {} if listing is not None else _load_dataset_dict(address, on_wait)
         self.features = next(iter(dataset_dict.values())).features if listing is None else listing.features
@@ -109,6 +112,7 @@ class DatasetSource:
             else ""
             for name in _ORIGIN_COLUMNS
         )
+        # An absolute path would publish names of directories on the machine on which the dataset was made.
         if not source or _ABSOLUTE_PATH.match(source):
             source = self.address.path if self.address.on_hub else Path(self.address.path).name
         return source, license or self._license
@@ -161,6 +165,7 @@ class DatasetSource:
 
     def _parse_ref(self, ref: str) -> tuple[str, int, int] | None:
         """Return (split, row, position in the row's list), or None if the dataset has no such reference."""
+        # SPLIT/ROW, or SPLIT/ROW/POSITION if, and only if, the column has lists.
         match = re.fullmatch(r"(.+?)/(\d{1,18})(?:/(\d{1,9}))?", ref)
         if match is None or match[1] not in self.splits or (match[3] is None) == self.is_list_column:
             return None
@@ -216,6 +221,7 @@ def _find_image_column(features: Any, address: Address) -> tuple[str, bool]:
     """Return the name of the column of images, and whether each of its cells is a list."""
     from datasets import Image, List
 
+    # Column of images -> whether its cells are lists.
     image_columns = {
         name: isinstance(feature, List)
         for name, feature in features.items()
@@ -237,6 +243,7 @@ def _allowed_roots(address: Address) -> Iterator[Path]:
 
     if not address.on_hub:
         yield Path(address.path).resolve()
+    # `datasets` stores the files of some formats in its own cache or in that of the Hub.
     yield from (Path(directory).resolve() for directory in (config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE))
 
 

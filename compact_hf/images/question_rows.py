@@ -106,7 +106,9 @@ def read_exchanges(
     messages: tuple[Message, ...] | Defect
     if row_format == "conversations" and isinstance(messages := parse_messages(row), Defect):
         return messages  # parsed first, because an item of a JSON file may not be an object that has `get`
+    # Of the row; in the format `turns`, a turn may have its own capabilities.
     k, capabilities = (row.get(mapping.get(name, name)) for name in ("k", "capabilities"))
+    # VQA: one question per row. The other formats have lists.
     if row_format == "question":
         question = _read_question(row[mapping.get("question", "question")])
         return (Exchange(question, _read_answers(row, mapping), capabilities, k),)
@@ -114,6 +116,7 @@ def read_exchanges(
         turns = row[row_format] or []
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             return Defect(RowReason.NOT_OBJECTS, repr(turns)[:80])
+        # Each item is a pair of question and answer.
         if row_format != "messages":
             question_key, answer_key = ("question", "answer") if row_format == "turns" else ("user", "assistant")
             exchanges = tuple(
@@ -131,6 +134,7 @@ def read_exchanges(
         return messages
     return tuple(
         Exchange(_strip_instruction(user.content), _drop_empty([assistant.content]), capabilities, k)
+        # The order of roles was checked: user and assistant alternate, and the user begins.
         for user, assistant in zip(messages[::2], messages[1::2], strict=True)
     )
 
@@ -140,6 +144,7 @@ def _read_messages(turns: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | 
     messages: list[Message] = []
     for message in turns:
         role = message.get("role")
+        # It has no question, and would be in the way of the check that roles alternate.
         if role == "system":
             continue
         if role not in ("user", "assistant"):
@@ -158,6 +163,7 @@ def _read_answers(row: Mapping[str, Any], mapping: Mapping[str, str]) -> tuple[s
     The cell is a string, a number, a list of these, or a list of `{"answer": ...}` as in VQA.
     """
     columns = [mapping["answer"]] if "answer" in mapping else ANSWER_COLUMNS
+    # The first of the columns that is not null.
     value = next((row[name] for name in columns if row.get(name) is not None), None)
     values = value if isinstance(value, list) else [value]
     return _drop_empty([_to_text(item.get("answer") if isinstance(item, dict) else item) for item in values])
@@ -165,12 +171,14 @@ def _read_answers(row: Mapping[str, Any], mapping: Mapping[str, str]) -> tuple[s
 
 def _drop_empty(answers: Sequence[str]) -> tuple[str, ...]:
     """Return the distinct non-empty answers, the most frequent first."""
+    # In a tie, `most_common` keeps the order in which the answers occurred.
     return tuple(text for text, _ in Counter(filter(None, answers)).most_common())
 
 
 def _to_text(value: Any) -> str:
     """Return a string or number as text, or the joined texts of a message's parts, without `<image>` tokens."""
     if isinstance(value, list):
+        # Parts without text are images.
         value = "\n".join(part["text"] for part in value if isinstance(part, dict) and part.get("text"))
     return "" if value is None else strip_image_tokens(str(value))
 

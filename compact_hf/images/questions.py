@@ -97,6 +97,7 @@ class VqaSource:
         self._db.executescript(_SCHEMA)
         hasher = hashlib.sha256()
         self.num_rows = 0
+        # The only pass over the rows; later calls read from the database.
         for row, image in rows:
             self.num_rows += 1
             body = _row_to_json(row)
@@ -116,6 +117,7 @@ class VqaSource:
             raise SourceError(
                 f"none of the {self.num_rows} rows of {self.identity} has exactly one image: give a dataset with images"
             )
+        # References of all distinct images and of all rows without a single image.
         for (ref,) in self._db.execute("SELECT ref FROM pictures UNION ALL SELECT ref FROM without ORDER BY ref"):
             yield ref
 
@@ -137,12 +139,14 @@ class VqaSource:
         Raises:
             ImageError: the row has no image or several images.
         """
+        # At most one result, because `ref` is the primary key.
         for reason, detail in self._db.execute("SELECT reason, detail FROM without WHERE ref = ?", (ref,)):
             raise ImageError(reason, detail)
         return self._source.read(ref)
 
     def read_rows(self, ref: str) -> tuple[QuestionRow, ...]:
         """Return the rows about an image, in the order of the dataset."""
+        # All rows about the image at `ref`; `number` is their position in the dataset.
         bodies = self._db.execute(
             "SELECT body FROM asked WHERE key = (SELECT key FROM pictures WHERE ref = ?) ORDER BY number", (ref,)
         )
@@ -150,8 +154,10 @@ class VqaSource:
 
     def _insert(self, number: int, row: str, body: str, image: Located | Defect) -> None:
         if isinstance(image, Defect):
+            # The prefix distinguishes the reference from those of images.
             self._db.execute("INSERT INTO without VALUES (?, ?, ?)", (f"row {row}", *image))
         else:
+            # The first row about an image gives its reference.
             self._db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?)", image)
             self._db.execute("INSERT INTO asked VALUES (?, ?, ?)", (image.key, number, body))
 
@@ -211,6 +217,7 @@ def _get_single_image(cell: list[dict[str, Any] | None] | None) -> dict[str, Any
     """Return the image of a row if it is the first and only one in its list, else the defect."""
     # The detail is hashed into the identity of runs (VqaSource.content_hash), so its text must not change.
     images = [image for image in cell or () if image is not None and (image["bytes"] or image["path"])]
+    # The image must be at position 0, because `_locate_image` refers to it there.
     if len(images) == 1 and cell is not None and cell[0] is images[0]:
         return images[0]
     return Defect(RowReason.SEVERAL_IMAGES, f"{len(images)}, one is needed") if images else Defect(RowReason.NO_IMAGE)
@@ -221,6 +228,7 @@ def _locate_image(source: DatasetSource, image: dict[str, Any], location: str) -
     ref = f"{location}/0" if source.is_list_column else location
     try:
         return Located(compute_image_id(source.read_bytes(image, ref)), ref)
+    # A missing or forbidden file rejects only its own row.
     except OSError as error:
         return Defect(ImageReason.UNREADABLE, error.strerror or type(error).__name__)
 
@@ -233,6 +241,7 @@ def _iter_llava_rows(file: Path) -> Iterator[tuple[QuestionRow, Located | Defect
         image = item.get("image") if isinstance(item, dict) else None
         if image is None:
             yield row, Defect(RowReason.NO_IMAGE)
+        # With a NUL in the path, `open` would raise a ValueError instead of an OSError.
         elif not isinstance(image, str) or not image or "\0" in image:
             yield row, Defect(RowReason.NO_PATH, repr(image)[:80])
         else:
@@ -247,6 +256,7 @@ def _make_row(location: str, id: Any, exchanges: tuple[Exchange, ...] | Defect) 
 
 
 def _row_to_json(row: QuestionRow) -> str:
+    # One answer per question: the most frequent one.
     pairs = [(exchange.question, exchange.answer) for exchange in row.exchanges]
     return json.dumps([row.location, row.id, pairs, row.defect])
 

@@ -14,9 +14,11 @@ Category = Literal["object", "person", "animal"]
 
 CATEGORIES: Final[tuple[Category, ...]] = ("object", "person", "animal")
 
+# Scenes draw from these tuples and dicts by position: another order would change the scenes of all seeds.
 PLACES: Final = ("beach", "kitchen", "street", "forest", "ski slope", "farm", "bathroom", "living room")
 INDOORS: Final = frozenset({"kitchen", "bathroom", "living room"})
 
+# Name -> red, green and blue, 0 to 255.
 COLORS: Final[dict[str, tuple[int, int, int]]] = {
     "red": (214, 48, 49),
     "orange": (240, 138, 36),
@@ -90,6 +92,7 @@ def _home_kind(name: str, category: Category, home: str, neutral: tuple[str, ...
 
 
 _KINDS: Final = (
+    # Persons and three animals, expected everywhere.
     Kind("man", "men", "person"),
     Kind("woman", "women", "person"),
     Kind("boy", "boys", "person"),
@@ -97,6 +100,7 @@ _KINDS: Final = (
     Kind("dog", "dogs", "animal"),
     Kind("cat", "cats", "animal"),
     Kind("rabbit", "rabbits", "animal"),
+    # Animals with a home: home place, then the neutral places.
     _home_kind("cow", "animal", "farm"),
     _home_kind("pig", "animal", "farm"),
     _home_kind("sheep", "animal", "farm", ("ski slope",), plural="sheep"),
@@ -105,11 +109,13 @@ _KINDS: Final = (
     _home_kind("deer", "animal", "forest", ("farm", "ski slope"), plural="deer"),
     _home_kind("bear", "animal", "forest", ("ski slope",)),
     _home_kind("penguin", "animal", "ski slope", ("beach",)),
+    # Objects that are expected everywhere: those with shapes, then the small ones of groups.
     *(
         Kind(name, name + "s", "object", has_shape=True)
         for name in ("sign", "balloon", "kite", "cushion", "gift", "easel")
     ),
     *(Kind(name, name + "s", "object", is_small=True) for name in ("cup", "bottle", "hat", "boot", "book")),
+    # Objects with a home.
     _home_kind("parasol", "object", "beach", ("farm", "street")),
     _home_kind("surfboard", "object", "beach"),
     _home_kind("fridge", "object", "kitchen", ("living room",)),

@@ -31,7 +31,9 @@ from compact_hf.scenes.program import Constraint
 Position = Literal["before", "after", "clause"]
 
 _POSITIONS: Final[tuple[Position, ...]] = ("before", "after", "clause")
+# Before the first relative clause: " that " or " who ".
 _FIRST_CLAUSE: Final = re.compile(r" (?:that|who) ")
+# Before each further clause: ", ", " and " or " and that ".
 _NEXT_CLAUSE: Final = re.compile(r"(?:,| and) (?:(?:that|who) )?")
 
 PLURALS: Final = {kind.name: kind.plural for kind in KINDS.values()} | {
@@ -87,6 +89,7 @@ class Phrase:
     @property
     def has_own_subject(self) -> bool:
         """Whether it is a clause with its own subject instead of the noun, such as "that a man is pushing"."""
+        # A clause that begins with a verb, a slot such as {is}, has the noun as its subject. {a} begins a subject.
         return self.position == "clause" and (not self.text.startswith("{") or self.text.startswith("{a}"))
 
     @property
@@ -104,6 +107,7 @@ class Phrase:
 
     def fill(self, constraint: Constraint, *, plural: bool) -> str:
         """Return the text of the phrase for a constraint, in the singular or plural."""
+        # plural is an index here: False selects the singular, True the plural.
         fields = {name: forms[plural] for name, forms in _NUMBER_FORMS.items()}
         article = "an" if constraint.other_noun[:1] in tuple("aeiou") else "a"
         return self.text.format(v=self.words[constraint.value], o=constraint.other_noun, a=article, **fields)
@@ -115,6 +119,7 @@ _DEPTHS: Final = _identity(("foreground", "background"))
 _HALVES: Final = _identity(("left half", "right half"))
 _ALL_ACTIONS: Final = _identity(dict.fromkeys(action for actions in ACTIONS.values() for action in actions))
 _PASSIVE_VERBS: Final = _identity(VERBS.values())
+# Only animals are fed, so this verb has a phrase of its own, "feeding an animal".
 _VERBS_WITH_SOMETHING: Final = _identity(verb for verb in VERBS if verb != "feeding")
 
 PHRASES: Final = (
@@ -182,6 +187,7 @@ def write_phrase(noun: str, constraints: tuple[Constraint, ...], rng: random.Ran
     if any(PHRASES[i].position == "clause" for i, _ in indexed):
         indexed = sorted((_to_clause(i, constraint, category), constraint) for i, constraint in indexed)
     texts: dict[Position, list[str]] = {position: [] for position in _POSITIONS}
+    # Clauses with different subjects each get a pronoun: "that is red and that a man is pushing".
     repeat_pronoun = any(PHRASES[i].has_own_subject for i, _ in indexed)
     for i, constraint in indexed:
         phrase = PHRASES[i]
@@ -207,6 +213,7 @@ def read_phrase(text: str) -> tuple[str, tuple[Constraint, ...]] | None:
     text = text.removeprefix("the ")
     constraints: list[Constraint] = []
     pos = 0
+    # Phrases before the noun, each followed by a space.
     while (result := _read_constraint("before", text, pos)) is not None and text[result[1] : result[1] + 1] == " ":
         constraints.append(result[0])
         pos = result[1] + 1
@@ -217,11 +224,13 @@ def read_phrase(text: str) -> tuple[str, tuple[Constraint, ...]] | None:
     while text.startswith(" ", pos) and (result := _read_constraint("after", text, pos + 1)) is not None:
         constraints.append(result[0])
         pos = result[1]
+    # Relative clauses, until no link follows.
     link = _FIRST_CLAUSE.match(text, pos)
     while link is not None and (result := _read_constraint("clause", text, link.end())) is not None:
         constraints.append(result[0])
         pos = result[1]
         link = _NEXT_CLAUSE.match(text, pos)
+    # A rest of the text means that it is no phrase of `write_phrase`.
     return (_singulars()[match[0]], tuple(constraints)) if pos == len(text) else None
 
 
@@ -245,6 +254,7 @@ def _to_clause(i: int, constraint: Constraint, category: Category) -> int:
     """
     phrase = PHRASES[i]
     if phrase.position == "after" and (phrase.has_other_noun or phrase.text.endswith("picture")):
+        # The last one in PHRASES, so that it stays behind the clauses that do not end in a noun.
         return max(j for j in _matching_phrases(constraint, category) if PHRASES[j].position == "clause")
     return i
 
@@ -263,6 +273,7 @@ def _read_constraint(position: Position, text: str, start: int) -> tuple[Constra
     for phrase, pattern in _patterns()[position]:
         if match := pattern.match(text, start):
             groups = match.groupdict()
+            # A phrase without {v} has one value, whose wording is empty.
             value = next((value for value, wording in phrase.words.items() if wording == groups.get("v", "")), "")
             return Constraint(phrase.capability, value, groups.get("o", "")), match.end()
     return None
@@ -281,11 +292,13 @@ def _patterns() -> dict[Position, list[tuple[Phrase, re.Pattern[str]]]]:
 
 @cache
 def _noun_pattern() -> re.Pattern[str]:
+    # Neither a letter nor a hyphen may follow, so that "cat" is not found in "cats" or "cat-like".
     return re.compile(rf"(?:{_alternatives(_singulars())})(?![\w-])")
 
 
 @cache
 def _singulars() -> dict[str, str]:
+    # Singular or plural -> singular.
     return {plural: noun for noun, plural in PLURALS.items()} | {noun: noun for noun in PLURALS}
 
 
@@ -297,6 +310,7 @@ def _compile_phrase(phrase: Phrase) -> re.Pattern[str]:
         "o": f"(?P<o>{_alternatives(PLURALS)})",
         "a": "an?",
     }
+    # Literal texts at even indices, names of slots at odd ones.
     pieces = re.split(r"\{(\w+)\}", phrase.text)
     return re.compile(
         "".join(slots[piece] if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)) + r"(?![\w-])"

@@ -137,10 +137,13 @@ def compute_answer(scene: Scene, program: Program) -> str | None:
     if program.query == "counting":
         return str(len(objects)) if objects else None
     if program.count:
+        # The answer must be the only kind with this count.
         kinds = kinds_with_count(objects, program.count)
         return kinds[0] if len(kinds) == 1 else None
     if program.aspect == "arrangement":
+        # The question must be about all grouped things, and about no others.
         return scene.arrangement if objects and objects == [obj for obj in scene.objects if obj.is_grouped] else None
+    # All other queries are about one thing; none or several have no answer.
     return _query_object(scene, program, objects[0]) if len(objects) == 1 else None
 
 
@@ -167,9 +170,11 @@ def needed_capabilities(scene: Scene, program: Program) -> tuple[str, ...]:
     referents = _referents(scene, program)
     names = [program.query]
     for i, constraint in enumerate(program.constraints):
+        # Drop test: is anything else referred to without this constraint?
         reduced = replace(program, constraints=program.constraints[:i] + program.constraints[i + 1 :])
         if _referents(scene, reduced) != referents:
             names.append(constraint.capability)
+    # Counting is needed if some of the selected kinds do not have this count.
     if program.count and kinds_with_count(select_objects(scene, program.noun, program.constraints), 0) != referents:
         names.append("counting")
     return canonicalize(names)
@@ -217,6 +222,7 @@ def _is_located(scene: Scene, obj: SceneObject, position: str) -> bool:
 
 def _interacts(scene: Scene, obj: SceneObject, verb: str, agent_noun: str) -> bool:
     """Return whether `obj` is the agent of an active verb, or the target of a passive one, by `agent_noun` if given."""
+    # An active verb; passive ones are the values of VERBS.
     if verb in VERBS:
         return obj.verb == verb
     return any(
@@ -239,6 +245,7 @@ def _query_object(scene: Scene, program: Program, obj: SceneObject) -> str | Non
         case "text_recognition":
             value = obj.word
         case "object_recognition":
+            # A noun that is a kind would already name the answer.
             value = obj.kind if program.noun in CATEGORIES else ""
         case "spatial_recognition":
             value = obj.depth if program.aspect == "depth" else get_half(obj)
@@ -246,6 +253,7 @@ def _query_object(scene: Scene, program: Program, obj: SceneObject) -> str | Non
             anchor = find_unique(scene, program.other_noun)
             value = get_side(obj, anchor) if anchor is not None else ""
         case "object_interaction":
+            # Only persons count, because the questions ask what someone is doing. Several verbs are no single answer.
             verbs = {
                 agent.verb
                 for agent in scene.objects

@@ -20,6 +20,7 @@ from compact_hf.scenes.program import Program, compute_answer, needed_capabiliti
 from compact_hf.scenes.scene import Scene
 from compact_hf.scenes.search import find_combinations, find_program
 
+# The values of `Program.count` that searches try.
 _NUMBER_WORDS: Final = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
@@ -119,6 +120,7 @@ def write_question(program: Program, rng: random.Random) -> str:
         program (`Program`): the meaning of the question.
         rng (`random.Random`): draws the wording.
     """
+    # Adding or removing a template changes the draws, and thus the questions that seeds give.
     template = rng.choice([template for template in TEMPLATES if template.can_express(program)])
     slots = {"o": program.other_noun, "n": _NUMBER_WORDS.get(program.count, "")}
     if "{np}" in template.text:
@@ -137,6 +139,7 @@ def read_question(question: str) -> Program | None:
         slots = match.groupdict()
         if template.query == "scene_understanding":
             return Program(template.query, "place")
+        # A phrase that cannot be parsed may still fit a later template.
         phrase = read_phrase(slots.get("np") or slots["nps"])
         if phrase is not None:
             count = next((number for number, word in _NUMBER_WORDS.items() if word == slots.get("n")), 0)
@@ -148,6 +151,7 @@ def read_question(question: str) -> Program | None:
 def _patterns() -> list[tuple[Template, re.Pattern[str]]]:
     """Return each template with a regular expression that has a named group for each of its slots."""
     slots = {
+        # Phrases are only delimited here; `read_phrase` parses them.
         "np": "(?P<np>the .+)",
         "nps": "(?P<nps>.+)",
         "o": f"(?P<o>{'|'.join(KINDS)})",
@@ -155,6 +159,7 @@ def _patterns() -> list[tuple[Template, re.Pattern[str]]]:
     }
     compiled = []
     for template in TEMPLATES:
+        # Literal texts at even indices, names of slots at odd ones.
         pieces = re.split(r"\{(\w+)\}", template.text)
         text = "".join(slots[piece] if i % 2 else re.escape(piece) for i, piece in enumerate(pieces))
         compiled.append((template, re.compile(text)))

@@ -27,7 +27,9 @@ SCALE: Final = {"foreground": 1.1, "background": 0.86}  # size of things relativ
 
 def render(scene: Scene) -> Image:
     """Return the image of `scene`: RGB, 336 x 336."""
+    # Copied, because the backdrop is shared by all scenes in this place.
     image = _backdrop(scene.place, scene.night).copy()
+    # Ropes first, so that they are behind all things. Objects are sorted from back to front.
     for obj in scene.objects:
         if obj.verb == "pulling":
             _draw_rope(image, obj, scene.objects[obj.target])
@@ -39,6 +41,7 @@ def render(scene: Scene) -> Image:
 def render_png(scene: Scene) -> bytes:
     """Return the image of `scene` as a PNG file; the same scene always gives the same bytes."""
     out = io.BytesIO()
+    # The level is fixed: another one would change the bytes, and thus the ids of the images.
     render(scene).save(out, "PNG", compress_level=3)
     return out.getvalue()
 
@@ -50,6 +53,7 @@ def _draw_scene_object(image: Image, obj: SceneObject) -> None:
         _object(obj.kind, obj.color, obj.shape, scale).paste(image, obj.x, obj.y)
         if obj.word:
             style = get_text_style(obj.kind, obj.color, obj.shape)
+            # Sprites are measured upwards from the foot, the image downwards from its upper edge.
             height = round(style.center[1] * scale)
             _word(obj.word, style.size, style.fill, style.halo, scale).paste(image, obj.x, obj.y - height)
         return
@@ -75,6 +79,7 @@ def _draw_rope(image: Image, obj: SceneObject, target: SceneObject) -> None:
     ImageDraw.Draw(image).line(ends, (120, 84, 48), 3)
 
 
+# Large enough for all sprites: (4 persons x 13 poses + 11 animals x 6 poses) x 8 colors x 2 scales = 1,888.
 @lru_cache(maxsize=2048)
 def _actor(kind: str, color: str, pose: str, scale: float) -> Drawing:
     draw = draw_person if KINDS[kind].category == "person" else draw_animal

@@ -28,6 +28,7 @@ from compact_hf.scenes.kinds import (
     Kind,
 )
 
+# Pixels; also the input size of LLaVA-1.5's vision tower.
 SIZE: Final = 336
 EVALUATION_SEEDS: Final = range(1_000_000_000, 1_001_000_000)
 """Seeds of the scenes that are reserved for evaluation; `compact generate` refuses them."""
@@ -124,9 +125,12 @@ class Layout:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        # All draws come from this generator, so their order is part of what a seed means. The string is hashed by
+        # SHA-512.
         self.rng = rng = random.Random(f"scene {seed}")
         self.place = rng.choice(PLACES)
         self.night = self.place not in INDOORS and rng.random() < 0.2
+        # The palette: few values of each attribute for the whole scene.
         self.colors = rng.sample(list(COLORS), 3)
         self.shapes = rng.sample(SHAPES, 2)
         self.words = rng.sample(WORDS, 2)
@@ -151,6 +155,7 @@ class Layout:
         It often has near misses and a group, and one to three interactions. Most of the other slots get single things.
         """
         rng = self.rng
+        # From the most demanding arrangement to the least: near misses and groups need several free slots.
         if rng.random() < 0.65:
             self._add_near_misses()
         if rng.random() < 0.45:
@@ -165,6 +170,7 @@ class Layout:
 
     def _sort_objects(self) -> Scene:
         """Return the scene with its things sorted from back to front, and the targets renumbered accordingly."""
+        # A lower foot is nearer to the viewer; y grows downwards.
         order = sorted(range(len(self.objects)), key=lambda i: (self.objects[i].y, self.objects[i].x))
         new_index = {old: new for new, old in enumerate(order)}
         objects = (replace(self.objects[i], target=new_index.get(self.objects[i].target, -1)) for i in order)
@@ -189,6 +195,7 @@ class Layout:
         rng = self.rng
         is_actor = kind.category != "object"
         has_shape = rng.random() < 0.5 if is_actor else kind.has_shape
+        # On 70% of badges and shaped objects, on half of the other objects, and never on an actor without a badge.
         has_word = rng.random() < (0.7 if has_shape else 0.5 * (kind.category == "object"))
         x = COLUMNS[depth][column] + rng.randint(-3, 3)
         obj = SceneObject(
@@ -216,10 +223,12 @@ class Layout:
         category = rng.choices(CATEGORIES, (1, 2, 2))[0]
         depth, other_depth = rng.choice(((_FOREGROUND, _BACKGROUND), (_BACKGROUND, _FOREGROUND)))
         kinds = [kind for kind in self.kinds[category] if kind.category != "object" or kind.has_shape]
+        # Objects only: none of the kinds of this scene is drawn in all shapes.
         if not kinds:
             return
         rng.shuffle(kinds)
         if rng.random() < 0.5:
+            # Expected kinds first: the shared kind is then expected, and the other one odd if there is an odd kind.
             kinds.sort(key=lambda kind: not kind.fits(self.place))
         values = {
             "kind": [kinds[0].name, kinds[-1].name],
@@ -230,8 +239,10 @@ class Layout:
         }
         # Of each attribute the first value is shared; the near miss for that attribute gets the second one.
         attributes = [attribute for attribute, choice in values.items() if len(choice) > 1]
+        # None: all values are the shared ones. The first such thing is the original.
         differences = [None, *rng.sample(attributes, min(rng.choice((2, 3, 3)), len(attributes)))]
         slots = [(depth, column) for column in rng.sample(self.free_columns[depth], len(differences))]
+        # The last thing differs from the original only in its depth.
         for attribute, (row_depth, column) in zip(
             [*differences, None], [*slots, (other_depth, rng.choice(self.free_columns[other_depth]))], strict=True
         ):
@@ -244,6 +255,7 @@ class Layout:
     def _add_interaction(self) -> None:
         """Add a person or animal that acts on the thing in an adjacent slot, which is added too if the slot is free."""
         rng = self.rng
+        # (depth, column of the agent, column of the target, direction from agent to target).
         pairs = [
             (depth, column, column + facing, facing)
             for depth, columns in self.free_columns.items()
@@ -253,6 +265,7 @@ class Layout:
         ]
         if not pairs:
             return
+        # Pairs whose target is already in the scene.
         idle_pairs = [pair for pair in pairs if (pair[0], pair[2]) in self.idle_slots]
         depth, column, neighbor, facing = rng.choice(idle_pairs if idle_pairs and rng.random() < 0.7 else pairs)
         target = self.idle_slots.pop((depth, neighbor), -1)
@@ -262,14 +275,17 @@ class Layout:
         is_animal = category != "object" and rng.random() < 0.25
         verb = "chasing" if is_animal else self.verbs[category]
         agent = self._add_object(self._sample_kind("animal" if is_animal else "person"), depth, column, may_act=False)
+        # Each thing takes part in one interaction at most.
         for participant in (target, agent):
             self.idle_slots = {slot: index for slot, index in self.idle_slots.items() if index != participant}
+        # Both are on one ground line.
         self.objects[target] = replace(self.objects[target], y=self.objects[agent].y)
         self.objects[agent] = replace(self.objects[agent], facing=facing, verb=verb, target=target)
 
     def _add_group(self) -> None:
         """Add a group of three to five small things of one kind, in two adjacent slots of the foreground."""
         rng = self.rng
+        # The left or the right half of the foreground; no group if near misses have taken a slot of it.
         column = rng.choice((0, 2))
         if not {column, column + 1} <= set(self.free_columns[_FOREGROUND]):
             return
@@ -290,6 +306,7 @@ def _group_offsets(arrangement: str, size: int) -> list[tuple[int, int]]:
         return [(round(44 * (i - (size - 1) / 2)), -16) for i in range(size)]
     if arrangement == "triangle":
         return [(0, -62), (-42, 0), (42, 0)]
+    # A circle on the ground, seen at an angle: an ellipse with radii of 54 and 36 pixels.
     angles = (2 * math.pi * i / size - math.pi / 2 for i in range(size))
     return [(round(54 * math.cos(angle)), round(-38 + 36 * math.sin(angle))) for angle in angles]
 

@@ -50,6 +50,7 @@ class SceneIndex:
 @lru_cache(maxsize=32)
 def index_scene(scene: Scene) -> SceneIndex:
     """Return the nouns and constraints that apply to the scene."""
+    # Each kind once, in the order of the scene.
     names = [*CATEGORIES, *dict.fromkeys(obj.kind for obj in scene.objects)]
     nouns = {name: _mask(is_a(obj, name) for obj in scene.objects) for name in names}
     anchors = tuple(_iter_anchors(scene, nouns))
@@ -59,6 +60,7 @@ def index_scene(scene: Scene) -> SceneIndex:
             (constraint, _mask(satisfies(scene, obj, constraint) for obj in scene.objects))
             for constraint in _list_constraints(scene, capability, anchors)
         )
+        # A constraint that no thing satisfies cannot be part of a program.
         constraints[capability] = tuple((constraint, mask) for constraint, mask in masked if mask)
     return SceneIndex({name: mask for name, mask in nouns.items() if mask}, constraints, anchors)
 
@@ -74,6 +76,7 @@ def find_program(scene: Scene, capabilities: tuple[str, ...], rng: random.Random
     Returns:
         A program that has an answer in the scene, or None if there is no program for these capabilities.
     """
+    # All queries in random order, because some of them may have no program.
     for query in rng.sample(_possible_queries(capabilities), len(_possible_queries(capabilities))):
         # Most counts would be 1, which could be guessed. Therefore the first of five programs with another answer is
         # preferred.
@@ -85,6 +88,7 @@ def find_program(scene: Scene, capabilities: tuple[str, ...], rng: random.Random
 
 def find_combinations(scene: Scene, k: int) -> tuple[tuple[str, ...], ...]:
     """Return all combinations of `k` capabilities for which `find_program` finds a program, in canonical order."""
+    # Any seed will do: it decides which program is found first, not whether there is one.
     rng = random.Random(0)
     chainable = _chainable(index_scene(scene), k - 1)
     return tuple(
@@ -103,15 +107,18 @@ def _chainable(index: SceneIndex, max_size: int) -> set[tuple[str, ...]]:
     """
     rng, order = random.Random(0), tuple(CAPABILITIES)
     result: set[tuple[str, ...]] = {()}
+    # Nouns that name the same things are searched once.
     for base in set(index.nouns.values()):
         current: set[tuple[str, ...]] = {()}
         for _ in range(max_size):
+            # Names are only appended in canonical order, so that each set occurs once.
             extended = (
                 (*names, name) for names in current for name in order[order.index(names[-1]) + 1 if names else 0 :]
             )
             current = {
                 names
                 for names in extended
+                # Apriori: all subsets with one name less are in the previous generation.
                 if all(names[:i] + names[i + 1 :] in current for i in range(len(names)))
                 and next(_iter_chains(index, base, list(names), rng), None) is not None
             }
@@ -149,6 +156,7 @@ def _iter_programs(scene: Scene, query: str, capabilities: tuple[str, ...], rng:
     index = index_scene(scene)
     is_grouped = query == "object_recognition" and "counting" in capabilities
     names = list(_constraint_capabilities(query, capabilities))
+    # A question about the kind must not name the kind.
     nouns = list(CATEGORIES) if query == "object_recognition" else list(index.nouns)
     rng.shuffle(nouns)
     for noun in nouns:
@@ -162,6 +170,8 @@ def _iter_programs(scene: Scene, query: str, capabilities: tuple[str, ...], rng:
                 }
                 if (
                     compute_answer(scene, program) not in {None, *question_words}
+                    # With counts a question refers to kinds instead of things, so the masks alone do not decide what is
+                    # needed.
                     and needed_capabilities(scene, program) == capabilities
                 ):
                     yield program
@@ -180,6 +190,7 @@ def _iter_chains(
     """
     choices = []
     for name in names:
+        # A constraint must select some things of `base` (0 !=), but not all of them (!= base).
         candidates = [pair for pair in index.constraints[name] if 0 != pair[1] & base != base]
         choices.append(rng.sample(candidates, len(candidates)))
 
@@ -215,6 +226,7 @@ def _iter_variants(
         yield program
     elif query == "spatial_recognition" and multiple:
         yield Program(query, noun, constraints, aspect="arrangement")
+    # All other queries are about a single thing.
     elif multiple:
         return
     elif query == "spatial_recognition":
@@ -222,6 +234,7 @@ def _iter_variants(
         aspects = [aspect for aspect, axis in (("depth", "z"), ("side", "x")) if axis not in axes]
         yield from (Program(query, noun, constraints, aspect=aspect) for aspect in rng.sample(aspects, len(aspects)))
     elif query == "spatial_relationship":
+        # Left and right must not be in the question here either, for the same reason.
         anchors = [name for name in index.anchors if name != noun and "x" not in axes]
         yield from (Program(query, noun, constraints, other_noun=name) for name in rng.sample(anchors, len(anchors)))
     else:
@@ -243,6 +256,7 @@ def _iter_anchors(scene: Scene, nouns: dict[str, int]) -> Iterator[str]:
     for name, mask in nouns.items():
         if name in CATEGORIES or mask & (mask - 1):
             continue
+        # The mask has one bit; its position is the index of the thing.
         anchor = scene.objects[mask.bit_length() - 1]
         others = (obj for obj in scene.objects if obj is not anchor)
         if not anchor.kind_info.home_places and all(abs(obj.x - anchor.x) >= MIN_OFFSET for obj in others):
@@ -261,6 +275,7 @@ def _has_clear_neighbors(scene: Scene, name: str) -> bool:
 def _list_constraints(scene: Scene, capability: str, anchors: tuple[str, ...]) -> list[Constraint]:
     """Return the constraints of one capability that questions about this scene may use."""
     objects = scene.objects
+    # Pairs (value, other noun). Sets are sorted, because their order differs between processes.
     values: list[tuple[str, str]] = []
     match capability:
         case "color":

@@ -82,6 +82,7 @@ def parse_scenes(text: str) -> SceneSource:
     Raises:
         UsageError: `text` has another form, selects no scenes, or selects scenes that are reserved for evaluation.
     """
+    # The number before the hyphen is optional; without it the seeds begin at 0.
     match = re.fullmatch(r"scenes:(?:([0-9]{1,18})-)?([0-9]{1,18})", text)
     if match is None:
         raise UsageError(f"{text!r} does not select scenes: give {_SCENES_SYNTAX}")

@@ -33,6 +33,7 @@ from compact_hf.testing.scripted_model import (
     serve_until_ctrl_c,
 )
 
+# URL-safe alphabet of base64 -> standard alphabet, for the two characters that differ.
 _URL_SAFE: Final = str.maketrans("-_", "+/")
 _PATH: Final = "/{version}/models/{model}:generateContent"
 
@@ -78,6 +79,7 @@ class GeminiServer(ModelServer):
 
     def _check_request(self, request: Request) -> Response | None:
         """Return the error of the service for a wrong key or an unknown model, else None."""
+        # The service answers a wrong key with 400, not with 401.
         if request.headers.get("x-goog-api-key") != self._key:
             return error_response(
                 400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", reason="API_KEY_INVALID"
@@ -89,6 +91,7 @@ class GeminiServer(ModelServer):
     def answer(self, model_request: ModelRequest) -> Response:
         """See `ModelServer.answer`."""
         text = json.dumps(self.make_reply(model_request))
+        # 258 tokens for the image, Gemini's count per tile. Text has about 4 characters per token.
         return content_response(text, model=self._model, prompt_tokens=258 + len(model_request.prompt) // 4)
 
     def bad_request(self, message: str) -> Response:
@@ -149,6 +152,7 @@ def error_response(
         details.append({"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason})
     if retry_delay_s is not None:
         details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{retry_delay_s:g}s"})
+        # HTTP only allows whole seconds here; RetryInfo may have fractions.
         headers["Retry-After"] = f"{retry_delay_s:.0f}"
     body = {"error": {"code": code, "message": message, "status": status, "details": details}}
     return JSONResponse(body, status_code=code, headers=headers)
@@ -159,6 +163,7 @@ def _parse_request(body: dict[str, Any], headers: dict[str, str]) -> ModelReques
     parts = [part for content in body["contents"] for part in content["parts"]]
     prompt = "".join(part.get("text", "") for part in parts)
     config = body["generationConfig"]
+    # SDKs write keys in camelCase or snake_case, so both are accepted, here and in `_decode_image`.
     schema = config.get("responseSchema") or config.get("response_schema") or config.get("responseJsonSchema")
     if not schema:
         raise ValueError("expected a response schema")

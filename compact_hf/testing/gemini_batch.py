@@ -28,6 +28,7 @@ _REQUEST_FIELDS: Final = {
     *("contents", "generationConfig", "store", "systemInstruction", "safetySettings", "tools", "toolConfig"),
     *("cachedContent", "labels", "model"),
 }
+# Final state without results -> (code of google.rpc.Code, message).
 _CODES: Final = {"EXPIRED": (4, "the batch expired"), "FAILED": (13, "internal error"), "CANCELLED": (1, "cancelled")}
 
 
@@ -94,6 +95,7 @@ class GeminiBatches:
         self._check_request = check_request
         self._parse_request = parse_request
         self._respond = respond
+        # Id of an unfinished upload -> (announced size, bytes received so far).
         self._uploads: dict[str, tuple[int, bytearray]] = {}
         self._numbers = itertools.count(1)
 
@@ -119,6 +121,7 @@ class GeminiBatches:
                     upload_id, request.headers, await request.body()
                 )
             except ClientDisconnect:
+                # The client stopped in the middle of a chunk. The buffer is unchanged, so the chunk can be sent again.
                 return Response(status_code=499)
         if problem := self._check_request(request) or self._take_fault("upload"):
             return problem
@@ -137,9 +140,11 @@ class GeminiBatches:
         if upload_id not in self._uploads:
             return _error(404, "NOT_FOUND", "upload not found")
         size, buffer = self._uploads[upload_id]
+        # Chunks must be contiguous: a repeated or skipped one is refused.
         if headers.get("x-goog-upload-offset") != str(len(buffer)):
             return _invalid(f"expected the offset {len(buffer)}")
         buffer += body
+        # "upload": more chunks follow. "upload, finalize": the upload is complete and becomes a file.
         match headers.get("x-goog-upload-command"):
             case "upload":
                 return Response(headers={"X-Goog-Upload-Status": "active"})
@@ -168,9 +173,11 @@ class GeminiBatches:
             model_requests = self._parse_file(self.files[file].decode())
         except ValueError as error:
             return _invalid(str(error))
+        # All results are computed now; the polls only delay the time at which the client sees them.
         number = len(self.jobs)
         results = [_result(key, self._respond(model_request)) for key, model_request in model_requests.items()]
         self.jobs.append(BatchJob(f"batches/batch{number}", display_name, self.final_state(number), results))
+        # An error here simulates a lost response: the job exists, but the client does not learn its name.
         return self._take_fault("created") or JSONResponse(_operation(self.jobs[-1], "PENDING"))
 
     def _parse_file(self, text: str) -> dict[str, ModelRequest]:
@@ -185,6 +192,7 @@ class GeminiBatches:
                     raise ValueError(f"no such field: {sorted(unknown)[0]!r}")
                 model_requests[entry["key"]] = self._parse_request(entry["request"], {})
             except (ValueError, KeyError, TypeError, AttributeError) as error:
+                # AttributeError: the line, or its request, is not a JSON object.
                 raise ValueError(f"Error on line {number}: {error}") from error
         if not model_requests:
             raise ValueError("the file contains no requests")
@@ -204,6 +212,7 @@ class GeminiBatches:
         """Return a page of the jobs, the newest first."""
         if problem := self._check_request(request) or self._take_fault("list"):
             return problem
+        # A page token is the index of the first job of the page. The default page has 50 jobs.
         size, start = (int(request.query_params.get(name) or 0) for name in ("pageSize", "pageToken"))
         newest_first = self.jobs[::-1]
         end = start + (size or 50)
@@ -219,6 +228,7 @@ class GeminiBatches:
             return problem
         if job is None:
             return _error(404, "NOT_FOUND", "there is no such batch")
+        # As many polls as a finished job has, so that the state is final at once.
         job.final_state, job.poll_count = "CANCELLED", self.polls_to_finish
         return JSONResponse({})
 
@@ -253,6 +263,7 @@ class GeminiBatches:
 
     def _state(self, job: BatchJob) -> str:
         """Return the state of a job after the polls so far."""
+        # PENDING at the first poll, RUNNING from the second one, until the last poll shows the final state.
         if job.poll_count >= self.polls_to_finish:
             return job.final_state
         return "RUNNING" if job.poll_count > 1 else "PENDING"
@@ -268,9 +279,11 @@ def _operation(job: BatchJob, state: str) -> dict[str, Any]:
         "displayName": job.display_name,
         "state": f"BATCH_STATE_{state}",
         "createTime": "2026-11-22T00:00:00Z",
+        # Google's JSON writes 64-bit integers as strings.
         "batchStats": {"requestCount": str(count), "successfulRequestCount": str(success_count)},
     }
     operation: dict[str, Any] = {"name": job.name, "metadata": metadata}
+    # Ended without results: only an error. PENDING and RUNNING have neither `done` nor a result.
     if state in _CODES:
         code, message = _CODES[state]
         operation |= {"done": True, "error": {"code": code, "message": message}}
@@ -295,6 +308,7 @@ def _invalid(message: str) -> Response:
 
 
 def _permission_denied(file: str) -> Response:
+    # Like the service, which gives one answer for files of other users and for files that do not exist.
     return _error(403, "PERMISSION_DENIED", f"You do not have permission to access {file}, or it does not exist.")
 
 

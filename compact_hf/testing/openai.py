@@ -85,6 +85,7 @@ class OpenAIServer(ModelServer):
 
     def _check_key(self, request: Request) -> Response | None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        # With the key None any key is accepted, but the request must have one.
         if scheme == "Bearer" and key and self._key in (None, key):
             return None
         # Like the service, which quotes the first and last characters of the key.
@@ -99,6 +100,8 @@ class OpenAIServer(ModelServer):
             if model_request.role == "free"
             else json.dumps(self.make_reply(model_request))
         )
+        # 765 tokens for the image: OpenAI counts 85 + 4 tiles x 170 at 1024 x 1024. Text has about 4 characters per
+        # token.
         return content_response(text, model=self._model, prompt_tokens=765 + len(model_request.prompt) // 4)
 
     def bad_request(self, message: str) -> Response:
@@ -184,6 +187,7 @@ def _read_schema(response_format: dict[str, Any]) -> dict[str, Any]:
     json_schema = response_format["json_schema"]
     if response_format["type"] != "json_schema" or json_schema["strict"] is not True:
         raise ValueError("expected a response format of the type json_schema, strict")
+    # The service limits the name to these characters; without re.ASCII, \w would also match letters such as é.
     if not re.fullmatch(r"[\w-]{1,64}", json_schema["name"], re.ASCII):
         raise ValueError(f"expected a name of letters, digits, _ and -, got {json_schema['name']!r}")
     for part in _iter_objects(json_schema["schema"]):
@@ -207,6 +211,7 @@ def _iter_objects(part: Any) -> Iterator[dict[str, Any]]:
 def _decode_image(url: str) -> bytes:
     if not url.startswith(_DATA_URL_PREFIX):
         raise ValueError(f"expected a data URL of image/jpeg in base64, got {url[:30]!r}")
+    # By default b64decode skips invalid characters, and a corrupt image would be accepted.
     return base64.b64decode(url.removeprefix(_DATA_URL_PREFIX), validate=True)
 
 

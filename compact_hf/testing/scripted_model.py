@@ -32,8 +32,11 @@ from compact_hf.testing.server import LocalServer
 KEY: Final = "test-key"
 """The default API key of the servers."""
 
+# A capability in a teacher's prompt for one draft: "- color: ...".
 _CAPABILITY_LINE: Final = re.compile(r"^- (\w+): ", re.MULTILINE)
+# A combination in a teacher's prompt for several drafts: "1. color, counting".
 _COMBINATION_LINE: Final = re.compile(r"^\d+\. (\w+(?:, \w+)*)$", re.MULTILINE)
+# The form of `_make_draft`: three filler words, then at least one word that encodes a capability.
 _OWN_QUESTION: Final = re.compile(r"Which (?:[a-z]+ ){3,}[a-z]+\?")
 _LINE_NUMBER: Final = re.compile(r"^\d+\. ")
 _FILLER_WORDS: Final = "amber brisk calm dusty eager faint gentle hollow ivory jolly keen lofty mellow narrow".split()
@@ -133,10 +136,12 @@ class ModelServer(LocalServer, ABC):
         """
         try:
             model_request = parse(await request.json(), dict(request.headers))
+        # The client has closed the connection. 499 is nginx's code for this case; no one receives it.
         except ClientDisconnect:
             return Response(status_code=499)
         except (ValueError, KeyError, TypeError) as error:
             return self.bad_request(f"cannot read the request: {error}")
+        # Counted before the simulated latency, so that `fault` gets the index in order of arrival.
         response = self.respond(model_request)
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
@@ -148,6 +153,7 @@ class ModelServer(LocalServer, ABC):
         Args:
             model_request (`ModelRequest`): the request.
         """
+        # No lock is needed: all handlers run in the thread of the server's event loop.
         number, self.request_count = self.request_count, self.request_count + 1
         if self._record_requests:
             self.requests.append(model_request)
@@ -171,6 +177,7 @@ class ModelServer(LocalServer, ABC):
         if model_request.role == "verifier":
             verdicts = [_make_verdict(question, self._accept_rate) for question in questions]
             return _number_items("verdicts", verdicts) if model_request.has_list_schema else verdicts[0]
+        # Blind check: the model never guesses, so no question is rejected as answerable without its image.
         answers = [{"answer": "no idea"} for _ in questions]
         return _number_items("answers", answers) if model_request.has_list_schema else answers[0]
 
@@ -217,6 +224,7 @@ def _check_jpeg(data: bytes) -> None:
         Image.open(io.BytesIO(data), formats=["JPEG"]).close()
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"the image is not a JPEG: {error}") from error
+    # FF D9 is the end marker of a JPEG.
     if not data.endswith(b"\xff\xd9"):
         raise ValueError("the image is a truncated JPEG")
 
@@ -236,6 +244,8 @@ def _number_items(name: str, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _make_draft(model_request: ModelRequest, capabilities: Sequence[str]) -> dict[str, Any]:
     """Return a draft whose question has three filler words and one word that encodes each capability."""
+    # The same image and capabilities give the same draft. The first 2 KB of the image, as hex, are enough to identify
+    # it.
     rng = random.Random(digest(model_request.image.hex()[:4096], capabilities))
     # Random words, because questions with the same words would be rejected as near-duplicates.
     words = [*rng.sample(_FILLER_WORDS, 3), *(rng.choice(_CAPABILITY_WORDS[name]) for name in capabilities)]
@@ -254,7 +264,9 @@ def _read_questions(model_request: ModelRequest) -> list[str]:
 def _make_verdict(question: str, accept_rate: float) -> dict[str, Any]:
     """Return the capabilities that the words of a question encode, with one more if it is not to be accepted."""
     words = question.rstrip("?").split()
+    # Seeded by the words only, so that a repeated request gets the same verdict.
     rng = random.Random(digest("verdict", words))
+    # words[0] is "Which"; the next three are the filler words.
     if not _OWN_QUESTION.fullmatch(question) or not set(words[1:4]) <= set(_FILLER_WORDS):
         # Not a question of this model: an arbitrary verdict that only depends on the question.
         return {"capabilities": rng.sample(list(_CAPABILITY_WORDS), rng.randrange(5)), "answer": _make_answer(question)}
@@ -266,6 +278,7 @@ def _make_verdict(question: str, accept_rate: float) -> dict[str, Any]:
 
 def _make_answer(question: str) -> str:
     """Return the answer to a question; as a teacher and as a verifier the model gives the same one."""
+    # Not a word of the question, because a filter rejects questions that contain their answer.
     return random.Random(digest("answer", question)).choice([word for word in _FILLER_WORDS if word not in question])
 
 
@@ -294,9 +307,11 @@ def serve_until_ctrl_c(
     args = parser.parse_args(None if argv is None else list(argv))
     with make_server(latency_s=args.latency, accept_rate=args.accept_rate, record_requests=False) as server:
         sys.stderr.write(f"{purpose} The key is {KEY!r}; stop it with Ctrl-C.\n")
+        # Only the URL goes to stdout, and at once, so that a script can read it.
         sys.stdout.write(f"{server.url}\n")
         sys.stdout.flush()
         try:
+            # The server runs in its own thread; this one waits for Ctrl-C only.
             threading.Event().wait()
         except KeyboardInterrupt:
             sys.stderr.write(f"answered {server.request_count} requests\n")

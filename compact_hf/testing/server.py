@@ -28,8 +28,11 @@ class LocalServer:
     """
 
     def __init__(self, app: Starlette) -> None:
+        # Bound here, so that the URL is known before the thread starts. Port 0: the OS chooses a free port.
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        # uvicorn would close idle connections after 5 seconds; a client that reuses one at that moment would get an
+        # error.
         config = uvicorn.Config(
             app, log_level="error", access_log=False, lifespan="off", ws="none", backlog=2048, timeout_keep_alive=75
         )
@@ -41,6 +44,7 @@ class LocalServer:
     def __enter__(self) -> Self:
         self._thread.start()
         deadline = time.monotonic() + _START_TIMEOUT_S
+        # uvicorn has no event for this, so its flag is polled. If the thread has ended, the start has failed.
         while not self._server.started:
             if time.monotonic() > deadline or not self._thread.is_alive():
                 raise RuntimeError(f"the local server at {self.url} did not start")

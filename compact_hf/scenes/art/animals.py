@@ -89,6 +89,7 @@ def draw_animal(kind: str, color: str, pose: str, scale: float) -> Drawing:
 def animal_badge_point(kind: str, pose: str) -> Point:
     """Return the middle of the badge, relative to the middle of the animal's foot."""
     if kind not in BUILDS:
+        # Heights in pixels; animals that jump are drawn 20 pixels higher.
         return 0, {"crab": 22, "turtle": 24, "penguin": 30}[kind] + (20 if pose == "jumping" else 0)
     rump, chest = _trunk_ends(kind, pose)
     return (rump[0] + chest[0]) / 2 - 3, (rump[1] + chest[1]) / 2
@@ -99,6 +100,7 @@ def _trunk_ends(kind: str, pose: str) -> tuple[Point, Point]:
     build, stance = BUILDS[kind], STANCES[pose]
     if pose == "sleeping":
         return (stance.rump[0], build.body_width / 2), (stance.chest[0], build.body_width / 2)
+    # Height of the middle of the trunk; the legs overlap the body by 3 pixels.
     top = build.leg_length + build.body_width / 2 + stance.lift - 3
     return (stance.rump[0], stance.rump[1] + top), (stance.chest[0], stance.chest[1] + top)
 
@@ -108,8 +110,10 @@ def _draw_four_legged(pen: Pen, kind: str, color: Color, pose: str) -> Point:
     build, stance = BUILDS[kind], STANCES[pose]
     rump, chest = _trunk_ends(kind, pose)
     shins = {"sheep": (70, 62, 62)}.get(kind, color)
+    # Upper ends of the legs, in the order of `Stance.feet`.
     hips = (rump, rump, chest, chest)
     for i, foot in enumerate(stance.feet):
+        # The second leg of each pair is darker, to distinguish them.
         shade = darker(shins, 0.18) if i % 2 else shins
         x, y = foot
         pen.limb(
@@ -118,6 +122,7 @@ def _draw_four_legged(pen: Pen, kind: str, color: Color, pose: str) -> Point:
     _draw_tail(pen, kind, color, (rump[0] - build.body_width / 2, rump[1]))
     pen.limb([rump, chest], color, build.body_width)
     _draw_coat(pen, kind, color, rump, chest, build.body_width)
+    # A lowered head stays above the ground.
     head = (chest[0] + stance.head[0], max(chest[1] + stance.head[1], build.head_radius + 1))
     pen.limb([(chest[0] + 3, chest[1] + 2), head], color, build.head_radius * 1.15)
     pen.line([(chest[0] - 2, chest[1]), (chest[0] + 4, chest[1] + 3)], color, build.head_radius * 1.15)
@@ -155,6 +160,7 @@ def _draw_coat(pen: Pen, kind: str, color: Color, rump: Point, chest: Point, bod
             y = rump[1] + (chest[1] - rump[1]) * i / 5
             pen.ellipse((rump[0] + dx, y + dy), 2.2, 2.2, (250, 246, 236), edge=0)
     elif kind == "sheep":
+        # Curls of wool along both sides of the trunk, which then covers their inner halves.
         for i in range(7):
             t = i / 6
             x, y = rump[0] + (chest[0] - rump[0]) * t, rump[1] + (chest[1] - rump[1]) * t
@@ -216,6 +222,7 @@ def _draw_muzzle(pen: Pen, kind: str, color: Color, head: Point, r: float) -> Po
 
 def _crab(pen: Pen, color: Color, pose: str) -> Point:
     """Draw a crab and return the position of its mouth."""
+    # Pixels above the ground, as in `animal_badge_point`.
     up = 20 if pose == "jumping" else 0
     for side in (-1, 1):
         for i in range(3):
@@ -236,6 +243,7 @@ def _turtle(pen: Pen, color: Color, pose: str) -> Point:
     """Draw a turtle and return the position of its mouth."""
     up = 20 if pose == "jumping" else 0
     skin = lighter(color, 0.5)
+    # Height of the head.
     low = 12 if pose in ("sleeping", "eating") else 26
     for x in (-20, -6, 10, 22):
         pen.limb([(x, 14 + up), (x + 2, 3 + up * 0.7)], skin, 8)
@@ -257,6 +265,7 @@ def _penguin(pen: Pen, color: Color, pose: str) -> Point:
     up = 20 if pose == "jumping" else 0
     for x in (-8, 9):
         pen.ellipse((x, 4 + up), 9, 4.5, (246, 166, 46))
+    # Positive: raised wings; negative: hanging ones.
     wing = 26 if pose in ("jumping", "singing", "chasing") else -14
     for side in (-1, 1):
         pen.limb([(side * 18, 40 + up), (side * 30, 40 + wing * 0.6 + up)], color, 8)
@@ -288,6 +297,7 @@ def _draw_action_marks(pen: Pen, pose: str, mouth: Point) -> None:
         for dx, dy, size in ((-8, 26, 13), (4, 36, 17)):
             pen.text((x + dx, y + dy), "z", size, INK)
     elif pose == "eating":
+        # A bowl on the ground below the mouth.
         pen.polygon([(x - 6, 9), (x + 16, 9), (x + 12, 0), (x - 2, 0)], (206, 214, 224))
         pen.ellipse((x + 5, 10), 9, 4, (150, 92, 48))
     elif pose == "singing":
@@ -295,7 +305,9 @@ def _draw_action_marks(pen: Pen, pose: str, mouth: Point) -> None:
             pen.ellipse((x + dx, y + dy), 4.2, 3.2, INK, edge=0)
             pen.line([(x + dx + 3.4, y + dy), (x + dx + 3.4, y + dy + 14), (x + dx + 8, y + dy + 10)], INK, 2)
     elif pose == "jumping":
+        # The shadow on the ground.
         pen.ellipse((0, 1), 26, 3, (92, 92, 96), edge=0)
     elif pose == "chasing":
+        # Speed lines behind the animal.
         for dy, length in ((34, 14), (24, 18), (14, 14)):
             pen.line([(-44, dy), (-44 - length, dy)], INK, 2)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 HALF: Final = SIZE // 2
+# y of the line between ground and sky or wall, in pixels from the bottom.
 HORIZON: Final = 172
+# Colors of the sky: (top, bottom).
 DAY: Final[tuple[Color, Color]] = ((150, 204, 240), (226, 242, 250))
 NIGHT: Final[tuple[Color, Color]] = ((36, 44, 92), (112, 116, 164))
 
@@ -46,6 +48,7 @@ def _draw_gradient(pen: Pen, low: float, high: float, bottom: Color, top: Color)
             round(bottom[1] + (top[1] - bottom[1]) * t),
             round(bottom[2] + (top[2] - bottom[2]) * t),
         )
+        # Each stripe is 1 pixel higher than its share, so that no gap is visible.
         pen.box(-HALF, low + (high - low) * i / steps, HALF, low + (high - low) * (i + 1) / steps + 1, shade, edge=0)
 
 
@@ -54,6 +57,7 @@ def _sky(pen: Pen, night: bool) -> None:
     top, bottom = NIGHT if night else DAY
     _draw_gradient(pen, HORIZON - 20, SIZE, bottom, top)
     if night:
+        # A fixed seed, because a place always has the same backdrop.
         rng = random.Random("stars")
         for _ in range(60):
             pen.ellipse((rng.uniform(-165, 165), rng.uniform(215, 332)), 1.1, 1.1, (255, 252, 226), edge=0)
@@ -74,6 +78,7 @@ def _specks(pen: Pen, color: Color, count: int, *, tufts: bool = False) -> None:
     rng = random.Random(f"specks {count}")
     for _ in range(count):
         x, y = rng.uniform(-HALF, HALF), rng.uniform(4, HORIZON - 12)
+        # Specks shrink with their distance, which grows with y.
         size = 1.6 - y / 180
         if tufts:
             pen.line([(x - 3 * size, y + 5 * size), (x, y), (x + 3 * size, y + 5 * size)], color, 1.3)
@@ -83,6 +88,7 @@ def _specks(pen: Pen, color: Color, count: int, *, tufts: bool = False) -> None:
 
 def _beach(pen: Pen, night: bool) -> None:
     _sky(pen, night)
+    # From back to front: sea, waves, foam, sand, palms.
     _draw_gradient(pen, 148, 196, (150, 206, 222), (96, 166, 204))
     for y, shift in ((188, 0), (178, 30), (166, 12)):
         for x in range(-170 + shift, 170, 62):
@@ -104,6 +110,7 @@ def _beach(pen: Pen, night: bool) -> None:
 def _street(pen: Pen, night: bool) -> None:
     _sky(pen, night)
     walls: tuple[Color, ...] = ((226, 208, 190), (204, 214, 222), (222, 202, 206), (212, 218, 200), (228, 216, 186))
+    # Houses, then pavement, kerb, road and its dashes.
     for i, (left, width, top) in enumerate(
         ((-168, 66, 292), (-102, 74, 262), (-28, 62, 306), (34, 72, 272), (106, 62, 298))
     ):
@@ -132,6 +139,7 @@ def _tree(pen: Pen, x: float, foot: float, size: float, crown: Color) -> None:
 
 def _forest(pen: Pen, night: bool) -> None:
     _sky(pen, night)
+    # Hills, trees in three shades, meadow.
     _hills(pen, (168, 200, 168), 170, 46, 0.6)
     for i, x in enumerate(range(-166, 180, 42)):
         _tree(
@@ -144,6 +152,7 @@ def _forest(pen: Pen, night: bool) -> None:
 
 def _ski_slope(pen: Pen, night: bool) -> None:
     _sky(pen, night)
+    # Mountains with caps of snow, then the slope, firs and ski tracks.
     for x, half_width, peak in ((-110, 110, 296), (30, 130, 318), (140, 90, 280)):
         pen.polygon([(x - half_width, 150), (x, peak), (x + half_width, 150)], (172, 186, 206), edge=0)
         cap = 0.36
@@ -175,6 +184,7 @@ def _farm(pen: Pen, night: bool) -> None:
     _sky(pen, night)
     _hills(pen, (196, 216, 152), 176, 40, 1.2)
     _hills(pen, (180, 206, 138), 166, 24, 4.0)
+    # Field, barn with its roof and door, meadow, fence.
     for row in range(6):
         pen.line([(20 + row * 24, 182), (-10 + row * 40, 168)], (210, 196, 130), 3)
     pen.box(-120, 168, -46, 222, (206, 150, 136), edge=1.2)
@@ -198,6 +208,7 @@ def _floor(pen: Pen, light: Color, dark: Color) -> None:
     for row, (low, high) in enumerate(pairwise(rows)):
         for column in range(-7, 7):
             if (row + column) % 2:
+                # Widths of a tile at its lower and upper edge: they shrink with y, towards the middle of the image.
                 a, b = (1.5 - low / 260) * 52, (1.5 - high / 260) * 52
                 pen.polygon(
                     [(column * a, low), (column * a + a, low), (column * b + b, high), (column * b, high)], dark, edge=0
@@ -206,6 +217,7 @@ def _floor(pen: Pen, light: Color, dark: Color) -> None:
 
 def _kitchen(pen: Pen, night: bool) -> None:  # noqa: ARG001 (indoors it is never dark)
     _draw_gradient(pen, HORIZON, SIZE, (244, 236, 216), (238, 228, 204))
+    # Wall tiles, cupboards, window, counter.
     for y in range(196, 246, 16):
         pen.line([(-HALF, y), (HALF, y)], (224, 214, 192), 1.2)
     for x in range(-168, 170, 16):
@@ -231,6 +243,7 @@ def _bathroom(pen: Pen, night: bool) -> None:  # noqa: ARG001 (indoors it is nev
     for i, x in enumerate(range(-180, 180, 24)):
         for y in range(HORIZON, SIZE, 48):
             pen.line([(x + 12 * (i % 2), y), (x + 12 * (i % 2), y + 24)], (198, 220, 224), 1.4)
+    # Mirror, wash basin with tap, towel, shower.
     pen.box(-46, 244, 46, 324, (176, 190, 198), radius=12)
     pen.box(-40, 250, 40, 318, (228, 242, 248), radius=9, edge=0)
     for a, b in (((-22, 262), (8, 306)), ((-6, 258), (26, 302))):
@@ -251,6 +264,7 @@ def _living_room(pen: Pen, night: bool) -> None:  # noqa: ARG001 (indoors it is 
     pen.box(-HALF, HORIZON, HALF, SIZE, (236, 222, 206), edge=0)
     for x in range(-168, 170, 28):
         pen.box(x, HORIZON, x + 14, SIZE, (230, 214, 196), edge=0)
+    # Window with curtains, painting, floorboards, carpet.
     pen.box(-132, 226, -42, 322, (250, 250, 248))
     pen.box(-126, 232, -48, 316, (200, 228, 244), edge=1)
     pen.line([(-87, 232), (-87, 316)], (250, 250, 248), 4)

@@ -40,12 +40,14 @@ def draw_face(pen: Pen, center: Point, shape: str, r: float, color: Color) -> No
 
 def face_text_style(center: Point, shape: str, r: float, color: Color) -> TextStyle:
     """Return the style of a word on a face of a color."""
+    # Brightness as the eye weighs red, green and blue, 0 to 255.
     is_dark = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] < 150
     return TextStyle((center[0], center[1] + r * _WORD_OFFSETS.get(shape, 0)), r * 0.9, PAPER if is_dark else INK)
 
 
 def draw_word(word: str, size: float, fill: Color, halo: Color | None, scale: float) -> Drawing:
     """Return the drawing of a word; its anchor point is the middle of the word."""
+    # A margin of half the height puts the origin, and the word, into the middle of the sheet.
     pen = Pen(round(size * 4), round(size * 2), scale=scale, bottom_margin=round(size))
     pen.text((0, 0), word, size, fill, halo=halo)
     return pen.to_drawing()

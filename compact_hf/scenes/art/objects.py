@@ -9,6 +9,7 @@ from compact_hf.scenes.art.faces import TextStyle, draw_face, draw_highlight, fa
 from compact_hf.scenes.art.pen import INK, PAPER, Color, Drawing, Pen, darker, lighter, outline
 from compact_hf.scenes.kinds import COLORS, KINDS
 
+# Colors of parts that do not take the color of the object.
 WOOD: Final[Color] = (164, 116, 72)
 STEEL: Final[Color] = (176, 184, 194)
 GLASS: Final[Color] = (196, 226, 240)
@@ -24,6 +25,7 @@ def draw_object(kind: str, color: str, shape: str, scale: float) -> Drawing:
         shape (`str`): one of `kinds.SHAPES`; empty for kinds without a shape.
         scale (`float`): size, 1.0 for the size of `Pen` coordinates.
     """
+    # Small kinds are drawn 20% larger, so that they can be recognized in groups.
     pen = Pen(96, 104, scale=scale * (1.2 if KINDS[kind].is_small else 1))
     if kind in SHAPED_OBJECTS:
         SHAPED_OBJECTS[kind](pen, COLORS[color], shape)
@@ -36,6 +38,7 @@ def get_text_style(kind: str, color: str, shape: str) -> TextStyle:
     """Return the position, size and colors of a word on an object."""
     center = (0, WORD_HEIGHTS[kind])
     return (
+        # 31 is the radius of all faces on objects, in pixels.
         face_text_style(center, shape, 31, COLORS[color])
         if kind in SHAPED_OBJECTS
         else TextStyle(center, 24, INK, PAPER)
@@ -66,6 +69,7 @@ def _kite(pen: Pen, color: Color, shape: str) -> None:
 
 def _cushion(pen: Pen, color: Color, shape: str) -> None:
     rim = outline(shape, 31)
+    # Up to ten tassels around the rim.
     for x, y in rim[:: max(1, len(rim) // 10)]:
         pen.ellipse((x, y + 33), 5, 5, lighter(color, 0.5))
     draw_face(pen, (0, 33), shape, 31, color)
@@ -73,6 +77,7 @@ def _cushion(pen: Pen, color: Color, shape: str) -> None:
 
 
 def _gift(pen: Pen, color: Color, shape: str) -> None:
+    # Highest point of the shape in the middle, where the bow is tied.
     top = 33 + max(y for x, y in outline(shape, 31) if abs(x) < 4 or shape == "square")
     draw_face(pen, (0, 33), shape, 31, color)
     ribbon = lighter(color, 0.72)

@@ -63,10 +63,12 @@ class Pen:
     def __init__(self, width: int, height: int, *, scale: float, bottom_margin: int = 4) -> None:
         from PIL import Image, ImageDraw
 
+        # Pixels of the sheet per unit of coordinates.
         self._zoom = OVERSAMPLING * scale
         self._size = (math.ceil(width * scale), math.ceil(height * scale))
         self._sheet = Image.new("RGBA", (self._size[0] * OVERSAMPLING, self._size[1] * OVERSAMPLING))
         self._draw = ImageDraw.Draw(self._sheet)
+        # The origin in pixels of the sheet, whose y is downwards.
         self._foot = (self._sheet.width / 2, self._sheet.height - bottom_margin * self._zoom)
 
     def polygon(self, points: Sequence[Point], fill: Color, *, edge: float = 1.6) -> None:
@@ -74,6 +76,7 @@ class Pen:
         corners = [self._to_pixels(point) for point in points]
         self._draw.polygon(corners, fill=fill)
         if edge:
+            # One corner further than closed, so that the joint at the first corner is drawn too.
             self._draw.line([*corners, corners[0], corners[1]], darker(fill), self._line_width(edge), joint="curve")
 
     def ellipse(self, center: Point, rx: float, ry: float, fill: Color, *, edge: float = 1.6) -> None:
@@ -97,6 +100,7 @@ class Pen:
         """Draw a line with round ends and joints."""
         corners = [self._to_pixels(point) for point in points]
         self._draw.line(corners, fill, self._line_width(width), joint="curve")
+        # Pillow only rounds joints, so both ends get a circle.
         r = width * self._zoom / 2
         for x, y in (corners[0], corners[-1]):
             self._draw.ellipse((x - r, y - r, x + r, y + r), fill)
@@ -114,6 +118,7 @@ class Pen:
 
     def text(self, center: Point, word: str, size: float, fill: Color, *, halo: Color | None = None) -> None:
         """Write a word around `center`, with a line height of `size` pixels and an optional outline in `halo`."""
+        # The stroke makes the thin default font bolder; the halo is a wider stroke below the word.
         font = _font(size * self._zoom)
         xy, stroke = self._to_pixels(center), size * self._zoom / 30
         if halo is not None:
@@ -160,6 +165,7 @@ def lighter(color: Color, amount: float = 0.4) -> Color:
 
 def outline(shape: str, r: float) -> list[Point]:
     """Return the outline of one of `kinds.SHAPES`, about as large as a circle of radius `r` around the origin."""
+    # The factors make shapes of the same `r` look equally large, and leave room for a word.
     if shape == "round":
         return _round(r, 40)
     if shape == "square":
@@ -169,6 +175,7 @@ def outline(shape: str, r: float) -> list[Point]:
     if shape == "diamond-shaped":
         return [(0, -r * 1.14), (r * 1.02, 0), (0, r * 1.14), (-r * 1.02, 0)]
     if shape == "star-shaped":
+        # Tips and notches in turn, from the upper tip on.
         radii = [r * 1.16, r * 0.56] * 5
         angles = [math.pi / 2 + math.pi * i / 5 for i in range(10)]
         return [
@@ -189,5 +196,6 @@ def _heart(r: float) -> list[Point]:
         angle = 2 * math.pi * i / 40
         x = 16 * math.sin(angle) ** 3
         y = 13 * math.cos(angle) - 5 * math.cos(2 * angle) - 2 * math.cos(3 * angle) - math.cos(4 * angle)
+        # The curve is about 32 wide; + 2 moves its middle to the origin.
         points.append((x * r / 15, (y + 2) * r / 15))
     return points

@@ -97,8 +97,10 @@ def _hip_point(kind: str, pose: str) -> Point:
     """Return the position of the hip, whose height follows from the angles of the legs."""
     leg_length = 30 if kind in ("boy", "girl") else 38
     stance = POSES[pose]
+    # The leg that reaches further down carries the person.
     reach = max(_reach(stance.front), _reach(stance.back))
     height = 21 if pose == "sitting" else leg_length * reach
+    # x: a leaning person moves back, so that the trunk remains above the origin.
     return -stance.lean * 0.5, height + stance.lift
 
 
@@ -111,6 +113,7 @@ def _limb_points(start: Point, angles: tuple[int, int], length: float) -> list[P
     """Return the two ends and the joint of a limb whose parts have equal length."""
     points = [start]
     for angle in angles:
+        # 0 degrees is straight down, positive angles are towards +x.
         x, y = points[-1]
         theta = math.radians(angle)
         points.append((x + length / 2 * math.sin(theta), y - length / 2 * math.cos(theta)))
@@ -121,14 +124,17 @@ def _draw_upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
     """Draw a standing or sitting person, from the far limbs to the near ones."""
     small = kind in ("boy", "girl")
     stance = POSES[pose]
+    # Pixels, first for children.
     leg_length, arm_length, trunk_length, width = (30, 32, 30, 22) if small else (38, 36, 38, 27)
     hip = _hip_point(kind, pose)
     lean = math.radians(stance.lean)
     neck = (hip[0] + trunk_length * math.sin(lean), hip[1] + trunk_length * math.cos(lean))
     shoulder = (neck[0] - 4 * math.sin(lean), neck[1] - 5)
     skin = SKINS[kind]
+    # The stool.
     if pose == "sitting":
         pen.box(hip[0] - 16, 0, hip[0] + 10, hip[1] - 3, (188, 150, 108), radius=2)
+    # From back to front: legs, long hair, trunk, arms, head, prop.
     for leg, dx in ((stance.back, -5), (stance.front, 5)):
         points = _limb_points((hip[0] + dx, hip[1] + 2), leg, leg_length)
         pen.limb(points, TROUSERS if kind in ("man", "boy") else skin, 8)
@@ -149,6 +155,7 @@ def _draw_upright(pen: Pen, kind: str, color: Color, pose: str) -> None:
 def _draw_trunk(pen: Pen, kind: str, color: Color, hip: Point, neck: Point, width: float) -> None:
     """Draw the trunk with its clothes."""
     half = width / 2
+    # (half width of the hem, y): women and girls wear a dress that is wider below.
     hem = (half + 9, hip[1] - 9) if kind in ("woman", "girl") else (half, hip[1] - 1)
     pen.polygon(
         [
@@ -183,9 +190,11 @@ def _draw_head(pen: Pen, kind: str, center: Point) -> None:
     pen.ellipse((x - 1, y + 3), 13, 13, hair)
     pen.ellipse((x + 1, y - 1), 11.5, 12, skin)
     if kind == "man":
+        # A beard around the mouth.
         pen.ellipse((x + 3, y - 8), 8, 5.5, hair, edge=0)
         pen.ellipse((x + 4, y - 5.5), 6.5, 3, skin, edge=0)
     elif kind == "boy":
+        # A cap with its peak.
         pen.polygon([(x - 12, y + 5), (x - 9, y + 14), (x + 6, y + 15), (x + 12, y + 6)], (236, 236, 236))
         pen.line([(x + 8, y + 6), (x + 19, y + 5)], (170, 170, 170), 4)
     else:
