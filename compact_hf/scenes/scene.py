@@ -99,8 +99,7 @@ _FOREGROUND: Final[Depth] = "foreground"
 _BACKGROUND: Final[Depth] = "background"
 _FACINGS: Final[tuple[Literal[1, -1], ...]] = (1, -1)
 
-# x of the columns in pixels. The two rows are offset by half a column, so that of any two things one is clearly further
-# to the left.
+# x of the columns in pixels. The two rows are offset, so that things of different rows rarely are above each other.
 COLUMNS: Final[dict[Depth, tuple[int, ...]]] = {
     "background": (35, 102, 168, 234, 301),
     "foreground": (52, 131, 205, 284),
