@@ -14,6 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+# For type checkers and editors only. At run time nothing is imported here, so that `import compact_hf` is fast.
 if TYPE_CHECKING:
     from compact_hf.dataset.assemble import assemble
     from compact_hf.dataset.diff import Difference, diff
@@ -49,8 +50,10 @@ if TYPE_CHECKING:
     from compact_hf.training.recipes import RecipeCopy, copy_recipe
     from compact_hf.training.train import TrainingResult, tune
 
+    # Only declared: `__getattr__` reads the version from the metadata of the installed package.
     __version__: str
 
+# Sorted (checked by a test); docs/reference/api.md lists exactly these names.
 __all__ = [
     "Ablation",
     "AnalysisResult",
@@ -104,6 +107,7 @@ __all__ = [
 ]
 
 # Public name -> the module that defines it; imported by `__getattr__` on first use.
+# Every name in `__all__` has an entry.
 _HOME: Final = {
     "Ablation": "compact_hf.evaluation.ablation.results",
     "AnalysisResult": "compact_hf.evaluation.analysis.analyze",
@@ -128,6 +132,7 @@ _HOME: Final = {
     "Sheet": "compact_hf.dataset.show",
     "TrainingResult": "compact_hf.training.train",
     "ValidationReport": "compact_hf.dataset.validate",
+    # No submodule of this package may have the name of a function: importing it would replace the function.
     "ablate": "compact_hf.evaluation.ablation.run",
     "analyze": "compact_hf.evaluation.analysis.analyze",
     "annotate": "compact_hf.methods.annotate.annotate",
@@ -162,6 +167,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
+            # Imported on request: importlib.metadata takes 30 ms.
             from importlib.metadata import version
 
             return version(__name__)
@@ -171,4 +177,5 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
+    # For `dir()` and completion in notebooks, which otherwise show only names that were imported already.
     return sorted([*globals(), *__all__])

@@ -28,6 +28,8 @@ class Capability:
     definition: str
 
 
+# (name, group, definition). The order decides the order of names in prompts and rows, and what a seed draws.
+# A definition is part of the prompts: after a change, runs that were started before cannot be resumed.
 _CAPABILITIES: Final = (
     Capability("color", "attribution", "naming or comparing the colours of things"),
     Capability("shape", "attribution", "naming or describing the shapes of things"),
@@ -68,6 +70,7 @@ def canonicalize(names: Iterable[str]) -> tuple[str, ...]:
     unique_names = set(names)
     unknown = unique_names - CAPABILITIES.keys()
     if unknown:
+        # Sorted, because the order of a set of strings differs between processes.
         raise UnknownCapabilityError(sorted(unknown)[0], tuple(CAPABILITIES))
     return tuple(name for name in CAPABILITIES if name in unique_names)
 

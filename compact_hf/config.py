@@ -31,14 +31,18 @@ def read_config(path: Path, model: type[Config], *, example: str) -> Config:
     from pydantic import ValidationError
 
     try:
+        # Bytes, not text: PyYAML detects the encoding, and reports undecodable bytes as YAMLError.
         return model.model_validate(yaml.safe_load(path.read_bytes()))
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror}): give a config file such as {example}") from error
     except yaml.YAMLError as error:
+        # PyYAML's message has several lines; they are joined, because each error of this package is one line.
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
+        # `loc` is the path of the key, such as ("variants", 0, "name"); it is empty if the file is not a mapping.
         first = error.errors(include_url=False)[0]
         location = ".".join(map(str, first["loc"])) or "the whole file"
+        # pydantic writes this prefix before the messages of our own validators.
         text = first["msg"].removeprefix("Value error, ")
         if first["type"] in ("missing", "extra_forbidden"):
             text += (
@@ -49,5 +53,6 @@ def read_config(path: Path, model: type[Config], *, example: str) -> Config:
 
 def _keys(model: type[BaseModel]) -> set[str]:
     """Return the keys of a configuration model and of the models nested in it."""
+    # pydantic puts the schemas of nested models into `$defs`, at any depth of nesting.
     schema = model.model_json_schema()
     return {key for part in (schema, *schema.get("$defs", {}).values()) for key in part.get("properties", {})}

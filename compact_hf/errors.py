@@ -44,6 +44,7 @@ def _common_prefix_length(a: str, b: str) -> int:
 class CompactError(Exception):
     """Base class of all exceptions of this package. `exit_status` is the exit status of the command line."""
 
+    # 0 is success. 2 is also argparse's status for wrong usage.
     exit_status: ClassVar[int] = 1
 
 

@@ -73,8 +73,10 @@ class OutputDirectory:
         """
         with self._translate_errors(is_reading=True):
             try:
+                # Not `Path.is_dir`, which returns False for a path with a null byte, so that the check would pass.
                 mode = os.stat(self.path).st_mode
             except (FileNotFoundError, NotADirectoryError):
+                # A new directory. If one of its parents is a file, creating it fails and is reported then.
                 return
             if not stat.S_ISDIR(mode):
                 raise self.claim_error_type(
@@ -89,6 +91,7 @@ class OutputDirectory:
                     f"{self.option} {self.path} is not empty, and is not {self.owner} (it has no {self.marker}): "
                     "give a new or empty directory"
                 )
+        # The directory is ours. Leftovers are removed only now, so that a directory of other work is never changed.
         with self._translate_errors():
             remove_stale_parts(self.path)
 
@@ -101,10 +104,12 @@ class OutputDirectory:
         """
         from filelock import FileLock, Timeout
 
+        # The operating system releases the lock of a killed process, so a lock file that is left behind does no harm.
         lock = FileLock(self.path / self.lock_name)
         with self._translate_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             try:
+                # No waiting: the other process may run for days.
                 lock.acquire(timeout=0)
             except Timeout:
                 raise self.error_type(
@@ -125,8 +130,10 @@ class OutputDirectory:
             try:
                 content = json.loads(self.marker_file.read_bytes())
             except FileNotFoundError:
+                # New directory, or one that was only locked so far.
                 return None
             except ValueError as error:
+                # Not JSON, or not UTF-8. The marker is written atomically, so it is never half written.
                 raise self.damaged_error(str(error)) from error
         if not isinstance(content, dict):
             raise self.damaged_error("it is not a JSON object")
@@ -159,6 +166,7 @@ class OutputDirectory:
         """
         stored = self.read_settings()
         if stored is None:
+            # No marker: this is the first call. Another machine may write the marker at the same time, so read it back.
             with self._translate_errors():
                 create_atomically(self.marker_file, _to_json(settings))
             stored = self.read_settings() or {}
@@ -174,6 +182,7 @@ class OutputDirectory:
         Raises:
             SettingsMismatchError: they differ.
         """
+        # Through JSON, so that a tuple equals the stored list and an integer key the stored string.
         current = json.loads(_to_json(settings))
         differences = {
             name: (stored.get(name), current.get(name))

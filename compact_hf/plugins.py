@@ -20,6 +20,7 @@ from typing import Any
 
 from compact_hf.errors import UsageError, did_you_mean
 
+# What a broken plugin raises: a missing module, a missing class, syntax of a newer Python.
 _LOAD_ERRORS = (ImportError, AttributeError, SyntaxError)
 
 
@@ -41,11 +42,13 @@ def load_plugin(group: str, name_or_path: str) -> Any:
     Raises:
         UsageError: the name is unknown, is registered by two packages for different objects, or cannot be imported.
     """
+    # Registered names have no colon.
     if ":" in name_or_path:
         return _load_path(name_or_path)
     if (own := _own_entry_points().get((group, name_or_path))) is not None:
         return own.load()  # other packages cannot replace our own plugins
     found = _find_entry_points(tuple(sys.path)).select(group=group, name=name_or_path)
+    # By value, because one package may be found twice on `sys.path` with the same entry point, which is no conflict.
     registered = {entry.value: entry for entry in found}
     if not registered:
         names = list_plugins(group)

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 MAX_CONFIDENCE: Final = 100
 
+# Raise it if a field changes its meaning or is removed, and add the old version to the list below.
 RESULTS_SCHEMA: Final = 3
 """Version of the fields of `results.json`, which evaluation writes and model cards read."""
 
@@ -203,6 +204,7 @@ class Row:
 
 def split_image_ids(image_id: str | None) -> tuple[str, ...]:
     """Return the ids in the column `image_id` of a row, in the order of its images."""
+    # Ids are hex digits, so a comma never occurs in one. Text-only rows have None.
     return tuple(image_id.split(",")) if image_id else ()
 
 
@@ -216,11 +218,13 @@ def is_validation_image(image_id: str) -> bool:
         image_id (`str`): hex digits of the hash of the image's bytes. It alone decides the split, so that an image is
             never in both splits.
     """
+    # Ids are hashes, so their remainders are uniformly distributed.
     return int(image_id, 16) % _VALIDATION_MODULUS == 0
 
 
 def digest(*parts: object, length: int = 32) -> str:
     """Return the first `length` hex digits of the SHA-256 of the canonical JSON of `parts`."""
+    # Ids of rows and keys of requests are digests: a change of these arguments would change all of them.
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
@@ -252,6 +256,7 @@ def from_json(kind: type[T], text: str | bytes) -> T:
 
 @cache
 def _adapter(kind: type) -> Any:
+    # Cached by type: building the validator costs far more than one call of it.
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

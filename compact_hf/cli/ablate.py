@@ -28,6 +28,7 @@ def _ablate(args: argparse.Namespace) -> int:
     if args.show:
         print_data(find_plan(args.plan).read_text(encoding="utf-8").rstrip())
         return 0
+    # Not `required`, because `--show` needs no directory.
     if args.out is None:
         raise UsageError("--out DIR is missing: give a new directory, or that of an ablation to resume")
     if args.dry_run:
@@ -36,6 +37,7 @@ def _ablate(args: argparse.Namespace) -> int:
 
     # Batch systems end jobs with SIGTERM. It is handled like Ctrl-C, so that a checkpoint is written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # stage -> its bar. Stages follow one after another; the bar of a finished stage stays on the screen.
     bars: dict[str, ProgressBar] = {}
 
     def show(stage: str, done: int, total: int, note: str) -> None:
@@ -64,6 +66,7 @@ def _print_forecast(args: argparse.Namespace) -> int:
     if args.json:
         print_json(asdict(estimate))
         return 0
+    # Number of units, data of each variant, time left; the last two may still be unknown.
     print_data(f"{estimate.units} units, {estimate.finished} of them finished")
     print_table(
         ("variant", "training questions", "images", "steps, about"),

@@ -20,6 +20,7 @@ def add_analyze(analyze: argparse.ArgumentParser) -> None:
     analyze.add_argument(
         "--out", type=Path, metavar="DIR", help="write analysis.html and analysis.json to this directory"
     )
+    # Both options take one name for both datasets, or one for each.
     for name, default in (("config", "the dataset's default config"), ("split", "all splits")):
         analyze.add_argument(
             f"--{name}",

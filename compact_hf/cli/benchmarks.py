@@ -48,6 +48,7 @@ def add_benchmarks(benchmarks: argparse.ArgumentParser) -> None:
     command_parser.add_argument("--device", default="cuda", help="PyTorch device of each model copy (default: cuda)")
     command_parser.add_argument("--json", action="store_true", help="print the parts of the commands as JSON")
 
+    # tasks: the held-out questions for lmms-eval.
     tasks = add_command(
         subcommands,
         "tasks",
@@ -64,6 +65,7 @@ def add_benchmarks(benchmarks: argparse.ArgumentParser) -> None:
         help="a directory: new, empty, or written by this command before",
     )
 
+    # table: the results of lmms-eval beside those of the paper.
     table = add_command(
         subcommands,
         "table",
@@ -77,6 +79,7 @@ def add_benchmarks(benchmarks: argparse.ArgumentParser) -> None:
     table.add_argument(
         "--reference",
         metavar="RESULTS",
+        # argparse formats help texts with `%`, so a percent sign is doubled.
         help="results of the model whose scores count as 100%% (default: the paper's LLaVA-665K)",
     )
     table.add_argument("--markdown", action="store_true", help="print Markdown, for a model card")
@@ -94,6 +97,7 @@ def _command(args: argparse.Namespace) -> int:
         gpus=args.gpus,
         device=args.device,
     )
+    # Notes go to stderr, so that stdout is a shell script.
     if graded := [benchmark.name for benchmark in commands.benchmarks if benchmark.needs_judge]:
         log(
             f"{' and '.join(graded)} are graded by {JUDGE_MODEL} at your cost: set OPENAI_API_KEY, and "
@@ -113,6 +117,7 @@ def _command(args: argparse.Namespace) -> int:
 def _tasks(args: argparse.Namespace) -> int:
     from compact_hf.evaluation.benchmarks.lmms_eval import HELDOUT_TASK, benchmark_tasks
 
+    # The only result on stdout is the directory.
     out = benchmark_tasks(args.dataset, args.out)
     log(
         f"next: lmms-eval --include_path {out} --tasks {HELDOUT_TASK} ..., or compact benchmarks command MODEL "
@@ -125,6 +130,7 @@ def _tasks(args: argparse.Namespace) -> int:
 def _table(args: argparse.Namespace) -> int:
     from compact_hf.evaluation.benchmarks.table import benchmark_table
 
+    # Not a mutually exclusive group of argparse, whose message does not say what to do.
     if args.markdown and args.json:
         raise UsageError("got --markdown and --json; give one of them")
     table = benchmark_table(args.results, reference=args.reference)
@@ -138,6 +144,7 @@ def _table(args: argparse.Namespace) -> int:
     if args.json:
         print_json(table.to_json())
         return 0
+    # Two tables, each a list of rows with the head first; the second one is empty without held-out questions.
     for cells in (table.cells(), table.heldout_cells()):
         if args.markdown:
             _print_markdown(cells)
@@ -153,5 +160,6 @@ def _print_markdown(cells: Sequence[Sequence[str]]) -> None:
         return
     head, *rows = cells
     print_data("")
+    # The second line sets the alignment. A `|` in a cell is escaped, chr(92) being the backslash.
     for line in (head, ["---", *("---:" for _ in head[1:])], *rows):
         print_data(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |")

@@ -23,6 +23,7 @@ def add_completion(completion: argparse.ArgumentParser) -> None:
 def _print_script(args: argparse.Namespace) -> int:
     from compact_hf.cli.main import make_parser
 
+    # Without a command line all commands get their options.
     print_data(script(make_parser(), args.shell).rstrip())
     return 0
 
@@ -38,6 +39,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 def _complete_paths(parser: argparse.ArgumentParser, files: Any) -> None:
     """Complete file names for all arguments without choices: most of them may be paths."""
+    # argparse has no public access to the arguments of a parser.
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for subparser in action.choices.values():

@@ -23,6 +23,7 @@ _LOG_INTERVAL_S: Final = 10.0
 
 def log(text: str) -> None:
     """Write one line to stderr. If its reader has closed it, later messages are discarded and the work continues."""
+    # None if the process was started with stderr closed.
     if sys.stderr is not None:
         try:
             sys.stderr.write(f"{text}\n")
@@ -33,6 +34,7 @@ def log(text: str) -> None:
 
 def configure_hub_progress_bars() -> None:
     """Disable the progress bars of huggingface_hub if stderr is not a terminal."""
+    # On use: most commands do not need huggingface_hub.
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if sys.stderr is None or not sys.stderr.isatty():
@@ -42,6 +44,7 @@ def configure_hub_progress_bars() -> None:
 def silence(stream: TextIO) -> None:
     """Redirect a closed stream to the null device, so that Python's flush at exit does not fail."""
     with open(os.devnull, "wb") as devnull:
+        # On the level of file descriptors, because Python flushes the stream object at exit.
         os.dup2(devnull.fileno(), stream.fileno())
 
 
@@ -78,8 +81,10 @@ def _translate_stdout_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
+        # `| head` has read enough: `main` ends quietly, with status 0.
         raise
     except OSError as error:
+        # Full disk and the like. The stream is silenced first, otherwise the flush at exit fails again.
         silence(sys.stdout)
         raise CompactError(
             f"cannot write to stdout ({error.strerror}): redirect it to a writable place with free space"
@@ -95,6 +100,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]], *, is_num
     """Write a table with aligned columns, numbers right-aligned (see `Table`); nothing if there are no rows."""
     if not rows:
         return
+    # All cells as text, because widths are numbers of characters.
     lines = [head, *([replace_unprintable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     numeric_columns = Table(head, rows, is_numeric).numeric_columns()
@@ -125,9 +131,11 @@ class ProgressBar:
 
     def __init__(self, label: str) -> None:
         self._label = label
+        # Created by the first `show`, when the total is known.
         self._bar: Any = None
         self._logged_at = time.monotonic()
         self._last_line = ""
+        # Lets the first warning through at any time.
         self._warned_at = -_LOG_INTERVAL_S
 
     def __enter__(self) -> Self:
@@ -153,6 +161,7 @@ class ProgressBar:
     def log_note(self, text: str) -> None:
         """Write one line above the bar."""
         if self._bar is not None:
+            # tqdm clears the bar, writes the line and draws the bar again.
             self._bar.write(text, file=sys.stderr)
         else:
             log(text)
@@ -174,6 +183,7 @@ class ProgressBar:
 
         if self._bar is None:
             self._bar = tqdm(desc=self._label, total=total, file=sys.stderr, initial=done, dynamic_ncols=True)
+        # The total may change: images turn out to be unusable.
         self._bar.total = total
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)

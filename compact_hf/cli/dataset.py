@@ -23,6 +23,7 @@ def add_show(show: argparse.ArgumentParser) -> None:
     show.add_argument(
         "where", metavar="RUN_OR_DIR_OR_REPO", help="a run, a dataset directory, or org/name[@revision] on the Hub"
     )
+    # Filters first, then the size of the sample and the output.
     show.add_argument("--k", type=int, metavar="K", help="only images of this k")
     show.add_argument("--capability", metavar="NAME", help="only questions made to need it, such as counting")
     show.add_argument("--rejects", action="store_true", help="show the dropped drafts of a run, with their reasons")
@@ -75,6 +76,7 @@ def add_assemble(assemble: argparse.ArgumentParser) -> None:
         help="a directory: new, empty, or an earlier release, which is replaced",
     )
     assemble.add_argument("--version", required=True, metavar="X.Y.Z", help="version of the release")
+    # Two ways to set `max_similarity`; the second one is its largest value.
     similar = assemble.add_mutually_exclusive_group()
     similar.add_argument(
         "--max-similarity",
@@ -91,6 +93,7 @@ def add_assemble(assemble: argparse.ArgumentParser) -> None:
         dest="max_similarity",
         help="keep all of them; use this for drawn scenes, which repeat their wording",
     )
+    # Balancing chooses among all questions; the selection options then take a part of the result.
     assemble.add_argument(
         "--balance",
         action="store_true",
@@ -98,6 +101,7 @@ def add_assemble(assemble: argparse.ArgumentParser) -> None:
         "capability pairs and k most even",
     )
     _add_selection_options(assemble)
+    # Instruction data: a share of LLaVA's own rows, as in the paper.
     assemble.add_argument(
         "--instruction", type=Path, metavar="FILE", help="add rows of this JSON list in LLaVA's format"
     )
@@ -107,6 +111,7 @@ def add_assemble(assemble: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="directory that the image paths of --instruction are relative to (default: the directory of that file)",
     )
+    # No default here: `assemble` takes 5% if none of them is given.
     share = assemble.add_mutually_exclusive_group()
     share.add_argument(
         "--instruction-fraction", type=float, metavar="SHARE", help="fraction of its rows to take (default: 0.05)"
@@ -158,6 +163,7 @@ def _add_selection_options(assemble: argparse.ArgumentParser) -> None:
 
 
 def _make_selection(args: argparse.Namespace) -> Selection | None:
+    # None, not an empty selection, which would cost a pass over all rows.
     if not (args.ks or args.without or args.questions is not None or args.conversations is not None):
         return None
     from compact_hf.methods.compact.selection import Selection
@@ -208,6 +214,7 @@ def _add_exclusion_options(assemble: argparse.ArgumentParser) -> None:
 def _assemble(args: argparse.Namespace) -> int:
     from compact_hf.dataset.assemble import assemble
 
+    # Collected, and printed after the counts, although balancing comes first.
     balances: list[NotebookSummary] = []
     stats = assemble(
         args.runs,
@@ -239,6 +246,7 @@ def _assemble(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from compact_hf.dataset.export import export
 
+    # split -> number of rows
     counts = export(args.release, args.out, format=args.format, config=args.config, split=args.split)
     print_table(("split", "rows"), list(counts.items()))
     log(f"written to {args.out}")
@@ -249,6 +257,7 @@ def _validate(args: argparse.Namespace) -> int:
     from compact_hf.dataset.validate import validate
 
     report = validate(args.release)
+    # stdout: the problems that were kept as examples. stderr: the number for each check.
     for problem in report.problems:
         print_data(
             replace_unprintable(
@@ -259,6 +268,7 @@ def _validate(args: argparse.Namespace) -> int:
         log(f"{check}: {count}")
     if not report.is_valid:
         log(f"compact: {args.release} is not a valid release: {sum(report.counts.values())} problems")
+        # Not an exception: an invalid release is a result of the check.
         return 1
     log(f"{args.release} is valid: {sum(report.rows.values())} rows")
     return 0

@@ -25,6 +25,7 @@ def add_demo(demo: argparse.ArgumentParser) -> None:
 def _demo(args: argparse.Namespace) -> int:
     from compact_hf.demo.run import run_demo
 
+    # stage -> its bar, as in `compact ablate`.
     bars: dict[str, ProgressBar] = {}
 
     def show(stage: str, done: int, total: int, note: str = "") -> None:

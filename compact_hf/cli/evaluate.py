@@ -13,6 +13,7 @@ from compact_hf.cli.parser import set_command
 if TYPE_CHECKING:
     from compact_hf.evaluation.plan import EvaluationPlan
 
+# Names of options that are passed on as keywords: to `evaluate`, and in part to `plan_evaluation` and `RunLimits`.
 _DATASET_OPTIONS: Final = ("config", "split", "columns", "limit")
 _LIMIT_OPTIONS: Final = ("concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
 _EVALUATE_OPTIONS: Final = (
@@ -30,6 +31,7 @@ _EVALUATE_OPTIONS: Final = (
 def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     """Add the arguments of `compact evaluate` to its parser."""
     set_command(evaluate, _evaluate, "compact evaluate base tuned scenes:200 --out results")
+    # The last positional is the dataset: argparse gives all others to MODEL.
     evaluate.add_argument(
         "models",
         metavar="MODEL",
@@ -93,6 +95,7 @@ def _add_inference_options(parser: argparse.ArgumentParser) -> None:
         help="control experiment: swapped-images (ask each question about the image of another question) or blind "
         "(ask without images)",
     )
+    # Kept for scripts of earlier versions.
     control.add_argument(
         "--swap-pictures",
         dest="control",
@@ -144,6 +147,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             on_failure=lambda line: bar.warn_throttled(f"compact: request failed, retrying: {line}"),
             **options,
         )
+    # Notes to stderr: they are not part of the result.
     for note in evaluation.notes:
         log(note)
     if args.json:
@@ -169,6 +173,7 @@ def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
     if args.json:
         print_json(forecast.to_json())
         return 0
+    # One line about the dataset, then the notes, then a table with one row per model.
     print_data(
         f"{forecast.dataset}: {forecast.questions:,} questions about {forecast.pictures:,} images"
         + (f"; {forecast.description}" * bool(forecast.description))
@@ -193,9 +198,11 @@ def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
 
 def _parse_columns(text: str) -> dict[str, str]:
     """Return the mapping of field to column in the text of `--columns`."""
+    # "question=Q,answer=A" -> [("question", "Q"), ("answer", "A")]; without "=" the column is empty.
     pairs = [(name.strip(), column.strip()) for name, _, column in (part.partition("=") for part in text.split(","))]
     if not all(name and column for name, column in pairs):
         raise argparse.ArgumentTypeError(f"got {text!r}; give field=column pairs, such as question=query,answer=label")
+    # A dictionary would silently keep the last column.
     if len(dict(pairs)) < len(pairs):
         raise argparse.ArgumentTypeError(f"got {text!r}, which names a field twice; name each field once")
     return dict(pairs)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from compact_hf.runs.run import RunProgress
 
 _DATASET_HELP: Final = "org/name[@revision][/config] on the Hub, a dataset directory, or a JSON file in LLaVA's format"
+# `Method.needs` -> its description in `compact method list`.
 _NEEDS: Final = {"images": "images", "questions": "a dataset of questions about images"}
 
 
@@ -31,6 +32,7 @@ def add_annotate(annotate: argparse.ArgumentParser) -> None:
         "verifier": "model that labels the questions (default: gemini)",
         "verifier_url": "URL of another server that speaks the verifier's protocol",
     }
+    # Left out: the options of a teacher, which annotate does not have, and shards.
     _add_method_options(annotate, "annotate", ("teacher", "teacher_url", "shard", "noise"), verifier_help)
 
 
@@ -52,6 +54,7 @@ def _add_method_options(
     parser.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="run directory; an existing one is resumed"
     )
+    # The names of all options, by which `_options` finds their values after parsing.
     names = add_options(parser, get_method(method).options)
     names += add_options(parser, RunOptions, without=without, help_texts=help_texts)
     parser.set_defaults(option_names=names)
@@ -62,6 +65,7 @@ def _annotate(args: argparse.Namespace) -> int:
 
     with ProgressBar("images") as bar:
         summary = annotate(args.dataset, args.out, **_options(args), **_callbacks(bar))
+    # For programs: no hints about what to do next.
     if args.json:
         print_json(asdict(summary))
         return 0
@@ -123,8 +127,10 @@ def add_generate(generate: argparse.ArgumentParser, argv: Sequence[str]) -> None
         metavar="NAME",
         help=f"a method from `compact method list`, or package.module:Class (default: {DEFAULT_METHOD})",
     )
+    # Options of another method get a group of their own in the help.
     own_options = generate if name == DEFAULT_METHOD else generate.add_argument_group(f"options of the method {name}")
     names = add_options(own_options, method.options) + add_options(generate, RunOptions)
+    # Options of the command only, which `generate` in Python does not have.
     generate.add_argument(
         "--dry-run", action="store_true", help="print requests, tokens, cost and time, without any request or API key"
     )
@@ -158,6 +164,7 @@ def _named_method(argv: Sequence[str]) -> tuple[str, type[Method]]:
 
     The options of the method have to be known before the command line is parsed, so `--method` is looked up first.
     """
+    # A parser that knows only `--method`, and never exits: `--help` and errors are left to the real parser.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--method", default=DEFAULT_METHOD)
     try:
@@ -198,6 +205,7 @@ def _describe_method(method: type[Method]) -> dict[str, Any]:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    # Shards: Ray makes them itself; on this machine a call runs at most one.
     if args.runner == "ray" and (args.shards is None or args.shard is not None):
         raise UsageError("--runner ray divides the run into shards itself: give --shards N, and not --shard")
     if args.runner == "local" and args.shards is not None:
@@ -218,6 +226,7 @@ def _run_generation(args: argparse.Namespace, settings: dict[str, Any], bar: Pro
     if args.runner == "ray":
         from compact_hf.runs.ray import generate_on_ray
 
+        # `generate_on_ray` sets the shard of each worker.
         del settings["shard"]
         return generate_on_ray(
             generate, args.source, args.out, shards=args.shards, on_progress=make_progress_callback(bar), **settings

@@ -49,6 +49,7 @@ _COMMANDS: Final = {
     "adapter": ("tune", "merge a LoRA adapter into its base model"),
     "completion": ("completion", "print a completion script for your shell"),
 }
+# Module that may be missing -> extra of this package that installs it.
 _EXTRAS: Final = {
     "torch": "tune",
     "transformers": "tune",
@@ -82,11 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = args.run(args)
         flush_data()
     except CompactError as error:
+        # What this package raises on purpose: one line, no traceback.
         if args.debug:
             raise
         log(f"compact: {error}")
         return error.exit_status
     except KeyboardInterrupt:
+        # Commands without a handler of their own; runs that finish requests in flight raise StoppedEarly instead.
         log("compact: interrupted; finished work is kept: run the same command again to resume")
         return 3
     except BrokenPipeError:
@@ -94,11 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         silence(sys.stdout)
         return 0
     except (OSError, ValueError) as error:
+        # An impossible path is a wrong argument, wherever it is used first. Other errors keep their traceback.
         if args.debug or not is_impossible_path(error):
             raise
         log(f"compact: {_describe_impossible_path(error)}")
         return UsageError.exit_status
     except ModuleNotFoundError as error:
+        # A command of an extra that is not installed.
         package = (error.name or "").partition(".")[0]
         if args.debug or package not in _EXTRAS:
             raise
@@ -109,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _describe_impossible_path(error: OSError | ValueError) -> str:
     """Return the message about a path that is too long or has a null byte, with the beginning of the path."""
+    # ASCII, because a path may have characters that the terminal cannot show.
     name = ascii(getattr(error, "filename", ""))
     shown = f" {name[:_SHOWN_CHARACTERS]}..." if len(name) > _SHOWN_CHARACTERS else f" {name}" if name != "''" else ""
     reason = getattr(error, "strerror", None) or error
@@ -118,6 +124,7 @@ def _describe_impossible_path(error: OSError | ValueError) -> str:
 class _ShowVersion(argparse.Action):
     """Prints the version. It is looked up only on request, because importlib.metadata takes 30 ms to import."""
 
+    # argparse's own action `version` needs the version when the parser is built.
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(
             option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="show program's version number and exit"
@@ -148,6 +155,7 @@ def make_parser(argv: Sequence[str] | None = None) -> Parser:
     )
     parser.add_argument("--version", action=_ShowVersion)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # The first argument that is not an option is the command; "" if there is none, so that no module is imported.
     named = None if argv is None else next((argument for argument in argv if not argument.startswith("-")), "")
     for name, (module, purpose) in _COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)

@@ -12,6 +12,7 @@ from compact_hf.runs.options import Flag, iter_flags
 if TYPE_CHECKING:
     from compact_hf.runs.run import RunProgress
 
+# Annotations are strings (`from __future__ import annotations`): text of the type -> function that parses a value.
 _TYPES: Final[Mapping[str, type]] = {"int": int, "float": float, "str": str}
 
 
@@ -42,12 +43,15 @@ def add_options(
 def _argument(item: Field[Any], flag: Flag, help_text: str) -> dict[str, Any]:
     """Return the keywords of `add_argument` for a field. Its text is parsed by the flag, else by the field's type."""
     argument = {"dest": item.name, "default": item.default, "help": help_text.replace("%", "%%")}
+    # A flag without a value.
     if item.default is False:
         return argument | {"action": "store_true"}
     kind = flag.parse
     if kind is None:
         type_name = item.type if isinstance(item.type, str) else getattr(item.type, "__name__", str(item.type))
+        # "int | None" is parsed as int: an option that is not given keeps the default None.
         kind = _TYPES[type_name.partition("|")[0].strip()]
+    # No type for text: completion.py takes arguments without a type for possible paths.
     return argument | {"metavar": flag.metavar} | ({} if kind is str else {"type": kind})
 
 
@@ -57,6 +61,7 @@ def make_progress_callback(bar: ProgressBar) -> Callable[[RunProgress], None]:
 
     def show(progress: RunProgress) -> None:
         nonlocal failures
+        # The counter never decreases within a session, so a larger value means new failures.
         if progress.failures > failures:
             failures = progress.failures
             bar.warn_throttled(f"compact: request failed, retrying: {progress.last_failure}")

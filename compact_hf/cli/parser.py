@@ -18,6 +18,7 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[Any, list[str]]:
         """Parse like the base class, but report unknown arguments here, where this parser's options are known."""
         parsed, unknown = super().parse_known_args(args, namespace)
+        # argparse would report them in the main parser, which does not know the options of the command.
         if unknown:
             suggestion = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
@@ -25,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit like the base class, with the nearest valid choice added if the message lists the choices."""
+        # argparse's message for a wrong choice: the value, then all choices.
         match = re.search(r"invalid choice: '([^']*)' \(choose from (.+)\)", message)
         super().error(message + (did_you_mean(match[1], re.findall(r"[\w-]+", match[2])) if match else ""))
 
@@ -41,5 +43,6 @@ def add_command(
 def set_command(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], example: str) -> None:
     """Set the function that runs a command and returns its exit status, and add the example to its help."""
     parser.epilog = f"example: {example}"
+    # Every command has it, because `main` reads it after every error.
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.set_defaults(run=run)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from compact_hf.dataset.diff import Difference
     from compact_hf.hub.push import PushResult
 
+# Options that apply to one kind of repository only, by their names in the parsed arguments.
 _MODEL_OPTIONS: Final = ("version", "base", "results", "license")
 _SPACE_OPTIONS: Final = ("wheel",)
 
@@ -61,8 +62,10 @@ def _publish(args: argparse.Namespace) -> int:
     from compact_hf.models.loading import has_model
 
     configure_hub_progress_bars()
+    # The kind is decided by the files: the config of a model or adapter, or the header of a Space; else a release.
     is_model = has_model(args.directory)
     is_space = not is_model and is_space_directory(args.directory)
+    # An option that would be ignored is an error: the user expects an effect.
     for kind, is_kind, names in (("model or adapter", is_model, _MODEL_OPTIONS), ("Space", is_space, _SPACE_OPTIONS)):
         options = [f"--{name}" for name in names if getattr(args, name) is not None]
         if options and not is_kind:
@@ -74,6 +77,7 @@ def _publish_release(args: argparse.Namespace) -> int:
     from compact_hf.dataset.publish import publish
 
     result = publish(args.directory, args.repository, private=args.private, dry_run=args.dry_run, on_progress=log)
+    # What to do next, shown only if something was published.
     code = f"load_dataset({args.repository!r}, revision={result.tag!r})"
     return _print_result(result.files, result.pushed, result.tag, code=code, difference=result.difference)
 
@@ -92,6 +96,7 @@ def _publish_model(args: argparse.Namespace) -> int:
         dry_run=args.dry_run,
         on_progress=log,
     )
+    # The commit of the base model that the card names.
     if result.base_revision:
         log(f"base model: {result.base} at {result.base_revision}")
     code = f'pipeline("image-text-to-text", model="{args.repository}")'
@@ -126,6 +131,7 @@ def _print_result(
     difference: Difference | None = None,
 ) -> int:
     """Print the URL and the code that loads what was published; after a dry run, the files that would be uploaded."""
+    # A dry run: nothing was uploaded. `files` is path -> bytes.
     if push_result is None:
         print_table(("file", "bytes"), list(files.items()))
         if difference:

@@ -64,6 +64,7 @@ def _copy(args: argparse.Namespace) -> int:
     return 0
 
 
+# Bytes, in decimal units as disks are sold.
 _MEGABYTE = 1_000_000
 
 
@@ -112,6 +113,7 @@ def _assemble(args: argparse.Namespace) -> int:
     from compact_hf.models.llava.assemble import assemble_base
 
     configure_hub_progress_bars()
+    # Only the parts that were named are passed on; the others keep the defaults of `assemble_base`.
     sources = {
         "language_model": args.language_model,
         "vision_tower": args.vision_tower,
@@ -131,6 +133,7 @@ def _assemble(args: argparse.Namespace) -> int:
     if args.dry_run:
         print_table(("part",), [(part,) for part in result.parts])
         log(
+            # -(-a // b) rounds up.
             f"{result.out} would take at most {-(-result.disk_space.output_bytes // _MEGABYTE)} MB, with a vocabulary "
             f"of {result.vocab_size} tokens"
             f"; to download: {-(-result.disk_space.download_bytes // _MEGABYTE)} MB"
@@ -173,6 +176,7 @@ def add_tune(tune: argparse.ArgumentParser) -> None:
     )
     tune.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
     _add_tune_options(tune)
+    # REMAINDER: TRL's options are not declared here, so that every option of the installed TRL works.
     tune.add_argument(
         "settings", nargs=argparse.REMAINDER, metavar="...", help="options of trl sft that replace the recipe's"
     )
@@ -214,6 +218,7 @@ def _tune(args: argparse.Namespace) -> int:
         "projector_learning_rate": args.projector_lr,
         "train": args.train,
     }
+    # The data and the model's config are read, the weights are not.
     if args.dry_run:
         return _print_plan(args.recipe, options, as_json=args.json)
     if args.json:
@@ -237,9 +242,11 @@ def _print_plan(recipe: str, options: dict[str, Any], *, as_json: bool) -> int:
         print_json(plan.to_json())
         return 0
     memory = plan.memory
+    # Bytes of device memory, by purpose.
     parts = {name: getattr(memory, name) for name in ("weights", "gradients", "optimizer", "activations")}
     own_rates = [f"{part.replace('_', ' ')} {rate:g}" for part, rate in plan.learning_rates.items()]
     dropped = ", ".join(f"{count} {reason}" for reason, count in plan.dropped.items())
+    # Two columns without heads: name and value. Names with two leading spaces belong to the line above.
     print_table(
         ("", ""),
         [
@@ -262,6 +269,7 @@ def _print_plan(recipe: str, options: dict[str, Any], *, as_json: bool) -> int:
 
 def _parse_overrides(settings: Sequence[str]) -> dict[str, str]:
     """Return the settings `--name value` of the command line as a dictionary."""
+    # Alternating names and values; an odd number means that a value is missing.
     pairs = dict(zip(settings[::2], settings[1::2], strict=False))
     if len(settings) % 2 or not all(name.startswith("--") for name in pairs):
         raise UsageError(f"got the settings {' '.join(settings)!r}; give options of trl sft as --name value")

@@ -70,7 +70,9 @@ def make_report(demo: DemoResults) -> DemoReport:
         demo (`DemoResults`): the results of the demo.
     """
     status = demo.status
+    # Similarity 1 keeps near-duplicates, as in the demo's release.
     rows = [row for row in iter_rows([demo.directory / "run"], AssemblyOptions(1)) if isinstance(row, QuestionRow)]
+    # The preset `paper` asks for one draft per request, so this is also the number of drafts.
     request_count = status.requests.get("teacher", 0)
     return DemoReport(
         title="COMPACT from drawn scenes",
@@ -128,16 +130,19 @@ def make_summary(demo: DemoResults) -> str:
 
 def _iter_reject_counts(status: RunStatus) -> Iterator[RejectCount]:
     """Yield each reject reason with its count and, if it should find a planted fault, how often it did."""
+    # reason -> faults that were planted for it. A reason is listed even if it dropped nothing.
     faults_by_reason = {_REASON_BY_FAULT[entry.fault]: entry for entry in status.planted}
     counts = {entry.reason: entry.count for entry in status.rejects}
     for reason in [*counts, *(reason for reason in faults_by_reason if reason not in counts)]:
         fault = faults_by_reason.get(reason)
+        # None, not 0, for a reason for which no fault can be planted.
         caught = fault.count - fault.passed if fault else None
         yield RejectCount(reason, counts.get(reason, 0), fault.count if fault else None, caught)
 
 
 def _make_accuracy_section(demo: DemoResults) -> AccuracySection:
     """Return the section that compares the scores before tuning, after tuning, and with swapped images."""
+    # The order of `models` below; all three are scored on the same questions.
     evaluations = (demo.before, demo.swapped, demo.after)
     after = demo.after
     return AccuracySection(
@@ -165,6 +170,7 @@ def _format_majority(score: ModelScore) -> str:
 def _make_caveat(demo: DemoResults) -> str:
     """Return a paragraph on what the scores show and what they do not show."""
     after, swapped = demo.after.overall, demo.swapped.overall
+    # Clearly above: the lower end of the 95% interval exceeds the score of the majority answer.
     clear_ks = [f"{k}" for k, score in demo.after.by_k.items() if score.low > score.majority.accuracy]
     claim = (
         f"At k = {', '.join(clear_ks)} this is above the score of always giving the most frequent answer"
@@ -173,6 +179,7 @@ def _make_caveat(demo: DemoResults) -> str:
     )
     meaning = (
         "so it uses the image"
+        # The intervals with the right and with a wrong image do not overlap.
         if after.low > swapped.high
         else "so it has learnt the wording of questions and the form of answers, but does not use the image yet"
     )

@@ -68,6 +68,7 @@ def write_instruction_file(directory: Path, *, num_image_rows: int, num_text_row
     image_directory.mkdir(parents=True, exist_ok=True)
     rows = [_make_scene_row(image_directory, _FIRST_SEED + index) for index in range(num_image_rows)]
     rows += [_make_sum_row(index) for index in range(num_text_rows)]
+    # A row with a missing image, as in real data: assembly drops it.
     rows.append({**rows[0], "id": "picture-missing", "image": "scenes/missing.png"})
     path = directory / FILE_NAME
     path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
@@ -79,11 +80,13 @@ def _make_scene_row(image_directory: Path, seed: int) -> dict[str, Any]:
     scene = build_scene(seed)
     name = f"scene-{seed}.png"
     (image_directory / name).write_bytes(render_png(scene))
+    # Seeded by the scene, so that a resumed demo writes the same file.
     rng = random.Random(seed)
     candidates = [make_question(scene, combination, rng) for combination in supported_combinations(scene, 1)]
     questions = [question for question in candidates if question is not None][:_TURNS]
     conversation = []
     for index, question in enumerate(questions):
+        # LLaVA's format: the image and the instruction are in the first turn only.
         image_token = "<image>\n" if index == 0 else ""
         suffix = f"\n{SHORT_ANSWER_INSTRUCTION}" if index == 0 else ""
         conversation += _make_turn(f"{image_token}{question.question}{suffix}", question.answer)
@@ -109,11 +112,13 @@ FAULT_RATE: Final = 0.3  # share of drafts with a planted fault
 RECIPE: Final = "tiny-cpu"
 _MIN_SCENES: Final = 40
 _VERSION: Final = "1.0.0"
+# Numbers of scenes and rows; they keep the demo at a few minutes.
 _MAX_RESERVED_SCENES: Final = 200
 _IMAGE_ROWS: Final = 60
 _TEXT_ROWS: Final = 20
 _INSTRUCTION_ROWS: Final = 40
 _SHEET_IMAGES: Final = 6
+# Formatted with `release`; other braces are doubled. `or 0`: k is null for instruction rows.
 _SNIPPET: Final = """\
 from datasets import load_dataset
 
@@ -124,6 +129,7 @@ print(hardest["images"][0].size, "k =", hardest["k"])
 for turn in hardest["turns"]:
     print(turn["question"], "->", turn["answer"], turn["capabilities"])"""
 
+# (stage, done, total, note)
 ProgressCallback = Callable[[str, int, int, str], None]
 
 
@@ -170,12 +176,15 @@ def run_demo(
     output_directory.claim()
     # The steps that are finished were run with the settings of the first call, so later calls must have the same.
     output_directory.bind({"scenes": scenes, "steps": steps})
+    # Each step resumes, skips or repeats its earlier work, so a stopped demo starts again from here.
     _generate(directory / "run", scenes, on_progress)
     stats = _assemble(directory, on_progress)
     code = _SNIPPET.format(release=str(directory / "release"))
     output = _run_snippet(code)
     base = _make_base_model(directory, on_progress)
+    # In `evaluate`, `scenes:N` are scenes with reserved seeds, which `generate` refuses.
     dataset = f"scenes:{min(scenes // 2, _MAX_RESERVED_SCENES)}"
+    # Three evaluations of the same questions: before, after, and after with the wrong images.
     before = _evaluate(base, dataset, directory / "before", "questions before tuning", on_progress)
     settings = _settings(directory, steps)
     training = _train(directory, settings, on_progress)
@@ -232,6 +241,7 @@ def _assemble(directory: Path, on_progress: ProgressCallback) -> DatasetStats:
 def _make_base_model(directory: Path, on_progress: ProgressCallback) -> Path:
     """Copy the tiny model that ships with the package, unless it has been copied before."""
     base = directory / "base"
+    # The copy gets its name only when it is complete, so an existing directory is complete.
     if not base.exists():
         copy_aligned(base)
     on_progress("tiny model", 1, 1, "")
@@ -262,6 +272,7 @@ def _evaluate(
     model: Path, dataset: str, out: Path, stage: str, on_progress: ProgressCallback, *, swap_images: bool = False
 ) -> CompactResults:
     """Evaluate a model on the questions of a dataset, with the images exchanged if `swap_images`."""
+    # A single model, so there is one result.
     (results,) = evaluate(
         str(model),
         dataset,
@@ -277,6 +288,7 @@ def _run_snippet(code: str) -> str:
     """Run a code snippet and return what it prints to stdout."""
     output = io.StringIO()
     scope: dict[str, Any] = {}
+    # In this process: a child would import the libraries again. The report shows what the snippet printed.
     with without_progress_bars(), contextlib.redirect_stdout(output):
         exec(compile(code, "<first look>", "exec"), scope)
     return output.getvalue()

@@ -138,6 +138,7 @@ def sample_of_outcome(
     """
     teacher, verifier = (outcome.identity.teachers.get(role, "") for role in ROLES)
     if rejects:
+        # Texts that were dropped; rejects of other stages are about images or rows.
         stages = ("generation", "verification")
         dropped = tuple(
             item for item in method.parse_outcome(outcome.body).rejects if item.stage in stages and item.subject
@@ -147,6 +148,7 @@ def sample_of_outcome(
         return Sample(section, teacher, verifier, make_item) if dropped else None
     image = outcome.get_image()
     rows = () if image is None else method.make_rows(outcome, image, partial(reread_verified, outcome.source, image))
+    # Only the first row is made: `make_rows` is a generator.
     row = next((row for row in rows if isinstance(row, Row)), None)
     return None if row is None else method.make_sample(row.to_record(), outcome.ref, filters)
 
@@ -173,12 +175,14 @@ def iter_rows(runs: Sequence[Path], options: AssemblyOptions) -> Iterator[Row | 
         journals = [stack.enter_context(Journal.read(directory)) for run in runs for directory in find_runs(run)]
         # Runs of methods that share `iter_rows` are assembled together, so that near-duplicates between them are found.
         groups: dict[object, tuple[type[Method], list[Journal]]] = {}
+        # Group the journals, and refuse runs without rows before the first row is yielded.
         for journal in journals:
             method = get_method(RunIdentity.of(journal).method)
             if not method.makes_rows:
                 raise UsageError(f"{journal.run} is a run of {method.name}, which makes no conversations: leave it out")
             groups.setdefault(_defining_function(method), (method, []))[1].append(journal)
         for journal in journals:
+            # Images that could not be read are rejects of the release too.
             yield from journal.image_rejects()
         for method, method_journals in groups.values():
             yield from method.iter_rows(method_journals, options)
@@ -190,6 +194,7 @@ def _defining_function(method: type[Method]) -> object:
     It is the `iter_rows` function that a method shares with others by inheritance. Methods that only inherit the
     default of `Method` share nothing, so the key is the method itself.
     """
+    # The function itself, which inheriting classes share; the bound method differs for each class.
     function = inspect.getattr_static(method, "iter_rows").__func__
     return method if function is inspect.getattr_static(Method, "iter_rows").__func__ else function
 
@@ -225,6 +230,7 @@ def iter_outcomes(journals: Sequence[Journal]) -> Iterator[FinishedOutcome | Rej
     # Each stream is sorted by image id, so the outcomes of one image come directly one after the other.
     last_id = ""
     for _, outcome in heapq.merge(*streams, key=itemgetter(0)):
+        # The same image again, in a later run or in another shard: the first one counts.
         if outcome.image_id == last_id:
             yield Reject("assembly", OutcomeReason.EARLIER_RUN, outcome.ref, str(outcome.journal.run))
             continue

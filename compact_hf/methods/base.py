@@ -42,6 +42,7 @@ existed already, and a verifier judged what it needs.
 """
 
 
+# Without a common base class, so that a method may use any dataclass or pydantic model.
 class Outcome(Protocol):
     """The outcome of an image, as far as all methods agree: `Result.body` must be a JSON object with `rejects`."""
 
@@ -105,6 +106,7 @@ class StartedMethod:
             image. Its argument is the status of the run so far, or None. Without this, a generic estimate is used.
     """
 
+    # The generator that it returns is advanced in the event loop of the run.
     process: Callable[[ImageInfo, EncodedImage], Process]
     settings: Mapping[str, Any] = field(default_factory=dict)
     estimate: Callable[[RunStatus | None], ImageEstimate] | None = None
@@ -155,6 +157,7 @@ class Method(RowKind):
         Args:
             body (`str`): the outcome as JSON from a journal.
         """
+        # Here and below, modules are imported on use, so that `compact --help` and `compact method list` start quickly.
         from compact_hf.methods.status import AnyOutcome
         from compact_hf.records import from_json
 
@@ -179,6 +182,7 @@ class Method(RowKind):
         Args:
             body (`str`): the outcome of the image, as JSON from a journal.
         """
+        # Makes the function a generator without items: by default a run keeps no questions.
         yield from ()
 
     @classmethod
@@ -192,6 +196,7 @@ class Method(RowKind):
             image (`ImageInfo`): the image.
             read_image (`Callable[[], bytes]`): reads the image file; for `Row.read_images`.
         """
+        # Not abstract: `makes_rows = False` needs no `make_rows`, and `assemble` refuses such runs before calling it.
         raise NotImplementedError
 
     @classmethod
@@ -206,6 +211,7 @@ class Method(RowKind):
         """
         from compact_hf.methods.assembly import iter_rows_by_image
 
+        # The default ignores `options`: near-duplicates and balance are defined only for questions with capabilities.
         return iter_rows_by_image(cls, journals)
 
     @classmethod

@@ -39,10 +39,12 @@ def dry_run(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **opt
     """
     call = MethodCall.parse(method, options)
     shard = call.run.parse_shard()
+    # A shard has its share of the images, rates and budget of the whole run.
     limits = call.run.for_shard(shard)
     images = call.open_source(source)
     infos = describe_teachers(images, call.run, roles=call.method.roles)
     teachers = {role: info.name for role, info in infos.items()}
+    # Described, not opened: `start` needs the names and abilities of the models, but no key.
     started = call.method.start(RunSetup(images, infos, call.run, call.options))
     identity = RunIdentity(
         source=images.identity,
@@ -53,6 +55,7 @@ def dry_run(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **opt
         shard=None if shard is None else str(shard),
         settings=call.settings(started),
     )
+    # References only; unreadable and duplicate images are not known before the images are read.
     refs = list(images.refs())
     count = len(refs if shard is None else shard.select(refs))
     return forecast_run(
@@ -74,6 +77,7 @@ def _read_status(out: Path, identity: RunIdentity) -> RunStatus | None:
     if not (out / FILE_NAME).is_file():
         return None
     run_status = status(out)
+    # Only the planned names are compared: the stored identity may also name free teachers (see above).
     planned = {"shard": None, **identity.to_json()}
     existing = {name: run_status.identity.get(name) for name in planned}
     if existing != planned:

@@ -23,6 +23,7 @@ IMAGE_TOKENS: Final = 1120
 """Tokens of one image for Gemini 3 if no media resolution is set."""
 THINKING_TOKENS: Final = 200
 """Assumed for each question that is written or judged. Thinking level `low` takes 100 to 500 per request."""
+# A rule of thumb for English text; measured tokens replace it.
 CHARS_PER_TOKEN: Final = 4
 REQUEST_S: Final = 5.0  # assumed latency of a request, in seconds
 MIN_SAMPLES: Final = 10
@@ -81,6 +82,7 @@ def estimate_by_role(roles: Collection[Role], status: RunStatus | None) -> Image
         return ImageEstimate(
             1.0, 1.0, tuple(requests), describe_assumptions("one request per role and image, all images kept")
         )
+    # Measured: requests per finished image. Tokens are 0 here, because `_iter_lines` uses the measured ones.
     requests = [
         RequestEstimate(role, role, role, status.requests.get(role, 0) / status.finished, 0.0, 0.0) for role in roles
     ]
@@ -236,6 +238,7 @@ def _estimate_seconds(
     status: RunStatus | None,
 ) -> float | None:
     """Return the slowest of three bounds: the pace or the latency of requests, `rpm`, and `tpm`; None if unknown."""
+    # Totals over all images; `rpm` and `tpm` are per minute, seconds are returned.
     requests = sum(line.requests for line in lines)
     tokens = sum(line.input_tokens + line.output_tokens for line in lines)
     backends = [get_backend(teacher) for teacher in teachers.values()]
@@ -243,11 +246,13 @@ def _estimate_seconds(
     if any(backend.is_batch or backend.uses_gpu for backend in backends):
         return None
     if status is not None and status.pace:
+        # The measured pace contains latency, limits and retries.
         seconds = image_count / status.pace
     else:
         seconds = (
             0.0 if all(backend.is_instant for backend in backends) else requests * REQUEST_S / rate_limits.in_flight
         )
+    # Without a limit the bound is 0, a division by infinity.
     return max(seconds, 60 * requests / (rate_limits.rpm or math.inf), 60 * tokens / (rate_limits.tpm or math.inf))
 
 

@@ -63,6 +63,7 @@ class MethodCall:
         """
         method = get_method(name)
         run_names, own_names = ([item.name for item in iter_fields(cls)] for cls in (RunOptions, method.options))
+        # TypeError, as for any function that is called with a keyword it does not have.
         for keyword in keywords:
             if keyword not in (*run_names, *own_names):
                 suggestion = did_you_mean(keyword, [*run_names, *own_names])
@@ -86,6 +87,7 @@ class MethodCall:
         """
         if self.method.needs == "images":
             return open_source(source, on_wait=self.run.on_wait)
+        # A method that needs questions may have no options of `DatasetOptions`, so the defaults of `getattr` apply.
         return open_dataset_source(
             source,
             split=getattr(self.options, "split", None),
@@ -130,6 +132,7 @@ class MethodCall:
         try:
             progress = run.run(out)
         except (StoppedEarly, TeacherError, KeyboardInterrupt):
+            # Stopped early: what is finished is written out too, and the error is raised afterwards.
             if (out / FILE_NAME).exists():  # otherwise it failed before the run was created
                 self.method.finish(out)
             raise
@@ -162,6 +165,7 @@ class MethodFunction(Protocol[P, R_co]):
     """A function of a source, a directory and the options of COMPACT, or of another method if `method` is given."""
 
     @overload
+    # Without `method` type checkers know all keywords (COMPACT's); with it they accept any.
     def __call__(self, source: str, out: str | Path, *args: P.args, **options: P.kwargs) -> R_co: ...
 
     @overload

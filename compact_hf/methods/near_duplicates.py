@@ -24,7 +24,9 @@ from compact_hf.records import Turn
 WordIds = tuple[int, ...]
 Ratio = tuple[int, int]
 
+# `chr` accepts no larger number.
 _MAX_CODE_POINT: Final = 0x10FFFF
+# A power of two, like every later number of buckets: `hash & (buckets - 1)` is then the bucket.
 _MIN_BUCKETS: Final = 1 << 10
 _MAX_LOAD: Final = 4  # entries per bucket
 
@@ -84,6 +86,7 @@ class NearDuplicates:
             return [None] * len(turns)
         entries = [(normalise(turn.answer), self._to_word_ids(question_words(turn.question))) for turn in turns]
         repeats = [self._find_repeat(answer, words) for answer, words in entries]
+        # Added only now, so that turns of one image are not compared with each other; the filters did that.
         if repeats.count(None) >= min_turns:
             for (answer, words), repeat in zip(entries, repeats, strict=True):
                 if repeat is None and answer:
@@ -126,6 +129,7 @@ class _QuestionIndex:
         self._entry_questions = array("I", [0])
         self._next = array("I", [0])
         self._heads = array("I", [0]) * _MIN_BUCKETS
+        # Lengths in words that occur; length -> lengths that can be similar, each with its minimum of common words.
         self._lengths: set[int] = set()
         self._candidate_lengths: dict[int, list[tuple[int, int]]] = {}
         self._rare_counts: dict[int, int] = {}  # number of words -> how many of the rarest words get an entry
@@ -151,14 +155,17 @@ class _QuestionIndex:
 
     def add(self, answer: int, words: WordIds) -> None:
         """Keep a question: store its words, its answer and its signature, and an entry for each of its rarest words."""
+        # A new length: the cached lists of candidate lengths lack it.
         if len(words) not in self._lengths:
             self._lengths.add(len(words))
             self._candidate_lengths.clear()
         text = _encode(words)
+        # "surrogatepass", because word numbers from 0xD800 to 0xDFFF are code points of surrogates.
         if isinstance(text, str):
             self._texts += text.encode("utf-8", "surrogatepass")
         else:
             self._unencoded[len(self._answers)] = text
+        # More than 4 GiB of words: 32-bit offsets no longer suffice.
         if self._ends.typecode == "I" and len(self._texts) >= 1 << 32:
             self._ends = array("Q", self._ends)
         self._ends.append(len(self._texts))
@@ -194,6 +201,7 @@ class _QuestionIndex:
             for question in set(map(self._entry_questions.__getitem__, entries))
             if (signatures[question] & other_bits).bit_count() <= max_others and answers[question] == answer
         )
+        # Questions of other lengths share a bucket by chance (hash collisions).
         texts = [text for text in map(self._read, questions) if len(text) == length]
         if not texts:
             return None
@@ -218,6 +226,7 @@ class _QuestionIndex:
             self._rare_counts[length] = length - min_common + 1
         # Words with higher numbers were first seen later, so they are rarer.
         rarest = dict.fromkeys(sorted(words, reverse=True)[: self._rare_counts[length]])
+        # The hash of integers is the same in every process; only that of strings is randomised.
         return [hash((answer, length, word)) for word in rarest]
 
     def _grow(self) -> None:
@@ -252,4 +261,5 @@ def _sign(words: WordIds) -> int:
 
 def _min_common_words(limit: Ratio, length: int, other_length: int) -> int:
     """Return how many common words (in the same order) make two questions of these lengths too similar."""
+    # The smallest integer c with 2 * c / (length + other_length) > limit, in integer arithmetic.
     return limit[0] * (length + other_length) // (2 * limit[1]) + 1

@@ -17,6 +17,7 @@ _COMMAND_NAMES: Final = frozenset(
 )
 """Names that `generate` and its command use for other arguments, so a method's options cannot have them."""
 
+# Lower-case identifier, but not k1, k2, ..., which are the subsets of COMPACT.
 _NAME: Final = re.compile(r"(?!k\d+$)[a-z][a-z0-9_]*")
 _RESERVED_NAMES: Final = frozenset({"all", "with_images", "compositional", "instruction", "instruction_text"})
 """Config names that every dataset uses, so a method cannot have them."""
@@ -32,6 +33,7 @@ def get_method(name_or_path: str) -> type[Method]:
         UsageError: there is no such method, it cannot be imported, it is registered under a name other than its own, or
             its name or options conflict with existing ones.
     """
+    # What third parties wrote is checked once here, so that callers get a clear message and need no checks.
     method = load_plugin(METHOD_GROUP, name_or_path)
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise UsageError(
@@ -42,8 +44,10 @@ def get_method(name_or_path: str) -> type[Method]:
             f"{method.name!r} cannot be a method's name (it becomes a config of datasets): use lower-case letters, "
             "digits and underscores, and no reserved name"
         )
+    # The name in a run's identity would not be the `source` of its rows.
     if ":" not in name_or_path and method.name != name_or_path:
         raise UsageError(f"the method {name_or_path} calls itself {method.name}: register it under that name")
+    # argparse would raise on a flag that exists twice, and a keyword of `generate` would go to the wrong class.
     taken = _names_of_flags(RunOptions) | _COMMAND_NAMES
     if clashes := sorted(_names_of_flags(method.options) & taken):
         raise UsageError(

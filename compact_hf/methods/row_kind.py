@@ -59,6 +59,7 @@ class RowStatistics:
     title: ClassVar[str] = ""
     tags: ClassVar[tuple[str, ...]] = ()
 
+    # Only `add` sees the rows; everything below is computed from the counts that it leaves.
     def add(self, record: Record) -> None:
         """Count one row without defects.
 
@@ -87,6 +88,7 @@ class RowStatistics:
         """
         return ""
 
+    # Drawn on request, because matplotlib is slow to import; `validate` needs only the names and the digest.
     def figures(self) -> dict[str, Plot]:
         """Return the card's figures by name, drawn from the counts. Names contain only letters, digits and hyphens."""
         return {}
@@ -117,6 +119,7 @@ class Sample:
     section: Section
     teacher: str
     verifier: str
+    # A function of the bytes: many samples are collected, and the image file is read only for those that are shown.
     make_item: Callable[[bytes], SheetItem] = field(repr=False)
 
 
@@ -173,6 +176,7 @@ class RowKind:
         Raises:
             UsageError: a value is out of range.
         """
+        # This kind defines no filters: no filters describe nothing, and any filter is unknown.
         return None if filters else ""
 
     @classmethod

@@ -158,6 +158,7 @@ class OutcomeCounter:
     def __init__(self, method: type[Method], faults: dict[str, list[str]]) -> None:
         self._method = method
         self._faults = faults
+        # (fault, reason or "" if it passed), and (stage, reason): number of drafts, number of rejects.
         self._fault_reasons: Counter[tuple[str, str]] = Counter()
         self._rejects: Counter[tuple[str, str]] = Counter()
         self._examples: dict[tuple[str, str], list[Reject]] = {}
@@ -228,6 +229,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         JournalError: the directory is not a run, or cannot be read.
         UsageError: only one of the prices is given, or one is negative.
     """
+    # The journals of all shards stay open for reading; a run may write to them at the same time.
     with ExitStack() as stack:
         journals = [stack.enter_context(Journal.read(directory)) for directory in find_runs(Path(run))]
         identity = RunIdentity.of(journals[0])
@@ -238,14 +240,17 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
             counter.add_journal(journal)
         entries = [entry for journal in journals for entry in journal.usage()]
         counts = [journal.counts() for journal in journals]
+        # Columns of (finished, kept, accepted questions), one row per shard.
         finished, kept, accepted = (sum(column) for column in zip(*counts, strict=True))
         timestamps = sorted(timestamp for journal in journals for timestamp in journal.finish_times())
         image_count = sum(journal.count_images() for journal in journals)
+        # Shorter than `journals` if a shard has not stored its number of images yet; then `left` is unknown.
         planned_counts = [count for journal in journals if (count := journal.read_image_total()) is not None]
     usage = usage_by_role(entries, identity.teachers, price_in=price_in, price_out=price_out)
     costs = [role_usage.cost for role_usage in usage.values() if role_usage.cost is not None]
     # If one role's cost is unknown, so is the total; `fsum` does not depend on the order of roles.
     cost = math.fsum(costs) if len(costs) == len(usage) else None
+    # The method's counter decides the class, and fills in its additional fields.
     return counter.status_class(
         identity=identity.to_json(),
         pictures=image_count,
@@ -272,6 +277,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
 
 def _read_planted(journals: Sequence[Journal], identity: RunIdentity) -> dict[str, list[str]]:
     """Return key of a reply -> the faults planted in its parts, in reverse order, so that they can be popped."""
+    # A teacher that plants faults is named with its setting, as in `scenes:noise=0.3`.
     name, _, setting = identity.teachers.get("teacher", "").partition(":")
     if not (setting and name in BACKENDS and BACKENDS[name].plants_faults):
         return {}  # avoids reading all replies if none has a planted fault

@@ -24,20 +24,24 @@ def format_status(status: RunStatus) -> Iterator[str | Table]:
         status (`RunStatus`): the status of the run.
     """
     identity = status.identity
+    # Line 1: the source, and the settings that users chose.
     settings = {name: identity[name] for name in ("method", "preset", "k", "seed", "shard") if name in identity}
     if "k" in settings:
         settings["k"] = ",".join(map(str, settings["k"]))
     yield "  ".join([str(identity["source"]), *(f"{name} {value}" for name, value in settings.items())])
+    # Line 2: teachers. Roles with the same model are listed together.
     roles: dict[str, list[str]] = {usage.teacher: [] for usage in status.spending.values()}
     for role, usage in status.spending.items():
         roles[usage.teacher].append(role)
     teachers = ", ".join(f"{' and '.join(names)} {teacher}" for teacher, names in roles.items())
     yield f"{teachers}; replies from: {', '.join(status.models) or 'none yet'}"
+    # Lines 3 and 4: numbers, and pace.
     yield (
         f"images {status.pictures:,}, finished {status.finished:,}, kept {status.conversations:,}; "
         f"questions {status.questions:,}{status.questions_note()}"
     )
     yield _format_pace(status)
+    # Then tables, of which empty ones are not printed. A cost of 0 needs no list of prices.
     yield _usage_table(status)
     if status.cost != 0:
         yield ""
@@ -75,6 +79,7 @@ def format_forecast(forecast: Forecast) -> Iterator[str | Table]:
     yield ""
     if forecast.cost_per_question is not None:
         yield f"{_format_usd(forecast.cost_per_question)} USD per question"
+    # None is unknown, and 0 is a teacher that answers at once: neither is worth a line.
     if forecast.seconds:
         yield f"estimated time: {_format_duration(forecast.seconds)}"
     yield from forecast.basis
@@ -85,6 +90,7 @@ def _format_pace(status: RunStatus) -> str:
     if status.last_at is None:
         return "no image is finished yet"
     age = _format_duration(time.time() - status.last_at)
+    # State: finished. Otherwise the run is either running or was stopped; `is_running` only looks at the last image.
     if status.left == 0:
         return f"all images are finished, the last one {age} ago"
     pace = "" if status.pace is None else f" at {_format_rate(status.pace)}"
@@ -103,6 +109,7 @@ def _usage_table(status: RunStatus) -> Table:
     rows.append(("all", sum(status.requests.values()), status.input_tokens, status.output_tokens, status.cost))
     head = ("role", "requests", "per question", "tokens in", "tokens out", "USD", "USD per question")
     # Local models have no price, and some report no tokens.
+    # 7 columns with a price (or an unknown one), 5 with tokens only, 3 without both.
     columns = len(head) if status.cost != 0 else 5 if status.input_tokens else 3
     return Table(head[:columns], [_usage_cells(status, *row)[:columns] for row in rows], is_numeric=True)
 
@@ -127,6 +134,7 @@ def _rejects_table(status: RunStatus) -> Table:
     """Return the table of rejects; the example of each reason is cut to the width of the terminal."""
     head = ("dropped at", "reason", "count")
     rows = [(reject_count.stage, reject_count.reason, reject_count.count) for reject_count in status.rejects]
+    # Widths of the columns before the example, which gets the rest of the line.
     widths = (max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True))
     max_chars = WIDTH - sum(width + _COLUMN_GAP for width in widths)
     examples = (_truncate(_format_example(reject_count.examples[0]), max_chars) for reject_count in status.rejects)
@@ -164,10 +172,12 @@ def format_share(part: int, whole: int) -> str:
 def _format_usd(usd: float | None) -> str:
     if usd is None:
         return "unknown"
+    # Cents from 1 USD on, four decimals below, two significant digits below 0.0001.
     return f"{usd:,.2f}" if usd >= 1 or usd == 0 else f"{usd:.2g}" if usd < 0.0001 else f"{usd:.4f}"
 
 
 def _format_duration(seconds: float) -> str:
+    # The largest unit of which there are at least two, so that 90 minutes are not "2 h". Lengths in seconds.
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

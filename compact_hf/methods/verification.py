@@ -62,7 +62,9 @@ def parse_verdicts(reply: Reply, drafts: Sequence[Draft]) -> list[Verdict | Reje
             return [_to_verdict(parse_json_reply(VerdictReply, reply.text))]
         numbered_verdicts = order_by_number(parse_json_reply(VerdictsReply, reply.text).verdicts, len(drafts))
     except ValidationError as error:
+        # Not the JSON that was requested, or a capability that does not exist.
         return reject_all(VerificationReason.MALFORMED, describe_validation_error(error))
+    # One verdict that is missing or ambiguous loses only its own draft.
     return [
         _to_verdict(verdict)
         if verdict is not None
@@ -124,6 +126,7 @@ def parse_blind_answers(reply: Reply, turns: Sequence[Turn]) -> list[str]:
         For each turn the answer if it equals the turn's, otherwise an empty string. If the model gives no answer, the
         question cannot be answered without the image, so it passes.
     """
+    # Unlike above, a refusal is good news here: the question could not be answered without the image.
     if reply.refused:
         return [""] * len(turns)
     try:
@@ -160,6 +163,7 @@ def request_verdicts(
         For each draft the verdict or a reject, and the model version that gave it.
     """
     # Several drafts may have the same question, so verdicts are stored by question.
+    # The last draft with a question represents all of them: the verifier sees only the question.
     unique_drafts = list({draft.question: draft for draft in drafts}.values())
     chunks = [
         unique_drafts[start : start + QUESTIONS_PER_REQUEST]
@@ -228,12 +232,14 @@ def filter_draft(draft: Draft | Reject, turns: Sequence[Turn], preset: Preset) -
     failure = filters.draft_reject_reason(draft, turns, preset)
     if failure is None:
         return draft
+    # Cut, because a reply may contain a question of any length, and the journal stores the reject.
     question = draft.question[: filters.MAX_QUESTION_CHARS]
     return Reject("generation", failure[0], question, failure[1], draft.capabilities)
 
 
 def verification_prompts_version() -> str:
     """Return a digest of all prompts of the verifier, 12 hex digits."""
+    # Prompts with empty questions: the fixed parts. The chunk size counts too, as it decides the requests.
     single = verifier_prompt(""), blind_prompt("")
     return digest(*single, verifier_several_prompt([""]), blind_several_prompt([""]), QUESTIONS_PER_REQUEST, length=12)
 
@@ -241,6 +247,7 @@ def verification_prompts_version() -> str:
 def _apply_verdict(draft: Draft, verdict: Verdict | Reject, preset: Preset) -> Turn | Reject:
     """Return the turn that a draft becomes, or the reject."""
     if isinstance(verdict, Reject):
+        # The reject may be that of another draft with the same question, which requested other capabilities.
         return replace(verdict, capabilities=draft.capabilities)
     failure = verdict_reject_reason(draft, verdict, preset)
     if failure:

@@ -32,6 +32,7 @@ from compact_hf.runs.options import RunOptions, keywords_of
 from compact_hf.storage import atomic_file, translate_disk_errors
 
 ANNOTATIONS_FILE: Final = "annotations.parquet"
+# Rows per Parquet row group, and in memory at a time.
 _ROW_GROUP_SIZE: Final = 10_000
 
 
@@ -52,6 +53,7 @@ def write_annotations(run: Path) -> Path:
     file = run / ANNOTATIONS_FILE
     with (
         translate_disk_errors(JournalError, file, "free disk space and run the command again"),
+        # Shared: the end of a second session may write the file at the same time.
         atomic_file(file, is_shared=True) as temp_file,
         pq.ParquetWriter(temp_file, _schema()) as writer,
     ):
@@ -64,6 +66,7 @@ def _schema() -> Any:
     import pyarrow as pa
 
     text, number = pa.string(), pa.int64()
+    # The fields of `Annotation` in their order; `list<string>` even if the first lists are empty.
     return pa.schema(
         {
             "row": text,
@@ -82,6 +85,7 @@ def _schema() -> Any:
 def _iter_tables(annotations: Iterator[Annotation]) -> Iterator[Any]:
     import pyarrow as pa
 
+    # One table per row group, so that memory does not grow with the run.
     while rows := list(islice(annotations, _ROW_GROUP_SIZE)):
         yield pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
 
@@ -130,6 +134,7 @@ class AnnotationSummary(NotebookSummary):
                 f"mean k {self.mean_k:.2f}, mode {self.mode_k}; {self.at_most_2:.1%} with k <= 2, "
                 f"{self.none_needed:.1%} with k = 0"
             )
+        # In all tables: name, count, share of all questions. Tables without rows are not printed.
         yield Table(
             ("k", "questions", "share"),
             [(k, count, _format_share(count, self.questions)) for k, count in self.by_k.items()],
@@ -179,11 +184,13 @@ def summarize(run: str | Path) -> AnnotationSummary:
     image_count = 0
     with Journal.read(Path(run)) as journal:
         check_method(journal)
+        # One pass over the journal; in memory there are only counts by combination, reason and model.
         rejects = Counter(reject.reason for reject in journal.image_rejects())
         for finished_image in journal.outcomes():
             image_count += 1
             outcome = parse_annotation_outcome(finished_image.body)
             rejects.update(reject.reason for reject in outcome.rejects)
+            # Empty if all questions of the image were rejected before they were sent.
             verifiers.update(filter(None, [outcome.verifier]))
             combination_counts.update(annotation.capabilities for annotation in outcome.annotations)
         identity = journal.identity
@@ -213,6 +220,7 @@ def check_method(journal: Journal) -> None:
     Raises:
         UsageError: it is a run of another method.
     """
+    # The outcomes of other methods have other fields, and would fail to parse with an unclear message.
     method = RunIdentity.of(journal).method
     if method != METHOD:
         raise UsageError(f"{journal.run} is a run of {method}, not of {METHOD}: use `compact status` to show it")
@@ -251,5 +259,6 @@ def annotate(dataset: str, out: str | Path, **options: Any) -> AnnotationSummary
         JournalError: the run directory cannot be used.
         StoppedEarly: Ctrl-C, the budget, or images that could not be finished; the same call resumes the run.
     """
+    # annotations.parquet was written by `Annotate.finish`, also if the run stops early; then this raises.
     MethodCall.parse(METHOD, options).execute(dataset, Path(out))
     return summarize(out)

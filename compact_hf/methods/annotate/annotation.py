@@ -99,6 +99,7 @@ def annotate_image(image_id: str, encoded_image: EncodedImage, rows: Sequence[Qu
     Returns:
         The `AnnotationOutcome` as JSON, and the number of annotations.
     """
+    # All questions are sent in one list of requests: no request depends on the reply to another one.
     questions, rejects = collect_questions(rows)
     verdicts = yield from request_verdicts(image_id, encoded_image, [question.draft for question in questions])
     annotations: list[Annotation] = []
@@ -107,6 +108,7 @@ def annotate_image(image_id: str, encoded_image: EncodedImage, rows: Sequence[Qu
             rejects.append(verdict)
         else:
             annotations.append(_to_annotation(question, image_id, verdict))
+    # Several requests may have been answered by different model versions.
     outcome = AnnotationOutcome(tuple(annotations), tuple(rejects), ", ".join(sorted({model for _, model in verdicts})))
     return Result(to_json(outcome), len(annotations))
 
@@ -123,6 +125,7 @@ def collect_questions(rows: Sequence[QuestionRow]) -> tuple[list[DatasetQuestion
     questions: list[DatasetQuestion] = []
     rejects: list[Reject] = []
     for row in rows:
+        # A row that cannot be read has no exchanges, and says why in `defect`: (reason, detail).
         if not row.exchanges:
             rejects.append(Reject("conversation", row.defect[0], row.location, row.defect[1]))
         for turn, exchange in enumerate(row.exchanges):

@@ -36,11 +36,14 @@ class Annotate(Method):
     @classmethod
     def start(cls, setup: RunSetup) -> StartedMethod:
         """See `Method.start`."""
+        # On use: it imports pydantic, which listing the methods does not need.
         from compact_hf.methods.verification import verification_prompts_version
 
+        # `needs = "questions"` guarantees this type.
         source = cast("VqaSource", setup.source)
         return StartedMethod(
             partial(_process_image, source),
+            # The identity: a changed dataset or prompt would mix two kinds of annotations in one run.
             {"rows": source.content_hash, "prompts": verification_prompts_version()},
         )
 
@@ -64,6 +67,7 @@ class Annotate(Method):
         from compact_hf.images.question_rows import Exchange
 
         for item in cls.parse_outcome(body).annotations:
+            # (question, accepted answers, capabilities, k); an empty answer in the dataset means that there is none.
             yield Exchange(item.question, (item.answer,) if item.answer else (), item.capabilities, item.k)
 
     @classmethod

@@ -69,8 +69,10 @@ class _ImageState:
     encoded_image: EncodedImage
     seed: int
     preset: Preset
+    # Filled round by round; later rounds compare their drafts with `turns`.
     turns: list[Turn] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    # (key of the teacher's reply, reject reason or ""), one for each rewritten question.
     drafts: list[tuple[str, str]] = field(default_factory=list)
     teachers: set[str] = field(default_factory=set)
     verifiers: set[str] = field(default_factory=set)
@@ -114,7 +116,9 @@ def augment_image(
     Returns:
         The `Outcome` as JSON, with k = 0 if no question could be rewritten, and the number of its turns.
     """
+    # Step 1: the verifier says what each question needs. Without a verdict or an answer a question cannot be rewritten.
     questions, rejects = collect_questions(rows)
+    # The state shares the list `rejects`: both names append to it.
     state = _ImageState(image_id, encoded_image, seed, preset, rejects=rejects)
     verdicts = yield from request_verdicts(image_id, encoded_image, [question.draft for question in questions])
     originals: list[OriginalQuestion] = []
@@ -125,11 +129,14 @@ def augment_image(
             rejects.append(Reject("conversation", OriginalReason.NO_ANSWER, question.draft.question))
         else:
             originals.append(OriginalQuestion(question.draft.question, question.draft.answer, verdict.capabilities))
+    # Step 2: choose one k for the image.
     k, candidates = _select_k(originals, ks, rejects)
     # Duplicate questions are rewritten once; `dict.fromkeys` keeps the order.
     pending = [_PendingQuestion(question) for question in dict.fromkeys(candidates)]
+    # Step 3: each round tries the questions that are left with another additional capability.
     for round_number in range(1, preset.max_rounds + 1):
         pending = yield from _run_round(round_number, pending, state)
+    # Step 4: the accepted questions are the conversation; without any, the image is dropped.
     turns = tuple(state.turns)
     conversation = Conversation(image_id, k, turns) if len(turns) >= preset.min_turns else None
     if conversation is None:
@@ -145,9 +152,11 @@ def _select_k(
     originals: Sequence[OriginalQuestion], ks: Collection[int], rejects: list[Reject]
 ) -> tuple[int, list[OriginalQuestion]]:
     """Return the k of the image's new questions, and the original questions that can get it; reject the others."""
+    # k of the new question -> number of original questions; only values that the teacher supports.
     counts = Counter(
         k for original in originals if (k := len(original.capabilities) + 1) in ks and k <= len(CAPABILITIES)
     )
+    # 0 if no question can be rewritten: then all of them are rejected below.
     best_k = max(counts, key=lambda k: (counts[k], k), default=0)
     for original in originals:
         k = len(original.capabilities) + 1
@@ -173,6 +182,7 @@ def _run_round(
         return []
     requests = [_rewrite_request(chunk, state, round_number) for chunk in chunks]
     replies = yield requests
+    # One for each question, in order: (key of the reply, teacher's model version, draft or reject).
     entries = [
         (request.key, reply.model, filter_draft(draft, state.turns, state.preset))
         for chunk, request, reply in zip(chunks, requests, replies, strict=True)
@@ -213,6 +223,7 @@ def _draw_extra(question: _PendingQuestion, pending: Sequence[_PendingQuestion],
         return False
     usage = Counter(name for item in pending for name in item.extras)
     min_usage = min(usage[name] for name in names)
+    # Seeded by what is drawn, not by a shared generator: a resumed run draws the same, in any order of images.
     rng = random.Random(digest("further", state.seed, state.image_id, question.original.question, len(question.extras)))
     question.extras.append(rng.choice([name for name in names if usage[name] == min_usage]))
     return True

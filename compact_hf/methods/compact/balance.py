@@ -92,15 +92,19 @@ def balance_questions(images: Mapping[str, Sequence[Combination]]) -> Choice:
     """
     catalog = make_catalog(images)
     targets = _target_counts(catalog)
+    # All questions count as kept at first: passes 1 and 2 only remove.
     spread = _Spread(catalog, targets)
     selection = _Selection(catalog)
+    # Pass 1: each image gives up its surplus, until it has at most three questions.
     for image in range(len(catalog)):
         questions = list(catalog.get_questions(image))
         while len(questions) > MAX_TURNS:
             spread.remove(questions, spread.find_heaviest(questions))
         selection[image] = questions
+    # Pass 2: images of frequent ks also give up their third question, until each k has its target.
     for k, target in targets.items():
         _reduce_to_target(k, target, catalog, selection, spread)
+    # Pass 3: exchanges. Each lowers an integer objective that is never negative, so the loop ends.
     surplus = array("I", (image for image in range(len(catalog)) if len(catalog.get_questions(image)) > MIN_TURNS))
     while sum(_swap(image, catalog, selection, spread) for image in surplus):
         pass
@@ -116,6 +120,7 @@ def measure_evenness(questions: Iterable[Combination]) -> Evenness:
     Args:
         questions (`Iterable[Combination]`): the combination of each question.
     """
+    # There are at most 1,023 combinations, so everything else is counted from these, not from the questions.
     combination_counts = Counter(questions)
     ks: Counter[int] = Counter()
     capabilities: Counter[str] = Counter()
@@ -133,6 +138,7 @@ def measure_evenness(questions: Iterable[Combination]) -> Evenness:
 
 def _entropy(counts: Iterable[int]) -> float:
     """Return the entropy of counts divided by that of a uniform distribution, 1 if there are fewer than two counts."""
+    # Sorted, and summed by `fsum`: the result does not depend on the order in which counts were made.
     values = sorted(counts)
     total = sum(values)
     if len(values) < 2:
@@ -147,6 +153,7 @@ def _target_counts(catalog: QuestionCatalog) -> dict[int, int]:
     The target is the one that minimises (sum of squared counts) / (sum of counts)^2, the largest in a tie. From there
     on this ratio only grows with the target, so bisection finds it.
     """
+    # k -> bounds of the number of its questions.
     minimum: Counter[int] = Counter()
     maximum: Counter[int] = Counter()
     for image in range(len(catalog)):
@@ -160,9 +167,11 @@ def _target_counts(catalog: QuestionCatalog) -> dict[int, int]:
 
     def is_too_high(target: int) -> bool:
         lower, higher = clip(target - 1).values(), clip(target).values()
+        # Compares the two ratios multiplied by both denominators, so that everything stays an integer.
         squares = [sum(count**2 for count in counts) for counts in (lower, higher)]
         return squares[1] * sum(lower) ** 2 > squares[0] * sum(higher) ** 2
 
+    # The range starts at 1, so the index of the first target that is too high is the last one that is not.
     return clip(bisect_right(range(1, max(maximum.values(), default=0) + 1), False, key=is_too_high))
 
 
@@ -183,8 +192,10 @@ class _Selection:
 
 def _reduce_to_target(k: int, target: int, catalog: QuestionCatalog, selection: _Selection, spread: _Spread) -> None:
     """Drop the third question of images of this k, the most frequent combinations first, until the target is met."""
+    # Number of kept questions of this k minus the target, once the loop has added all images.
     excess = -target
     candidates: dict[int, array[int]] = {}  # combination number -> questions with it that can be dropped
+    # Reversed, so that `pop` below takes the questions of the first images first.
     for image in reversed(range(len(catalog))):
         if catalog.get_k(image) != k:
             continue
@@ -206,6 +217,7 @@ def _reduce_to_target(k: int, target: int, catalog: QuestionCatalog, selection: 
             question = candidates[number].pop()
             image = catalog.find_image_of(question)
             questions = selection[image]
+            # Otherwise the image's third question was dropped before.
             if len(questions) > MIN_TURNS:
                 spread.remove(questions, question)
                 selection[image] = questions
@@ -239,6 +251,7 @@ class _Spread:
 
     def __init__(self, catalog: QuestionCatalog, targets: Mapping[int, int]) -> None:
         self._combination_numbers = catalog.combination_numbers
+        # Cells are counted: first the capabilities that occur, then the pairs that occur.
         capabilities = sorted({capability for combination in catalog.combinations for capability in combination})
         pairs = sorted({pair for combination in catalog.combinations for pair in combinations(combination, 2)})
         cell_index = {cell: index for index, cell in enumerate([*capabilities, *pairs])}
@@ -252,6 +265,7 @@ class _Spread:
         totals = {size: sum(math.comb(k, size) * target for k, target in targets.items()) or 1 for size in (1, 2)}
         capability_unit, pair_unit = (len(capabilities) * totals[2]) ** 2, (len(pairs) * totals[1]) ** 2
         self._units = [capability_unit] * len(capabilities) + [pair_unit] * len(pairs)
+        # k -> how much one question adds to the weight of its own combination.
         self._own_weights = [capability_unit * k + pair_unit * math.comb(k, 2) for k in range(MAX_K + 1)]
         self._counts = [0] * len(cell_index)  # weighted counts, by cell
         for number, count in Counter(catalog.combination_numbers).items():
@@ -259,6 +273,7 @@ class _Spread:
 
     def weigh(self, number: int) -> int:
         """Return the sum of the weighted counts of a combination's capabilities and pairs."""
+        # Hot path, called for every question several times; `map` avoids a generator.
         return sum(map(self._counts.__getitem__, self._cells[number]))
 
     def find_heaviest(self, questions: Sequence[int]) -> int:
@@ -273,10 +288,12 @@ class _Spread:
     def find_swap(self, questions: Sequence[int], others: Sequence[int]) -> tuple[int, int] | None:
         """Return the exchange (old, new) that improves the balance most, None if no exchange does."""
         numbers = self._combination_numbers
+        # (weight, capabilities as bits, question), computed once for all of the image's kept questions.
         weighed_others = [(self.weigh(numbers[other]), self._bits[numbers[other]], other) for other in others]
         best_delta, best_swap = 0, None
         for old in questions if others else ():
             old_bits = self._bits[numbers[old]]
+            # The weight that the old combination has without this question.
             weight = self.weigh(numbers[old]) - self._own_weights[old_bits.bit_count()]
             for new_weight, new_bits, new in weighed_others:
                 # Half of the change of the objective. Cells that both combinations need do not change.

@@ -29,10 +29,12 @@ class QuestionCatalog(Mapping[str, tuple[Combination, ...]]):
 
     def __init__(self) -> None:
         self.combinations: list[Combination] = []
+        # 16 bits are enough: ten capabilities have 1,023 combinations.
         self.combination_numbers = array("H")
         self._numbers: dict[Combination, int] = {}
         # Per image: both halves of its 128-bit id, and the number of the question after its last one.
         self._ids_high, self._ids_low, self._ends = array("Q"), array("Q"), array("I")
+        # Whether ids were appended in strictly ascending order, as by `iter_outcomes`; `find` needs it.
         self._is_sorted = True
 
     def append(self, image_id: str, questions: Iterable[Combination]) -> None:
@@ -60,6 +62,7 @@ class QuestionCatalog(Mapping[str, tuple[Combination, ...]]):
         if self._is_sorted:
             return self
         result = type(self)()
+        # Rare, so it may take the memory of a dictionary. A later image replaces an earlier one with the same id.
         for image_id, questions in sorted(
             {self.get_id(image): self._read(image) for image in range(len(self))}.items()
         ):
@@ -86,6 +89,7 @@ class QuestionCatalog(Mapping[str, tuple[Combination, ...]]):
         Args:
             question (`int`): the number of the question.
         """
+        # Ends are exclusive, so a question that equals an end belongs to the next image.
         return bisect_right(self._ends, question)
 
     def get_id(self, image: int) -> str:
@@ -142,6 +146,7 @@ class Choice(Mapping[str, Positions]):
 
     def __init__(self, catalog: QuestionCatalog) -> None:
         self._catalog = catalog
+        # One byte for each image: 1 if it is chosen, even without any of its questions.
         self._images = bytearray(len(catalog))
         self.questions = bytearray(len(catalog.combination_numbers))
 

@@ -14,6 +14,7 @@ from compact_hf.methods.compact.statistics import QuestionStatistics
 from compact_hf.methods.row_kind import Column, Filters, Record, RowDefect, RowKind, RowStatistics, Sample
 from compact_hf.records import MAX_CONFIDENCE, Row, Turn
 
+# k1, k2, ..., without leading zeros. A method's name cannot match it (registry.py).
 _SUBSET: Final = re.compile(r"k[1-9]\d*")
 _PROVENANCE_COLUMNS: Final = ("teacher", "verifier", "preset_version")
 
@@ -61,6 +62,7 @@ class QuestionRowKind(RowKind):
         """Return the columns `k`, `capabilities` and `turns`; see `RowKind.columns`."""
         from datasets import List, Value
 
+        # The types in Parquet. Lists of dictionaries are `List({...})`; `Sequence` would store a dictionary of lists.
         text, number = Value("string"), Value("int64")
         turn = {
             "question": text,
@@ -134,6 +136,7 @@ class QuestionRowKind(RowKind):
             yield "no turns", ""
         for turn in record["turns"]:
             yield from _check_turn(turn, record["k"])
+        # Compared as sets and by number, so that a duplicate in the row's column is found too.
         turn_capabilities = set(chain.from_iterable(turn["capabilities"] for turn in record["turns"]))
         if len(record["capabilities"]) != len(turn_capabilities) or set(record["capabilities"]) != turn_capabilities:
             yield "capabilities are not those of the turns", ", ".join(record["capabilities"])
@@ -174,6 +177,7 @@ def _check_turn_messages(record: Record) -> Iterator[RowDefect]:
     # Messages alternate between user and assistant; the first question also contains the instruction to answer briefly.
     turns = record["turns"]
     exchanges = zip(turns, contents[::2], contents[1::2], strict=False)
+    # `zip` ends with the shorter one; a difference in length is compared first.
     if 2 * len(turns) != len(contents) or any(
         turn["question"] not in question or turn["answer"] != answer for turn, question, answer in exchanges
     ):

@@ -75,6 +75,7 @@ def measure_complexity(combination_counts: Mapping[tuple[str, ...], int]) -> Com
         mode_k=min(ks, key=lambda k: (-ks[k], k), default=None),
         at_most_2=sum(ks[k] for k in (0, 1, 2)) / total if total else None,
         none_needed=ks[0] / total if total else None,
+        # Every k up to the largest, so that a chart has no gaps; empty without questions.
         by_k={k: ks[k] for k in range(max(ks, default=-1) + 1)},
         by_capability={name: capabilities[name] for name in CAPABILITIES},
         by_pair=tuple(

@@ -76,6 +76,7 @@ def generate_conversation(
     previous: list[Combination] = []
     turns: list[Turn] = []
     rejects: list[Reject] = []
+    # (key of the teacher's reply, reject reason or ""), and (teacher, verifier) of each accepted turn.
     drafts: list[tuple[str, str]] = []
     models: list[tuple[str, str]] = []
     rounds = 0
@@ -96,6 +97,7 @@ def generate_conversation(
             else:
                 rejects.append(result)
             drafts.append((round_result.key, result.reason if isinstance(result, Reject) else ""))
+    # A round of several questions may exceed `max_turns`; all are kept, and assembly may choose among them.
     conversation = Conversation(image_id, k, tuple(turns)) if len(turns) >= preset.min_turns else None
     if conversation is None:
         detail = f"{len(turns)} accepted in {rounds} rounds, {preset.min_turns} needed"
@@ -125,8 +127,10 @@ def _run_round(
     task: Task, encoded_image: EncodedImage, turns: list[Turn], preset: Preset
 ) -> Generator[list[Request], list[Reply], _RoundResult]:
     """Request a draft for each combination of the task, then filter and verify the drafts."""
+    # Two waits per round: the teacher's reply, then the verifier's (a third for the blind check of strict presets).
     request = _draft_request(task, encoded_image)
     (reply,) = yield [request]
+    # One for each combination of the task, in order: a draft that passed the filters, or a reject.
     candidates = [
         filter_draft(candidate, turns, preset) for candidate in filters.parse_drafts(reply, task.combinations)
     ]

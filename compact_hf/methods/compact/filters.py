@@ -78,14 +78,17 @@ def describe_validation_error(error: ValidationError) -> str:
 
 # Reconstructed: the paper asks for a word or a short phrase and gives no number. Ten words are a sentence already.
 MAX_ANSWER_WORDS: Final = 8
+# Characters, chosen for this package like the next limit: they bound what a reply puts into a dataset.
 MAX_ANSWER_CHARS: Final = 100
 MAX_QUESTION_CHARS: Final = 400
 # Control characters such as NUL, and characters that change the direction of the surrounding text.
 _CONTROL_CHARS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# A joiner, optionally a preposition, then the beginning of a second question.
 _JOINED_QUESTIONS: Final = re.compile(
     r"(?:\band|\bor|[,;?])\s+(?:(?:on|in|at|of|to|with|by|from)\s+)?"
     # Matches "and is it", but not "and is" in "the person who wears pink and is in the background".
     r"(?:what|which|whom|when|why|how|(?:is|are|does|do|did|can)\s+(?:it|he|she|they|there|the|this|that|any)|"
+    # These words also begin relative clauses ("the man who ..."), so they count only after punctuation.
     r"(?<=[,;?] )(?:who|whose|where)|(?<=[,;?] and )(?:who|whose|where))\b",
     re.IGNORECASE,
 )
@@ -106,6 +109,7 @@ def parse_drafts(reply: Reply, combinations: Sequence[Combination]) -> list[Draf
     def reject_all(reason: GenerationReason, subject: str, detail: str) -> list[Draft | Reject]:
         return [Reject("generation", reason, subject, detail, combination) for combination in combinations]
 
+    # The teacher answered, but declined: all combinations of the request are lost, and none is requested again.
     if reply.refused:
         return reject_all(GenerationReason.DECLINED, "", reply.refused)
     try:
@@ -113,6 +117,7 @@ def parse_drafts(reply: Reply, combinations: Sequence[Combination]) -> list[Draf
             return [_to_draft(parse_json_reply(DraftReply, reply.text), combinations[0])]
         drafts = order_by_number(parse_json_reply(DraftsReply, reply.text).drafts, len(combinations))
     except ValidationError as error:
+        # Malformed JSON is never repaired, because a truncated answer would change. The text is cut for the journal.
         return reject_all(GenerationReason.MALFORMED, reply.text[:200], describe_validation_error(error))
     return [_to_draft_or_reject(number, draft, combinations[number - 1]) for number, draft in enumerate(drafts, 1)]
 
@@ -128,6 +133,7 @@ def repetition_reason(question: str, turns: Sequence[Turn], preset: Preset) -> F
     Returns:
         The reason and a detail if the question repeats one, otherwise None.
     """
+    # Share of the new question's words, not of both: a longer question may contain an accepted one.
     for turn in turns:
         overlap = word_overlap(question, turn.question)
         if overlap > preset.max_overlap:
@@ -189,6 +195,7 @@ def _check_length(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failur
 
 def _check_control_chars(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
     match = _CONTROL_CHARS.search(draft.question) or _CONTROL_CHARS.search(draft.answer)
+    # `repr`, so that the character itself does not get into tables and terminals.
     return (GenerationReason.CONTROL_CHARACTER, repr(match[0])) if match else None
 
 
@@ -214,6 +221,7 @@ def _check_joined_questions(draft: Draft, turns: Sequence[Turn], preset: Preset)
 
 
 def _check_answer_leak(draft: Draft, turns: Sequence[Turn], preset: Preset) -> Failure | None:
+    # Spaces on both sides, so that only whole words match: "red" is not in "bored".
     answer = normalise(draft.answer)
     # "Is it red or blue?" contains its answer as one of several choices, which is not a leak.
     if f" {answer} " in f" {normalise(draft.question)} " and not re.search(r"\bor\b", draft.question):

@@ -87,6 +87,7 @@ def estimate_image(preset: Preset, k: int, rates: PassRates) -> QuestionEstimate
     distribution: Mapping[int, float] = {0: 1.0}  # number of accepted questions -> share of images
     blind_rate = rates.blind if preset.strict else 1.0
     teacher_requests = verifier_requests = blind_requests = teacher_questions = 0.0
+    # Combinations of this k that were not requested yet; k = 10 has a single one.
     combinations = math.comb(MAX_K, k)
     for _ in range(preset.max_rounds):
         count = min(preset.combinations_per_request, combinations)
@@ -132,6 +133,7 @@ def _after_round(
         if turns >= max_turns:
             result[turns] += share
             continue
+        # Binomial distribution: `new_turns` of `count` drafts are accepted.
         for new_turns in range(count + 1):
             probability = (
                 math.comb(count, new_turns) * accept_rate**new_turns * (1 - accept_rate) ** (count - new_turns)
@@ -148,6 +150,7 @@ ASSUMED_ACCEPT_RATE: Final = 0.8
 _LABELS: Final = {"teacher": "teacher", "verifier": "verifier", "blind": "verifier, without the image"}
 # Assumed tokens per question of a reply, without thinking.
 _OUTPUT_TOKENS: Final = {"teacher": 50, "verifier": 35, "blind": 10}
+# Of typical length; its number of characters decides the assumed tokens of the verifier's prompts.
 _SAMPLE_QUESTION: Final = "What colour is the jacket of the person who reaches for the second shelf from the left?"
 
 
@@ -159,6 +162,7 @@ def estimate_run(preset: Preset, status: RunStatus | None) -> ImageEstimate:
         status (`RunStatus | None`): the run so far, whose measurements replace assumptions.
     """
     question_status = None if status is None else cast(QuestionRunStatus, status)
+    # k is drawn uniformly, so the plain mean over the ks is the mean over images.
     mean = _mean(estimate_image(preset, k, estimate_pass_rates(k, question_status)) for k in preset.ks)
     return ImageEstimate(
         mean.kept,
@@ -189,6 +193,7 @@ def estimate_pass_rates(k: int, status: QuestionRunStatus | None) -> PassRates:
     # Rejects are not counted by k, so a k may have more accepted drafts than the overall rate of the filters allows.
     generation_rate = max(accept_rate, 1 - dropped / total_drafts)
     blind_rate = total_accepted / (total_accepted + guess_count) if total_accepted else 1.0
+    # The product of the three rates is the measured accept rate, unless the verification rate is cut to 1.
     return PassRates(
         generation_rate, min(1.0, accept_rate / (generation_rate * blind_rate)) if generation_rate else 0.0, blind_rate
     )
@@ -202,6 +207,7 @@ def _mean(estimates: Iterable[QuestionEstimate]) -> QuestionEstimate:
 
 def _iter_requests(mean: QuestionEstimate, preset: Preset) -> Iterator[RequestEstimate]:
     """Yield the estimate of each kind of request; blind requests exist for strict presets only."""
+    # (kind, role that pays for it, requests, questions in them), per image.
     kinds: list[tuple[RequestKind, Role, float, float]] = [
         ("teacher", "teacher", mean.teacher_requests, mean.teacher_questions),
         ("verifier", "verifier", mean.verifier_requests, mean.verifier_questions),
@@ -224,6 +230,7 @@ def _estimate_input_tokens(kind: RequestKind, questions: float, preset: Preset) 
     question_list = [_SAMPLE_QUESTION] * max(1, round(questions))
     match kind:
         case "teacher":
+            # The prompts that a run would send first, for each k; seed and image do not change their length much.
             samples = [draw_combinations(0, "", k, (), preset.combinations_per_request) for k in preset.ks]
             prompts = [
                 teacher_several_prompt(combinations) if is_several else teacher_prompt(combinations[0])
@@ -233,6 +240,7 @@ def _estimate_input_tokens(kind: RequestKind, questions: float, preset: Preset) 
             prompts = [verifier_several_prompt(question_list) if is_several else verifier_prompt(_SAMPLE_QUESTION)]
         case "blind":
             prompts = [blind_several_prompt(question_list) if is_several else blind_prompt(_SAMPLE_QUESTION)]
+    # Characters to tokens; a blind request has no image.
     text = sum(map(len, prompts)) / len(prompts) / CHARS_PER_TOKEN
     return text if kind == "blind" else text + IMAGE_TOKENS
 

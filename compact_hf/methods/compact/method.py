@@ -56,6 +56,7 @@ class QuestionMethod(QuestionRowKind, Method):
     @classmethod
     def iter_rows(cls, journals: Sequence[Journal], options: AssemblyOptions) -> Iterator[QuestionRow | Reject]:
         """See `Method.iter_rows`."""
+        # COMPACT and augment inherit this function, which is why their runs are assembled together (assembly.py).
         from compact_hf.methods.compact.rows import iter_question_rows
 
         return iter_question_rows(journals, options)
@@ -85,12 +86,14 @@ class Compact(QuestionMethod):
         options: CompactOptions = setup.options
         teacher = setup.teachers["teacher"]
         preset = get_preset(options.preset, strict=options.strict, is_batch=setup.is_batch)
+        # The preset as it is used: with the ks of this run, which the teacher must support.
         preset = preset.with_overrides(
             options.ks, max_edge=setup.run.max_edge, teacher=teacher.name, supported_ks=teacher.ks
         )
         return StartedMethod(
             partial(_process_image, setup.run.seed, preset),
             {
+                # The identity: a run with another k, preset or prompt is another run.
                 "k": list(preset.ks),
                 "preset": preset.preset_version,
                 "prompts": prompts_version(preset.combinations_per_request),

@@ -38,6 +38,7 @@ class Preset:
 
     name: str
     version: str
+    # The defaults are those of the preset `paper`.
     ks: tuple[int, ...] = (1, 2, 3)
     min_confidence: int = 70
     max_overlap: float = 0.6
@@ -74,11 +75,13 @@ class Preset:
                     f"k = {k} is not supported: the teacher {teacher} has questions for k = {supported_ks.start} to "
                     f"{supported_ks[-1]}"
                 )
+            # Only k = 10: its single combination gives one question, so every image would be dropped.
             if math.comb(MAX_K, k) < self.min_turns:
                 raise UsageError(
                     f"k = {k} has only {math.comb(MAX_K, k)} combination of capabilities (an image needs "
                     f"{self.min_turns} questions to be kept): give k up to {MAX_K - 1}"
                 )
+        # Sorted and unique: the identity of a run must not depend on how the ks were written.
         return replace(self, ks=tuple(sorted(set(ks or self.ks))), max_edge=check_max_edge(max_edge))
 
 
@@ -108,6 +111,7 @@ def get_preset(name: str, *, strict: bool = False, is_batch: bool = False) -> Pr
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
     preset = PRESETS[name]
+    # `efficient` has a variant for batches; rounds of single questions would take weeks.
     if is_batch and preset != EFFICIENT:
         raise UsageError(
             f"the preset {name} does not work with a model that replies in batches (its {preset.max_rounds} rounds of "

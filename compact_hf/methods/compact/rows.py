@@ -42,6 +42,7 @@ def iter_question_rows(journals: Sequence[Journal], options: AssemblyOptions) ->
         journals (`Sequence[Journal]`): the journals of the runs.
         options (`AssemblyOptions`): which rows and questions to leave out.
     """
+    # Generators: one conversation is in memory at a time. The order of steps matters: duplicates go before balancing.
     conversations = _drop_near_duplicates(_iter_conversations(journals), NearDuplicates(options.max_similarity))
     if options.balance:
         conversations = _apply_balance(conversations, journals, options.on_balance)
@@ -58,6 +59,7 @@ def make_conversation_sample(outcome: FinishedOutcome, filters: Filters, *, reje
         rejects (`bool`): whether to show dropped drafts instead of accepted questions.
     """
     parsed, teachers = parse_outcome(outcome.body), outcome.identity.teachers
+    # Models as the run was started with, not the versions that replied.
     names = {"caption": outcome.ref, "teacher": teachers["teacher"], "verifier": teachers["verifier"]}
     if rejects:
         return make_reject_sample(parsed, filters=filters, **names)
@@ -73,6 +75,7 @@ def build_messages(questions_and_answers: Sequence[tuple[str, str]]) -> tuple[Me
     """
     messages: list[Message] = []
     for index, (question, answer) in enumerate(questions_and_answers):
+        # The instruction is in the first turn only, as in LLaVA-1.5's data.
         content = question if index else f"{question}\n{SHORT_ANSWER_INSTRUCTION}"
         messages += [Message("user", content), Message("assistant", answer)]
     return tuple(messages)
@@ -88,6 +91,7 @@ def with_turns(row: QuestionRow, turns: Sequence[Turn]) -> QuestionRow:
     questions_and_answers = [(turn.question, turn.answer) for turn in turns]
     return replace(
         row,
+        # The id identifies the content, so the same conversation has the same id in every release.
         id=digest(row.source, row.image_id, questions_and_answers),
         messages=build_messages(questions_and_answers),
         capabilities=canonicalize(name for turn in turns for name in turn.capabilities),
@@ -136,12 +140,14 @@ def _iter_conversations(journals: Sequence[Journal]) -> Iterator[_ImageConversat
         if isinstance(item, Reject):
             yield item
             continue
+        # Rejects come out even if the conversation is dropped: the release counts them.
         outcome = parse_outcome(item.body)
         yield from outcome.rejects
         if outcome.conversation is None:
             continue
         turns = outcome.conversation.turns
         image = item.get_image()
+        # The image was gone when the run was last started: without its bytes there is no row.
         if image is None:
             yield item.reject_gone()
         else:
@@ -177,6 +183,7 @@ def _apply_balance(
     """Choose questions of each image in a first pass over the runs, and yield the chosen ones in a second pass."""
     catalog = QuestionCatalog()
     turn_positions = array("H")  # question number in the catalog -> position among its image's turns
+    # First pass: only combinations and positions are kept, a few bytes per question (catalog.py).
     for item in conversations:
         if isinstance(item, Reject):
             yield item
@@ -185,6 +192,7 @@ def _apply_balance(
         turn_positions.extend(item.positions)
     choice = balance_questions(catalog)
     on_balance(_measure_balance(catalog, choice))
+    # Second pass: the journals are read again. Rejects were yielded in the first pass.
     for item in _iter_conversations(journals):
         # Images that a running run finished since the first pass are left for the next release.
         if isinstance(item, Reject) or (image := catalog.find(item.image.image_id)) is None:

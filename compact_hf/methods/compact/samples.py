@@ -63,6 +63,7 @@ def make_question_sample(
     """
     from compact_hf.reports.contact_sheet import QuestionItem, section_of_k
 
+    # (None, *capabilities): without the filter every turn is wanted.
     wanted = tuple(turn for turn in turns if filters.get("capability") in (None, *turn.capabilities))
     if not wanted or filters.get("k") not in (None, k):
         return None
@@ -91,6 +92,7 @@ def make_reject_sample(
     ]
     if not drafts or filters.get("k") not in (None, k):
         return None
+    # For each draft the number of earlier ones with the same reason, so that sorting by it alternates the reasons.
     repeat_counts = [
         sum(earlier.reason == reject.reason for earlier in drafts[:index]) for index, reject in enumerate(drafts)
     ]

@@ -28,6 +28,7 @@ def draw_k(seed: int, image_id: str, ks: Sequence[int]) -> int:
         image_id (`str`): the id of the image.
         ks (`Sequence[int]`): the possible values.
     """
+    # A generator for each draw, seeded by what is drawn: order of images, sharding and resuming do not change it.
     return random.Random(digest("k", seed, image_id)).choice(sorted(ks))
 
 
@@ -80,4 +81,5 @@ def _least_used(k: int, usage: Counter[str], previous: Sequence[Combination]) ->
 
 @cache
 def _combinations(k: int) -> tuple[Combination, ...]:
+    # At most 252 combinations, for k = 5.
     return tuple(combinations(CAPABILITIES, k))

@@ -66,10 +66,12 @@ class Selection:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # Called for its check: it raises if a name is unknown.
         canonicalize(self.without)
         if invalid := [k for k in (*self.ks, *self.k_shares) if not 1 <= k <= MAX_K]:
             raise UsageError(f"k = {invalid[0]} is out of range: k is 1 to {MAX_K}")
         shares = self.k_shares.values()
+        # The tolerance is for decimal fractions, whose sum is rarely exactly 1.
         if shares and (min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
             raise UsageError(
                 f"invalid shares by k ({_format_shares(self.k_shares)}): give shares above 0 that add up to 1"
@@ -114,6 +116,7 @@ class Selection:
         Args:
             rows (`Iterable[Row | Reject]`): all rows of the dataset, and the rejects.
         """
+        # First pass here, second pass in the returned function: the rows themselves do not stay in memory.
         return partial(apply_selection, positions_by_image=select_questions(group_questions(rows), self))
 
 
@@ -135,6 +138,7 @@ def select_questions(images: Mapping[str, Sequence[Combination]], selection: Sel
     """
     catalog = make_catalog(images)
     eligible = _find_eligible(catalog, selection)
+    # No number to reach: everything that is eligible is selected, without shuffling.
     if selection.size is None and not selection.k_shares:
         return eligible
 
@@ -145,17 +149,20 @@ def select_questions(images: Mapping[str, Sequence[Combination]], selection: Sel
     def count_units(questions: Sequence[int]) -> int:
         return len(questions) if selection.conversations is None else 1
 
+    # group -> number of eligible training units. Validation images are taken along, but do not count.
     available: Counter[int] = Counter()
     for image in eligible.get_images():
         if not is_validation_image(catalog.get_id(image)):
             available[get_group(image)] += count_units(list(eligible.get_taken(image)))
     remaining = _allocate(available, selection)
     result = Choice(catalog)
+    # Images are taken as long as their group needs units; a group that is full is skipped.
     for image in _shuffle(catalog, eligible, selection.seed):
         if not remaining[group := get_group(image)]:
             continue
         questions = list(eligible.get_taken(image))
         if not is_validation_image(catalog.get_id(image)):
+            # The last image of a group may have more questions than are still needed.
             if selection.conversations is None:
                 questions = questions[: remaining[group]]
             remaining[group] -= count_units(questions)
@@ -167,6 +174,7 @@ def _shuffle(catalog: QuestionCatalog, eligible: Choice, seed: int) -> Iterator[
     """Yield the numbers of the eligible images in the order of a hash of their id and the seed."""
     import numpy as np
 
+    # Arrays of (images,) and (images, 2): millions of images are sorted without a list of strings.
     images = np.fromiter(eligible.get_images(), np.uint32)
     digests = (digest("selection", seed, catalog.get_id(image)) for image in eligible.get_images())
     # Sort by 128-bit digests in two halves; `lexsort` takes its last key as the primary one.
@@ -228,6 +236,7 @@ def count_by_k(
 def _find_eligible(catalog: QuestionCatalog, selection: Selection) -> Choice:
     """Return the questions that have a selected k and need no excluded capability."""
     ks, without = {*selection.ks, *selection.k_shares}, set(selection.without)
+    # Indexed by combination number: at most 1,023 comparisons of sets, for any number of questions.
     is_allowed = [without.isdisjoint(combination) for combination in catalog.combinations]
     eligible = Choice(catalog)
     for image in range(len(catalog)):
@@ -255,6 +264,7 @@ def _allocate(available: Mapping[int, int], selection: Selection) -> dict[int, i
         if selection.size is None and counts[k] == available.get(k, 0):
             break
         counts[k] += 1
+    # Checked at the end, so that the error names all ks that have too few units.
     shortfall = {k: count - available.get(k, 0) for k, count in counts.items() if count > available.get(k, 0)}
     if shortfall:
         message = ", ".join(

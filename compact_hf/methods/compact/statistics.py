@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _WORD: Final = re.compile(r"\w+")
 _YES_NO: Final = ("yes", "no")
+# The card shows this many; `ten_share` is named after it.
 _TOP_ANSWERS: Final = 10
 _TOP_OPENINGS: Final = 5
 _FIGURE_NAMES: Final = ("k-distribution", "coverage", "cooccurrence")
@@ -54,6 +55,7 @@ class QuestionStatistics(RowStatistics):
 
     def add(self, record: Record) -> None:
         """See `RowStatistics.add`."""
+        # Counters only, so that two statistics can be added: the files of a release are counted in parallel.
         for turn in record["turns"]:
             combination, question, answer = canonicalize(turn["capabilities"]), turn["question"], turn["answer"]
             self.combinations[combination] += 1
@@ -84,6 +86,7 @@ class QuestionStatistics(RowStatistics):
     @classmethod
     def card_template(cls) -> str:
         """See `RowStatistics.card_template`."""
+        # A file of its own beside this module; the package data of the wheel contain it.
         return Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
 
     def has_content(self) -> bool:
@@ -114,6 +117,7 @@ class QuestionStatistics(RowStatistics):
 
     def figure_digest(self) -> str:
         """See `RowStatistics.figure_digest`."""
+        # Sorted, because a counter keeps the order in which keys were first counted.
         return digest(sorted(self.combinations.items()))
 
     @property
@@ -153,6 +157,7 @@ class QuestionStatistics(RowStatistics):
     @property
     def missing_pairs(self) -> tuple[tuple[str, str], ...]:
         """Pairs of capabilities that no question needs together."""
+        # At most 45 pairs; combinations are in canonical order, like those of `CAPABILITIES`.
         present = {pair for combination in self.combinations for pair in combinations(combination, 2)}
         return tuple(pair for pair in combinations(CAPABILITIES, 2) if pair not in present)
 

@@ -82,9 +82,11 @@ class QuestionCounter(OutcomeCounter):
     def __init__(self, method: type[Method], faults: dict[str, list[str]]) -> None:
         super().__init__(method, faults)
         self.surplus = 0
+        # By k: kept images, requested drafts, accepted drafts.
         self.conversations: Counter[int] = Counter()
         self.drafts: Counter[int] = Counter()
         self.accepted: Counter[int] = Counter()
+        # (k, combination) -> kept questions; everything about capabilities is computed from it at the end.
         self._turns: Counter[tuple[int, Combination]] = Counter()
         self._dropped: Counter[Combination] = Counter()
         self._declined: Counter[Combination] = Counter()
@@ -118,6 +120,7 @@ class QuestionCounter(OutcomeCounter):
 
     def figures(self) -> dict[str, Any]:
         """See `OutcomeCounter.figures`."""
+        # Every k that was requested, so that a k without kept questions is shown with 0.
         ks = sorted(self.drafts)
         return {
             "surplus": self.surplus,
@@ -146,6 +149,7 @@ class QuestionCounter(OutcomeCounter):
         """Return the matrix of kept questions that need two capabilities; see `QuestionRunStatus.coverage`."""
         counts = {name: dict.fromkeys(CAPABILITIES, 0) for name in CAPABILITIES}  # shape (10, 10)
         for (_, combination), count in self._turns.items():
+            # With replacement: the pairs (a, a) fill the diagonal.
             for first, second in combinations_with_replacement(combination, 2):
                 counts[first][second] += count
                 if first != second:

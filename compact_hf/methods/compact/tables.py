@@ -47,8 +47,10 @@ def _k_and_capability_tables(status: QuestionRunStatus) -> Iterator[Table]:
     drafts: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
     for combination in status.combinations:
+        # `Counter.update` adds the numbers: each capability of a combination gets all its drafts.
         drafts.update(dict.fromkeys(combination.capabilities, combination.asked))
         accepted.update(dict.fromkeys(combination.capabilities, combination.accepted))
+    # Only capabilities of kept questions are counted by k; drafts and their share are over all ks.
     yield Table(
         ("capability", *(f"k = {k}" for k in ks), "drafts", "accepted"),
         [

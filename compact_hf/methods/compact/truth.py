@@ -24,6 +24,7 @@ from compact_hf.teachers.base import TruthfulReply
 FAULTS: Final = ("wrong answer", "superfluous capability", "missing capability", "joined question", "low confidence")
 """The faults that can be planted in a draft; results are counted under these names."""
 
+# Per cent; above and below the limit of 70 in the presets.
 _CONFIDENCE: Final = 95
 _LOW_CONFIDENCE: Final = 40
 
@@ -61,12 +62,14 @@ class Task:
             raise TeacherError(
                 "the request has no scene (the teacher scenes only writes questions about drawn scenes): use scenes:N"
             )
+        # In the order of combinations: `rng` is used by one draft after the other, so the order decides the result.
         drafts, planted = zip(
             *(_write_draft(scene, combination, rng, draw_fault) for combination in self.combinations), strict=True
         )
         if len(drafts) == 1 and not drafts[0]["supported"]:
             # Journals contain this text as a reply, so it does not change.
             return TruthfulReply(refused="the picture does not support it")
+        # Labels are stored only if a fault was planted: most replies of a journal have none.
         return TruthfulReply(_to_text("drafts", drafts, DraftReply), planted=planted if any(planted) else ())
 
 
@@ -117,6 +120,7 @@ def _write_draft(
     draw_fault: Callable[[Sequence[str]], str],
 ) -> tuple[dict[str, Any], str]:
     """Return the draft for a combination, and the fault planted in it, empty if there is none."""
+    # Drawn first, so that the draw does not depend on what the scene supports.
     fault = draw_fault(FAULTS)
     scene_question = make_question(scene, combination, rng)
     if scene_question is None:
@@ -142,6 +146,7 @@ def _inject_fault(fault: str, scene: Scene, scene_question: SceneQuestion, rng: 
     """Return the fields of the draft that the fault changes; empty if the scene does not allow this fault."""
     match fault:
         case "wrong answer":
+            # The answer to another question about the scene, of the same type if possible.
             alternatives = (
                 alternative
                 for alternative in _alternative_questions(scene, scene_question, rng)
@@ -149,6 +154,7 @@ def _inject_fault(fault: str, scene: Scene, scene_question: SceneQuestion, rng: 
             )
             return next(({"answer": alternative.answer} for alternative in alternatives), {})
         case "superfluous capability":
+            # Another question, which needs one more capability than requested; the verifier should find MORE.
             supersets = (
                 canonicalize((*scene_question.capabilities, name))
                 for name in _shuffle_capabilities(rng)
@@ -156,6 +162,7 @@ def _inject_fault(fault: str, scene: Scene, scene_question: SceneQuestion, rng: 
             )
             return _ask_instead(scene, supersets, rng)
         case "missing capability":
+            # A question that needs one capability less; the verifier should find FEWER. Not possible for k = 1.
             subsets = (
                 tuple(name for name in scene_question.capabilities if name != dropped)
                 for dropped in _shuffle_capabilities(rng)
