@@ -164,14 +164,17 @@ def evaluate(
         url,
         limits,
     )
+    # Options were checked first: this step may download models, and hashes all of their files.
     entries = resolve_models(models, batch_size=batch_size, url=url)
     options = DataOptions(config, split, columns)
     question_set = read_questions(chosen_task, str(dataset), options, limit=limit, control=control)
     total = len(question_set.questions) * len(entries)
     with EvaluationDirectory.open(Path(out), _identity_settings(chosen_task, question_set, settings)) as directory:
         for index, entry in enumerate(entries):
+            # Progress counts over all models: this number of answers belongs to the models before this one.
             done = index * len(question_set.questions)
             model_directory = directory.add_model(entry)
+            # predictions.jsonl is written in one piece, so a model that has it is complete and is not loaded again.
             if not is_finished(model_directory):
                 on_model_progress = partial(_report_progress, on_progress, done, total)
                 write_predictions(
@@ -180,8 +183,10 @@ def evaluate(
                         chosen_task, entry, question_set, model_directory, settings, on_model_progress, on_failure
                     ),
                 )
+                # Only now that the final file exists: a process killed before this line loses no answer.
                 remove_part(model_directory)
             on_progress(done + len(question_set.questions), total)
+        # Scores and page are made in every call, and include the models of earlier calls.
         evaluation = _score_models(chosen_task, directory, question_set, settings.matching)
         write_json(directory.out / RESULTS_FILE, evaluation.to_json())
         flags = {
@@ -230,9 +235,11 @@ def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int
     entries: dict[str, ModelEntry] = {}
     for model_id in list_models(models):
         if model_id.startswith(SERVER_PREFIX):
+            # The files of a model on a server are not known: its name and the URL identify it.
             entry = ModelEntry(model_id, digest(model_id, url), None)
         else:
             entry = ModelEntry(model_id, model_identity(model_id), batch_size)
+        # Two paths to the same files count as the same model.
         if entry.identity in entries:
             raise UsageError(f"{entries[entry.identity].model} and {model_id} are the same model; give it once")
         entries[entry.identity] = entry
@@ -243,6 +250,7 @@ def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int
 
 def _identity_settings(task: EvaluationTask, question_set: QuestionSet, settings: EvaluationSettings) -> dict[str, Any]:
     """Return the settings that all models in one directory must share, as JSON values."""
+    # The batch size is not among them: each model's entry records its own, and models on a server have none.
     return {
         "task": task.name,
         "task_version": task.version,
@@ -259,11 +267,13 @@ def _report_progress(on_progress: Callable[[int, int], None], done: int, total: 
 
 def _format_command(directory: EvaluationDirectory, dataset: str, options: Mapping[str, Any]) -> str:
     """Return the command that reproduces the whole directory, for its page."""
+    # All models of the directory, including those of earlier calls, because the page shows all of them.
     words = ["compact", "evaluate", *(entry.model for entry in directory.entries.values()), dataset]
     words += ["--out", str(directory.out)]
     for name, value in options.items():
         if not value:
             continue
+        # The only mapping is --columns, which is written FIELD=COLUMN,FIELD=COLUMN.
         text = ",".join(f"{field}={column}" for field, column in value.items()) if isinstance(value, Mapping) else value
         words += [f"--{name}", str(text)]
     return shlex.join(words)
@@ -322,6 +332,7 @@ def _score_models(
     task: EvaluationTask, directory: EvaluationDirectory, question_set: QuestionSet, matching: str
 ) -> Evaluation:
     """Score and compare all models that have answered, and write each model's results.json."""
+    # Slug -> predictions. A model that an earlier call left unfinished is skipped.
     answers = {
         slug: read_predictions(directory.out / slug) for slug in directory.entries if is_finished(directory.out / slug)
     }
@@ -330,7 +341,9 @@ def _score_models(
     for slug, predictions in answers.items():
         results.append(task.score(predictions, model=names[slug], dataset=question_set.name, matching=matching))
         write_json(directory.out / slug / RESULTS_FILE, results[-1].to_json())
+    # The baseline is the first model that this directory recorded, even if this call names another one first.
     baseline, *candidates = answers.values()
+    # Question id -> function that reads its image, None without an image. Only examples on the page are read.
     readers = {question.id: question.read_image for question in question_set.questions}
     return Evaluation(
         task=task.name,

@@ -118,6 +118,7 @@ class SharedInputs:
             pixel_values=self.pixel_values.to(device, dtype=network.dtype),
             past_key_values=cache,
             use_cache=True,
+            # Otherwise logits would be computed at every position: (images, prefix, vocabulary).
             logits_to_keep=1,
         )
         # Now one row per question: each question gets a copy of its image's row.
@@ -128,6 +129,7 @@ class SharedInputs:
             past_key_values=cache,
             max_new_tokens=max_new_tokens,
         )
+        # `generate` returns the prompt as well; only the tokens after it are the answer.
         return tokens[:, self.input_ids.shape[1] :]
 
 
@@ -143,15 +145,18 @@ def shared_inputs(processor: Any, pairs: ImagePromptPairs) -> SharedInputs | Non
     import torch
 
     images = [data for data, _ in pairs if data is not None]
+    # Encoded image -> its row in the cache, in the order of first occurrence.
     image_index = {data: index for index, data in enumerate(dict.fromkeys(images))}
     if not images or len(image_index) == len(pairs):
         return None
+    # With a placeholder instead of pixels, each row has one image token, which is repeated below.
     conversations = [conversation(prompt) for _, prompt in pairs]
     texts = processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
     # The image token is a special token, so repeating it below does not change how the text around it is tokenized.
     rows = processor.tokenizer(texts, add_special_tokens=False, max_length=None)["input_ids"]
     image_token = processor.image_token_id
     position = rows[0].index(image_token) if image_token in rows[0] else 0
+    # Rows that differ before the image, or have several images, cannot continue from one prefix.
     if any(row[: position + 1] != rows[0][: position + 1] or row.count(image_token) != 1 for row in rows):
         return None
     # The prefix ends with the last token of the image; what follows is the question.
@@ -164,6 +169,7 @@ def shared_inputs(processor: Any, pairs: ImagePromptPairs) -> SharedInputs | Non
     prefix = rows[0][:position] + [image_token] * tokens_per_image
     suffixes = [row[position + 1 :] for row in rows]
     longest = max(map(len, suffixes))
+    # Padding comes after the prefix, so that prefixes match the cache and all questions end at the same position.
     padding = [longest - len(row) for row in suffixes]
     pad_token = processor.tokenizer.pad_token_id
     return SharedInputs(
@@ -204,6 +210,7 @@ class Student:
         self._device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         try:
             network = _load_network(directory)
+            # After the network, whose loading registers the classes of the model's family.
             # An adapter's directory has the processor that it was trained with.
             self._processor: Any = load_processor(directory)
         except TuningError as error:
@@ -254,6 +261,7 @@ class Student:
         with ThreadPoolExecutor(1, "next-batch") as executor:
             for read_batch in batch_readers:
                 pending.append(executor.submit(prepare, read_batch))
+                # One batch is prepared while another is answered. More than that would only hold more images in memory.
                 if len(pending) > 1:
                     yield self._generate_answers(*pending.popleft().result(), max_new_tokens)
             while pending:
@@ -281,6 +289,7 @@ class Student:
     def _count_image_tokens(self, size: tuple[int, int]) -> int:
         from PIL import Image
 
+        # The template's own tokens are counted too; they are the same for every size.
         blank = [conversation("", {"type": "image", "image": Image.new("RGB", size)})]
         return len(self._processor.apply_chat_template(blank, tokenize=True, return_dict=True)["input_ids"][0])
 
@@ -299,10 +308,12 @@ class Student:
                 raise EvaluationError(
                     f"not enough memory on {self._device} for this model: {first_line(error)}"
                 ) from error
+        # transformers raises it if image tokens and features do not match, among other cases.
         except ValueError as error:
             raise self._translate_error(error, pairs) from error
         else:
             return [text.strip() for text in self._processor.batch_decode(tokens, skip_special_tokens=True)]
+        # Only reached when memory ran out; outside `except`, whose traceback would keep the failed batch in memory.
         middle = len(pairs) // 2
         halves = (pairs[:middle], pairs[middle:])
         return [answer for half in halves for answer in self.answer(half, max_new_tokens=max_new_tokens)]

@@ -99,14 +99,17 @@ def plan_evaluation(
     chosen_task = choose_task(task, str(dataset))
     options = DataOptions(config, split, columns)
     question_set = read_questions(chosen_task, str(dataset), options, limit=limit, control=control)
+    # Nothing is created here: a new model gets the name that its subdirectory would have.
     existing = read_entries(Path(out))
     model_plans = []
     for entry in entries:
         directory = Path(out) / choose_slug(existing, entry)
         count = len(question_set.questions)
+        # A model has either a journal or a file of saved answers, so the larger number is the right one.
         answered = (
             count if is_finished(directory) else max(count_journal_answers(directory), count_local_answers(directory))
         )
+        # `out` may belong to another dataset with more questions, which only `evaluate` refuses.
         to_ask = max(0, count - answered)
         if entry.is_local:
             model_plans.append(ModelPlan(entry.model, answered, to_ask, 0, 0.0))
@@ -115,6 +118,7 @@ def plan_evaluation(
             cost = None if price is None else to_ask * price.cost(*TOKENS_PER_REQUEST)
             model_plans.append(ModelPlan(entry.model, answered, to_ask, to_ask, cost))
     parts = chosen_task.count_parts(question_set.questions)
+    # Questions about one image share its id, even if a control swaps or removes the image.
     image_count = len({question.image_id for question in question_set.questions})
     return EvaluationPlan(
         question_set.name,

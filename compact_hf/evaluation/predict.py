@@ -48,7 +48,9 @@ def read_predictions(directory: str | Path) -> list[Prediction]:
         "give the directory of one model, DIR/NAME of compact evaluate's --out DIR",
         is_reading=True,
     ):
+        # Bytes are split at \n and \r only. Text would be split at U+2028 too, which JSON strings may contain.
         lines = path.read_bytes().splitlines()
+    # The class of the predictions depends on the task, which evaluation.json in the parent directory names.
     manifest = read_manifest(evaluation_directory(Path(directory).resolve().parent))
     prediction_type = load_task(manifest["task"] if manifest else DEFAULT_TASK).prediction_type
     return parse_predictions(prediction_type, lines, path)
@@ -98,6 +100,7 @@ def read_manifest(directory: OutputDirectory) -> dict[str, Any] | None:
         return None
     if not isinstance(content.get("models"), dict):
         raise directory.damaged_error("it names no models")
+    # Values in the file replace the defaults.
     return {"task": DEFAULT_TASK, "task_version": "1", **content}
 
 
@@ -137,11 +140,14 @@ def predict(
         lengths = student.prompt_lengths([(question.read_image, task.get_prompt(question)) for question in questions])
     except ImageError as error:
         raise _unreadable_image_error(questions, error) from error
+    # The order depends only on the questions and the model, so a resumed call makes the same batches.
     order = sort_for_batching(questions, lengths)
     part = directory / _PART_FILE
     predictions = _resume_part(part, task.prediction_type, [question.id for question in order], batch_size)
     on_progress(len(predictions))
+    # Saved answers end at the end of a batch, so these are the batches that an uninterrupted call would ask.
     batches = [order[start : start + batch_size] for start in range(len(predictions), len(order), batch_size)]
+    # Images are read by these functions when their batch is prepared, not all at once.
     readers = [partial(_read_pairs, task, batch) for batch in batches]
     answers = student.answer_batches(readers, max_new_tokens=max_new_tokens)
     try:
@@ -151,9 +157,11 @@ def predict(
                     task.mark(question, answer, matching) for question, answer in zip(batch, batch_answers, strict=True)
                 ]
                 file.write("".join(f"{prediction.to_line()}\n" for prediction in new))
+                # A killed process loses at most the batch that is being answered.
                 file.flush()
                 predictions += new
                 on_progress(len(predictions))
+    # The error of a batch arrives when its answers are due, so its image is in the first batch without answers.
     except ImageError as error:
         raise _unreadable_image_error(order[len(predictions) : len(predictions) + batch_size], error) from error
     by_id = {prediction.id: prediction for prediction in predictions}
@@ -177,6 +185,7 @@ def sort_for_batching(questions: Sequence[Question], lengths: Sequence[int]) -> 
     Questions are grouped by image, and images are sorted by their longest question, the longest first. So an image is
     read once for all of its questions, and running out of memory shows in the first batch.
     """
+    # Image id -> number of tokens of its longest prompt.
     longest: dict[str, int] = {}
     for question, length in zip(questions, lengths, strict=True):
         longest[question.image_id] = max(length, longest.get(question.image_id, 0))
@@ -184,6 +193,7 @@ def sort_for_batching(questions: Sequence[Question], lengths: Sequence[int]) -> 
         image_id: index
         for index, image_id in enumerate(sorted(longest, key=lambda image: longest[image], reverse=True))
     }
+    # `sorted` is stable: questions about one image keep the order of the dataset.
     return sorted(questions, key=lambda question: rank[question.image_id])
 
 
@@ -199,6 +209,7 @@ def _unreadable_image_error(batch: Sequence[Question], error: ImageError) -> Eva
                 decode_rgb(question.read_image())
         except ImageError:
             return EvaluationError(f"the image of question {question.id} cannot be decoded ({error}); remove that row")
+    # Every image can be decoded this time, for example because a file has changed.
     return EvaluationError(str(error))
 
 
@@ -213,7 +224,9 @@ def _resume_part(
     if not part.exists():
         return []
     lines = part.read_bytes().splitlines(keepends=True)
+    # The last line of a killed process may be cut off.
     complete_lines = [line for line in lines if line.endswith(b"\n")]
+    # The last batch may be smaller than `batch_size`; once all questions are answered, no line is dropped.
     if len(complete_lines) < len(ids):
         complete_lines = complete_lines[: len(complete_lines) // batch_size * batch_size]
     predictions = parse_predictions(prediction_type, complete_lines, part)

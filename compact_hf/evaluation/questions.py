@@ -35,6 +35,7 @@ class Question:
 
     def content(self) -> tuple[Any, ...]:
         """Return the values that identify the question: all fields except `read_image`, and `parts` unless empty."""
+        # Leaving out empty `parts` keeps the hashes of questions that were made before the field existed.
         names = [item.name for item in fields(self) if item.compare and (item.name != "parts" or self.parts)]
         return tuple(getattr(self, name) for name in names)
 
@@ -114,6 +115,7 @@ class QuestionSet:
     @property
     def identity(self) -> str:
         """Hash of the questions (ids, image ids, texts and answers) and of the control."""
+        # A control changes the identity, so its answers never get into a directory of normal answers.
         identity = digest([question.content() for question in self.questions])
         return digest(self.control, identity) if self.control else identity
 
@@ -134,6 +136,7 @@ class QuestionSet:
             raise UsageError(f"got the limit {count}; it must be at least 1")
         if count >= len(self.questions):
             return self
+        # The lowest hashes are taken, so the order of the rows does not matter. The questions keep their order.
         selected_digests = set(sorted(digest(question.id) for question in self.questions)[:count])
         questions = tuple(question for question in self.questions if digest(question.id) in selected_digests)
         return replace(self, name=f"{self.name}, {count} of its questions", questions=questions)

@@ -79,6 +79,7 @@ def build_report(
     results = evaluation.results
     models = tuple(item.model for item in results)
     sections = tuple(task.iter_sections(results))
+    # None for a task without rules, whose `matching` is empty.
     rule = task.rules.get(evaluation.matching)
     return EvaluationReport(
         dataset=evaluation.dataset,
@@ -86,6 +87,7 @@ def build_report(
         lead=task.lead if sections else "",
         facts=_facts(task, tuple(answers[0].values())),
         models=models,
+        # One fact per model. Baselines depend on the questions alone, so those of the first model are valid for all.
         headline=(*(_describe_headline(item) for item in results), *results[0].baselines()),
         sections=sections,
         published=evaluation.published_table() if evaluation.published else None,
@@ -125,6 +127,7 @@ def select_examples(
     selected: list[str] = []
     used_images: set[str] = set()
     round_number = 0
+    # Each pass is one round. It ends when enough questions are selected or no stratum has any left.
     while len(selected) < count and any(
         candidates for outcomes in pending.values() for candidates in outcomes.values()
     ):
@@ -133,6 +136,7 @@ def select_examples(
             order = [OUTCOMES[(round_number + position + step) % len(OUTCOMES)] for step in range(len(OUTCOMES))]
             candidates = next((pending[stratum][outcome] for outcome in order if pending[stratum][outcome]), None)
             if candidates and len(selected) < count:
+                # Candidates are in the order of their hashes: the first one about an unused image, otherwise the first.
                 item = next(
                     (prediction for prediction in candidates if prediction.picture not in used_images), candidates[0]
                 )
@@ -144,6 +148,7 @@ def select_examples(
 
 
 def _facts(task: EvaluationTask, predictions: Sequence[Prediction]) -> tuple[Fact, ...]:
+    # Of several right answers only the first is counted; it is the one that examples show.
     right_answers = {answer for prediction in predictions for answer in prediction.answers[:1]}
     return (
         Fact("questions", f"{len(predictions):,}", describe_parts(task, task.count_parts(predictions))),

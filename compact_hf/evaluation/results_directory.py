@@ -78,6 +78,7 @@ class Evaluation(NotebookSummary):
             if len(self.results) > 1:
                 yield f"\n{results.model}"
             yield results.table()
+        # For a single model this table has no rows and is not shown.
         yield Table(
             (f"compared with {self.results[0].model}", "difference", "95% interval", "McNemar's p"),
             [
@@ -180,10 +181,13 @@ class EvaluationDirectory:
         directory = evaluation_directory(out)
         directory.claim()
         with directory.lock():
+            # A new directory has no manifest until the first model is added.
             manifest = read_manifest(directory) or {"models": {}}
             entries = _parse_entries(manifest.pop("models"))
+            # Without a model there are no answers yet that depend on the settings.
             if entries:
                 directory.check(manifest, settings)
+            # The block of the caller runs inside this one, so its errors of the disk are translated too.
             with translate_disk_errors(EvaluationError, out, "nothing is lost, run the same command again to resume"):
                 yield cls(directory, settings, entries)
 
@@ -201,6 +205,7 @@ class EvaluationDirectory:
         slug = choose_slug(self._entries, entry)
         existing = self._entries.get(slug)
         directory = self.out / slug
+        # A finished model is not asked again, so another batch size does not matter for it.
         if (
             existing is not None
             and existing.batch_size != entry.batch_size
@@ -212,6 +217,7 @@ class EvaluationDirectory:
             existing = None
         if existing is None:
             self._entries[slug] = entry
+            # Recorded before the subdirectory is made: every subdirectory of a model has an entry.
             models = {slug: asdict(item) for slug, item in self._entries.items()}
             self._directory.write_settings({**self._settings, "models": models})
         directory.mkdir(exist_ok=True)
@@ -243,8 +249,11 @@ def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:
     for slug, existing in entries.items():
         if existing.identity == entry.identity:
             return slug
+    # Everything but letters, digits, `_`, `.` and `-` becomes a hyphen, such as the slash of `org/name`.
     base_slug = re.sub(r"[^\w.-]+", "-", entry.name).strip("-.") or "model"
+    # Some file systems ignore case. The evaluation's own files are in the same directory.
     used_names = {slug.casefold() for slug in entries} | {EVALUATION_FILE, LOCK_FILE, RESULTS_FILE, "report.html"}
+    # One candidate more than there are used names, so at least one is free.
     names: Iterable[str] = (base_slug, *(f"{base_slug}-{number}" for number in range(2, len(used_names) + 3)))
     return next(name for name in names if name.casefold() not in used_names)
 

@@ -79,6 +79,7 @@ class ImageColumn:
             ImageError: the row has no image, or its file must not or cannot be read.
         """
         cell = self._cell(index).as_py()
+        # A struct can contain the bytes, the path or both; a column of strings contains paths.
         data: bytes | None = cell["bytes"] if isinstance(cell, dict) else None
         if data:
             return data
@@ -101,6 +102,7 @@ class ImageColumn:
 
         if not isinstance(path, str) or not path:
             raise ImageError(ImageReason.NO_IMAGE, f"{type(path).__name__} {str(path)[:80]!r}")
+        # Files that `datasets` has downloaded or extracted are in its cache.
         roots = [root for root in (self._root, Path(config.HF_DATASETS_CACHE).resolve()) if root]
         resolved = ((self._root or Path()) / path).resolve()
         # A dataset from someone else could name any file on this machine.
@@ -211,6 +213,7 @@ def _default_config(source: _DatasetSource, preferred: str) -> str | None:
     if "data_files" in source.load_kwargs:
         return None
     with _translate_dataset_errors(source):
+        # `datasets` names the config of a dataset that declares none `default`.
         names = get_dataset_config_names(source.path, **source.load_kwargs)
         if preferred in names:
             return preferred
@@ -251,6 +254,7 @@ def _translate_dataset_errors(source: _DatasetSource) -> Iterator[None]:
     try:
         with without_progress_bars():
             yield
+    # The message of DatasetGenerationError is always the same; its cause says what is wrong with the file.
     except (OSError, ValueError, DatasetGenerationError) as error:
         message = " ".join(str(error.__cause__ or error).split())
         raise EvaluationError(f"{source.name} cannot be read as a dataset: {message}") from error

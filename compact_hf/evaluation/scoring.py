@@ -61,7 +61,9 @@ class Rule:
 TOLERANCE: Final = 0.05
 """Relative error up to which `relaxed` accepts a number (ChartQA's relaxed accuracy, Masry et al. 2022)."""
 
+# A whole answer such as `3`, `-1.5`, `.5` or `5%`.
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)%?")
+# The comma of `1,000`, but not that of `1,00` or `1,0000`.
 _THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
@@ -82,6 +84,7 @@ def _parse_number(answer: str) -> float | None:
     for text in (_THOUSANDS.sub("", answer.strip()), normalise(answer)):
         if _NUMBER.fullmatch(text):
             number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+            # More than about 300 digits become infinity.
             return number if isfinite(number) else None
     return None
 
@@ -294,8 +297,10 @@ def score_answers(
     """
     if not predictions:
         raise EvaluationError("no question was answered; there is nothing to score")
+    # Stratum -> majority answer, from all questions; the scores of parts use the same answers.
     majority = majority_answers((get_stratum(prediction), prediction.answers) for prediction in predictions)
     overall: list[_Outcome] = []
+    # Grouping -> part -> outcomes. A question can be in several parts of a grouping, such as its capabilities.
     groups: dict[str, dict[str, list[_Outcome]]] = defaultdict(lambda: defaultdict(list))
     for prediction in predictions:
         outcome = prediction.right, rule.is_right(majority[get_stratum(prediction)], prediction.answers)
@@ -320,6 +325,7 @@ def majority_answers(reference: Iterable[tuple[Hashable, Sequence[str]]]) -> dic
     """
     counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
     for stratum, answers in reference:
+        # A set: two right answers that are equal after normalising count once per question.
         counts[stratum].update({normalise(answer) for answer in answers})
     return {
         stratum: min(answer_counts, key=lambda answer: (-answer_counts[answer], answer))
@@ -338,6 +344,7 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
     1 + (questions per image - 1) x correlation. `significance.compare` resamples whole images instead.
     """
     share = right / n
+    # Half width and center of the interval, both multiplied by `scale`.
     spread = _Z95 * sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
     scale = 1 + _Z95**2 / n
     middle = share + _Z95**2 / (2 * n)

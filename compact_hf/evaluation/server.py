@@ -74,6 +74,7 @@ def ask_server(
     from compact_hf.teachers.openai import OpenAI
 
     teacher = OpenAI(model.removeprefix(SERVER_PREFIX), url=url, max_text_tokens=max_new_tokens)
+    # Hash of the image id -> questions about the image. The hash is the image's id in the journal.
     by_image: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         by_image[digest(question.image_id)].append(question)
@@ -81,6 +82,7 @@ def ask_server(
 
     def report_progress(progress: SessionProgress, finished: FinishedImage | None) -> None:
         nonlocal answered
+        # Called without an image after a failed request; the runner retries it.
         if finished is None:
             on_failure(progress.last_failure)
             return
@@ -89,9 +91,12 @@ def ask_server(
 
     async def ask_all(stop: asyncio.Event) -> dict[str, str]:
         nonlocal answered
+        # Closed in reverse order: first the checkpoints, then the journal, last the connections.
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(teacher.close)
+            # An existing journal of another model or image size raises SettingsMismatchError.
             journal = stack.enter_context(Journal.open(directory, {"model": model, "max_edge": MAX_EDGE}))
+            # Answers of earlier calls; `_process` counts each answered question as accepted.
             _, _, answered = journal.counts()
             on_progress(answered)
             runner = Runner(
@@ -107,6 +112,7 @@ def ask_server(
                 _iter_pending_images(by_image, journal.finished_ids()),
                 lambda item: _process(task, by_image[item.image_id]),
             )
+            # Question id -> answer, from the journal, so those of earlier calls are included.
             return {id: answer for item in journal.outcomes() for id, answer in json.loads(item.body).items()}
 
     answers = run_async_interruptible(ask_all)
@@ -144,6 +150,7 @@ def count_journal_answers(directory: Path) -> int:
     if not (directory / FILE_NAME).is_file():
         return 0
     with Journal.read(directory) as journal:
+        # (finished images, images with answers, answers)
         return journal.counts()[2]
 
 
@@ -166,6 +173,7 @@ def _process(task: EvaluationTask, questions: Sequence[Question]) -> Process:
         prompt = task.get_prompt(question)
         requests.append(
             Request(
+                # The journal finds replies by this key, so a question with a new prompt is asked again.
                 key=digest(question.id, prompt),
                 role="teacher",
                 image_id=digest(question.image_id),
@@ -174,6 +182,7 @@ def _process(task: EvaluationTask, questions: Sequence[Question]) -> Process:
                 schema=BaseModel,  # an empty schema: the reply is free text
             )
         )
+    # The runner sends these requests in parallel, and returns the replies in the same order.
     replies = yield requests
     answers = {question.id: reply.text.strip() for question, reply in zip(questions, replies, strict=True)}
     return Result(json.dumps(answers), len(answers))

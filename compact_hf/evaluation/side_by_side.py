@@ -79,6 +79,7 @@ class SideBySide:
             )
         self.sides: tuple[str, ...] = (BASE, TUNED) if adapter_directory is not None else (TUNED,)
         self._network: Any = network.to(self._device).eval()
+        # One id or a list of ids, depending on the model.
         eos_token_ids = network.generation_config.eos_token_id
         self._eos_token_ids = frozenset(eos_token_ids if isinstance(eos_token_ids, list) else [eos_token_ids])
 
@@ -133,6 +134,7 @@ class _AnswerWriter:
         self.tokens: list[int] = []
         self._network, self._processor, self._eos_token_ids = network, processor, eos_token_ids
         self._next_inputs = dict(inputs)
+        # One key-value cache per side, since the adapter changes keys and values. The first call creates it.
         self._cache: Any = None
 
     def write(self, max_new_tokens: int) -> None:
@@ -141,12 +143,14 @@ class _AnswerWriter:
 
         with torch.inference_mode():
             outputs = self._network(**self._next_inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        # The most likely token, (1, 1).
         token = outputs.logits[:, -1].argmax(-1, keepdim=True)
         self._cache = outputs.past_key_values
         # From now on the image is in the key-value cache, so only the new token is passed: (1, 1).
         mask = self._next_inputs["attention_mask"]
         self._next_inputs = {"input_ids": token, "attention_mask": torch.cat([mask, mask.new_ones(1, 1)], dim=1)}
         self.tokens.append(int(token))
+        # All tokens are decoded again, because a character can consist of several tokens.
         text = self._processor.decode(self.tokens, skip_special_tokens=True).strip()
         finish_reason: FinishReason = ""
         if self.tokens[-1] in self._eos_token_ids:

@@ -17,6 +17,7 @@ from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.questions import Prediction
 
 RESAMPLES: Final = 10_000
+# Fixed, so that the same predictions always give the same interval.
 _SEED: Final = 0
 
 
@@ -73,6 +74,7 @@ def compare(first: Sequence[Prediction], second: Sequence[Prediction]) -> Compar
     points = [(one.points(), other.points()) for one, other in pairs]
     only_first = sum(one > other for one, other in points)
     only_second = sum(other > one for one, other in points)
+    # Image id -> difference of the points for each of its questions.
     by_image: dict[str, list[float]] = defaultdict(list)
     for (prediction, _), (one, other) in zip(pairs, points, strict=True):
         by_image[prediction.picture].append(one - other)
@@ -102,10 +104,12 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """
     discordant = only_first + only_second
     # Integer arithmetic: only the last division is rounded, so the result is exact for thousands of questions too.
+    # After each pass, `binomial` is C(discordant, index + 1), and `tail` the sum of C(discordant, 0) up to it.
     binomial = tail = 1
     for index in range(min(only_first, only_second)):
         binomial = binomial * (discordant - index) // (index + 1)
         tail += binomial
+    # For an even split both tails contain the middle, so their sum exceeds 1.
     return min(1.0, 2 * tail / (1 << discordant))
 
 
@@ -155,6 +159,7 @@ def _bootstrap(image_totals: Sequence[tuple[float, int]]) -> tuple[float, float]
     # unique_totals (totals, 2), draws (resamples, totals).
     unique_totals, counts = np.unique(np.array(image_totals), axis=0, return_counts=True)
     draws = np.random.default_rng(_SEED).multinomial(len(image_totals), counts / len(image_totals), size=RESAMPLES)
+    # (resamples,). Ratios of sums, because resamples differ in their number of questions.
     differences = (draws @ unique_totals[:, 0]) / (draws @ unique_totals[:, 1])
     low, high = np.quantile(differences, (0.025, 0.975))
     return float(low), float(high)

@@ -119,6 +119,7 @@ class EvaluationTask(ABC):
 
     def mark(self, question: Question, answer: str, matching: str) -> Prediction:
         """Return a prediction with the model's answer, marked as right or wrong by the rule named `matching`."""
+        # The fields that question and prediction have in common, including those of the task's own classes.
         names = {item.name for item in fields(self.prediction_type)} & {item.name for item in fields(question)}
         return self.prediction_type(
             **{name: getattr(question, name) for name in names},
@@ -196,6 +197,7 @@ class EvaluationTask(ABC):
             ]
             plots = plot_accuracy_in_handfuls(rows, models, name=f"accuracy-by-{grouping}", title=f"By {grouping}")
             heading = f"By {grouping}"
+            # The anchor on the page: `By question type` becomes `by-question-type`.
             yield Section(re.sub(r"\W+", "-", heading.lower()), heading, heading, "", tuple(plots))
 
     def iter_tags(self, prediction: Any) -> Iterator[Tag]:
@@ -268,6 +270,7 @@ def read_questions(
             f"the task {task.name} has no control {control!r} (it has {', '.join(task.controls) or 'none'})"
             f"{did_you_mean(control, task.controls)}"
         )
+    # Checked here as well as in `limit`, because reading may first download the dataset.
     if limit is not None and limit < 1:
         raise UsageError(f"got the limit {limit}; it must be at least 1")
     question_set = task.read(dataset, options)
@@ -277,6 +280,7 @@ def read_questions(
         raise EvaluationError(f"{question_set.name} has two questions with the id {repeated[0]!r}; make ids unique")
     if limit is not None:
         question_set = question_set.limit(limit)
+    # The control is last: with the same limit, the same questions are asked with and without it.
     return task.controls[control](question_set) if control is not None else question_set
 
 

@@ -78,6 +78,7 @@ def forecast_ablation(plan: str | Path, out: str | Path) -> AblationForecast:
     loaded_plan, directory = read_plan(plan), Path(out)
     units = list_units(loaded_plan, directory)
     results = {unit: result for unit in units if (result := read_result(unit))}
+    # The scenes are not drawn yet, so there is nothing to count; an unknown recipe is still reported.
     if loaded_plan.scenes is not None and not has_complete_runs(directory):
         read_recipe(loaded_plan.recipe)
         return AblationForecast(len(units), len(results), (), None)
@@ -112,9 +113,11 @@ def estimate_seconds_left(
     if not results:
         return None
     unit_results = results.values()
+    # Seconds; long units have more weight, because they have more steps.
     seconds_per_step = sum(result.seconds for result in unit_results) / max(
         1, sum(result.steps for result in unit_results)
     )
+    # Seconds per unit.
     overhead = sum(result.other_seconds for result in unit_results) / len(unit_results)
     steps = {variant_forecast.variant: variant_forecast.steps for variant_forecast in forecast_variants(plan, catalog)}
     return sum(seconds_per_step * steps[unit.variant] + overhead for unit in units if unit not in results)
@@ -135,9 +138,11 @@ def _count_steps(settings: Mapping[str, Any], row_count: int) -> int:
     def read_number(name: str, default: float) -> float:
         return float(settings.get(name, default))
 
+    # As in TRL, a positive `max_steps` replaces the number of epochs.
     if (max_steps := read_number("max_steps", -1)) > 0:
         return int(max_steps)
     rows_per_step = read_number("per_device_train_batch_size", 8) * read_number("gradient_accumulation_steps", 1)
+    # An epoch ends with an incomplete step if the rows cannot be divided evenly.
     return math.ceil(
         math.ceil(row_count / (rows_per_step * read_number("num_processes", 1))) * read_number("num_train_epochs", 3)
     )

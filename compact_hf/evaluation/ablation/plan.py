@@ -19,7 +19,9 @@ from compact_hf.errors import UsageError, did_you_mean
 from compact_hf.methods.compact.selection import Selection
 
 _SUFFIX: Final = ".yaml"
+# Directories are named after variants: a letter or digit, so that they are not hidden, then also `.`, `_` and `-`.
 _NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Settings that `run_unit` sets for each unit.
 _RESERVED_SETTINGS: Final = ("model_name_or_path", "dataset_name", "output_dir", "seed")
 
 Count = Annotated[int, Field(ge=1)]
@@ -115,12 +117,14 @@ class Plan(BaseModel):
 
     def overrides(self) -> dict[str, str]:
         """Return the settings in the form that `tune` expects: strings, with `true` and `false` in lower case."""
+        # str(True) is `True`, but YAML and the command line write `true`.
         return {
             name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in self.settings.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values, without fields that have their default value."""
+        # Without default values, a field that a later version adds does not change the identity of existing ablations.
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -139,6 +143,7 @@ def find_plan(plan: Path | str) -> Path:
     if path.is_file():
         return path
     shipped_path = _plans_directory() / f"{path.name}{_SUFFIX}"
+    # Only a bare name can be that of a shipped plan, not a path such as mine/k-range.
     if path.name == str(plan) and shipped_path.is_file():
         return shipped_path
     suggestion = did_you_mean(path.name, plan_names())
@@ -155,6 +160,7 @@ def read_plan(plan: Path | str) -> Plan:
     loaded_plan = read_config(path, Plan, example="k-range")
     for name, variant in loaded_plan.variants.items():
         try:
+            # Ranges and exclusions are checked by `Selection`; they do not depend on the seed.
             variant.selection(loaded_plan.seeds[0])
         except UsageError as error:
             raise UsageError(f"{path}: variant {name}: {error}") from error

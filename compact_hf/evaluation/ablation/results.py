@@ -49,6 +49,7 @@ PredictionsByVariant = Mapping[str, Mapping[int, Sequence[CompactPrediction]]]
 """Variant -> seed -> predictions of the model that was tuned on this variant with this seed."""
 
 _RESAMPLES: Final = 4000
+# Fixed, so that the same answers always give the same intervals.
 _SEED: Final = 0
 _PERCENTILES: Final = (2.5, 97.5)  # the ends of a 95% interval
 
@@ -128,6 +129,7 @@ def compare_variants(predictions: PredictionsByVariant, *, baseline: str) -> tup
         EvaluationError: the models were not asked the same questions.
     """
     reference = _check_same_questions(predictions)
+    # Label of a row -> indices of its questions, which are the same in all models.
     groups = {"all": list(range(len(reference)))}
     for k in sorted({prediction.k for prediction in reference if prediction.k is not None}):
         groups[f"k = {k}"] = [index for index, prediction in enumerate(reference) if prediction.k == k]
@@ -162,14 +164,18 @@ def _build_row(
     import numpy as np
 
     subset = [reference[index] for index in indices]
+    # Sorted, so that the resamples do not depend on the order of the questions.
     images = sorted({item.picture for item in subset})
     index_by_image = {image: index for index, image in enumerate(images)}
+    # (questions,): index of the image that each question is about.
     image_indices = np.array([index_by_image[item.picture] for item in subset])
+    # (images,): number of questions about each image.
     question_counts = np.bincount(image_indices, minlength=len(images))
     # How often each resample contains each image: (resamples, images). All variants share these weights.
     rng = np.random.default_rng(_SEED)
     weights = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=_RESAMPLES)
     accuracies: dict[str, tuple[float, ...]] = {}
+    # Variant -> (resamples,)
     resamples: dict[str, Array] = {}
     for variant, predictions_by_seed in predictions.items():
         # Whether each seed's model answered each question correctly: (seeds, questions).
@@ -178,6 +184,7 @@ def _build_row(
             dtype=float,
         )
         accuracies[variant] = tuple(float(value) for value in correct.mean(axis=1))
+        # (seeds, images): number of right answers about each image.
         by_image = np.stack([np.bincount(image_indices, weights=item, minlength=len(images)) for item in correct])
         by_seed = weights @ by_image.T / (weights @ question_counts)[:, None]  # (resamples, seeds)
         # Second level: each resample averages as many seeds as there are, drawn with replacement.
@@ -190,11 +197,13 @@ def _build_row(
                 variant_accuracy - baseline_accuracy
                 for variant_accuracy, baseline_accuracy in zip(accuracies[variant], accuracies[baseline], strict=True)
             ],
+            # Both use the same resample of images, so the difficulty of images cancels out.
             resamples[variant] - resamples[baseline],
         )
         for variant in predictions
         if variant != baseline
     }
+    # Only the majority answers are used, which are the same for all models; `ablate` marks by the rule `exact`.
     overall, _ = score_by_k(subset, SHORT_ANSWER_RULES["exact"])
     majority = overall.majority.accuracy
     return ResultRow(label, len(subset), len(images), majority, accuracy, difference)
@@ -328,6 +337,7 @@ def build_report(ablation: Ablation) -> AblationReport:
     for name in ablation.plan.variants:
         units = ablation.get_units(name)
         losses = " / ".join("" if unit.loss is None else f"{unit.loss:.2f}" for unit in units)
+        # Ranges over the seeds: each seed selects other images, which need not have as many questions.
         images, rows, steps = (
             _format_range(counts)
             for counts in zip(*((unit.data.pictures, unit.rows, unit.steps) for unit in units), strict=True)
@@ -347,6 +357,7 @@ def build_report(ablation: Ablation) -> AblationReport:
         dataset=ablation.dataset,
         base=ablation.plan.base,
         recipe=ablation.plan.recipe,
+        # The first line is about all questions.
         images=ablation.lines[0].pictures,
         seeds=ablation.plan.seeds,
         baseline=ablation.plan.baseline,

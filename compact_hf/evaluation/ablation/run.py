@@ -68,6 +68,7 @@ def ablate(
         CompactError: generating, assembling, tuning or evaluating failed; the same call resumes there.
     """
     loaded_plan, directory = read_plan(plan), ablation_directory(Path(out))
+    # Before anything is written: a recipe that does not exist is reported here.
     identity = plan_identity(loaded_plan)
     directory.claim()
     with directory.lock():
@@ -82,13 +83,16 @@ def _run_ablation(plan: Plan, directory: OutputDirectory, on_progress: ProgressC
     out = directory.path
     runs = _prepare_runs(plan, out, on_progress)
     catalog = read_catalog(plan, runs)
+    # Reported before the first training, which can take hours.
     check_question_counts(plan, catalog)
     base = _prepare_base(plan, out)
     base_identity = model_identity(base)
+    # Units with more questions, or from another base, could not be compared with finished ones.
     bind_to_plan(directory, {QUESTIONS_KEY: digest(sorted(catalog.items())), "files of the base": base_identity})
     units = list_units(plan, out)
     results: dict[Unit, UnitResult] = {unit: result for unit in units if (result := read_result(unit))}
     for unit in units:
+        # The estimate is made again before each unit, from the times of all finished ones.
         on_progress(
             "units", len(results), len(units), format_time_left(estimate_seconds_left(plan, catalog, units, results))
         )
@@ -127,6 +131,7 @@ def _prepare_runs(plan: Plan, out: Path, on_progress: ProgressCallback) -> list[
 
 
 def _prepare_base(plan: Plan, out: Path) -> str:
+    # A local directory named like the shipped model takes precedence.
     if plan.base != ALIGNED or Path(plan.base).exists():
         return plan.base
     base = out / "base"

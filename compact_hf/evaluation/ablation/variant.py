@@ -54,6 +54,7 @@ def plan_identity(plan: Plan) -> dict[str, Any]:
     fields = plan.to_dict()
     variants = {f"variant {name}": fields["variants"][name] for name in plan.variants}
     other_fields = {name: value for name, value in fields.items() if name not in ("seeds", "baseline", "variants")}
+    # The recipe's settings are recorded, not only its name, because a recipe file can be edited.
     return {**other_fields, "settings": {**read_recipe(plan.recipe), **plan.settings}, **variants}
 
 
@@ -65,6 +66,7 @@ def bind_to_plan(directory: OutputDirectory, identity: Mapping[str, Any]) -> Non
         UsageError: plan.json is damaged, or cannot be written.
     """
     stored = directory.read_settings() or {}
+    # Only keys that are stored already can differ: variants may be added, and removed from the plan.
     directory.check(stored, {**stored, **{name: value for name, value in identity.items() if name in stored}})
     directory.write_settings({**stored, **identity})
 
@@ -161,6 +163,7 @@ def select_training_data(catalog: Catalog, selection: Selection) -> TrainingData
         ReleaseError: the runs have fewer questions than the selection needs.
     """
     selected_ids = select_questions(catalog, selection)
+    # Images of the validation split are in the dataset too, but are not trained on.
     training_ids = [image_id for image_id in selected_ids if not is_validation_image(image_id)]
     return TrainingData(dict(sorted(count_by_k(catalog, selected_ids).items())), len(training_ids))
 
@@ -182,6 +185,7 @@ def check_question_counts(plan: Plan, catalog: Catalog) -> None:
     """
     for name, variant in plan.variants.items():
         try:
+            # The seed only decides which images are chosen, not how many there are to choose from.
             if not select_training_data(catalog, variant.selection(plan.seeds[0])).pictures:
                 raise ReleaseError("the runs have no question for it")
         except ReleaseError as error:
@@ -238,6 +242,7 @@ def run_unit(
         if steps := parse_progress(line):
             on_progress(f"{unit.name}: steps", *steps, "")
 
+    # Resumes from the last checkpoint, or returns at once if this model is trained.
     result = tune(plan.recipe, overrides=overrides, log=unit.out / "logs" / f"{unit.name}.log", on_line=report_steps)
     unit_result = UnitResult(
         unit.variant,
@@ -245,9 +250,12 @@ def run_unit(
         select_training_data(catalog, selection),
         rows=(read_finished_record(unit.model_directory) or {})["rows"],
         steps=result.steps,
+        # (step, loss) of each logged step; none if training ended before the first.
         loss=result.loss[-1][1] if result.loss else None,
         seconds=result.seconds,
+        # Can be negative if an earlier call did part of the training, which `result.seconds` includes.
         other_seconds=round(max(0.0, time.monotonic() - start - result.seconds), 1),
     )
+    # The last step: the unit counts as finished from here on.
     write_atomically(unit.result_path, json.dumps(asdict(unit_result), indent=1) + "\n")
     return unit_result

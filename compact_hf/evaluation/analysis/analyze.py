@@ -105,8 +105,10 @@ def analyze(
         _expand_option("split", split, len(datasets)),
         strict=True,
     )
+    # Both are opened before rows are counted, so that a wrong second name fails early.
     sources = [_open_source(*item) for item in source_args]
     counts = [_count_questions(item, on_progress) for item in sources]
+    # The smaller sample decides. Whole images are kept, so the other can be a little larger.
     max_questions = min(len(item.sample.sorted_questions()) for item in counts)
     samples = [item.sample.sorted_questions(max_questions) for item in counts]
     analyses = []
@@ -171,6 +173,7 @@ def _display_names(sources: list[QuestionSource], datasets: list[str]) -> list[s
 def _format_command(datasets: list[str], out: str | Path, config: DatasetOption, split: DatasetOption) -> str:
     """Return the command line that does the same."""
     options = [("--config", config), ("--split", split), ("--out", str(out))]
+    # A pair of values, one for each dataset, is written A,B.
     arguments = [[name, value if isinstance(value, str) else ",".join(value)] for name, value in options if value]
     return shlex.join(["compact", "analyze", *datasets, *chain.from_iterable(arguments)])
 
@@ -180,4 +183,5 @@ def _write_files(out: Path, result: AnalysisResult, command: str) -> None:
     files = {ANALYSIS_FILE: analysis_json, REPORT_FILE: render_page(result.data, result.comparison, command=command)}
     with translate_disk_errors(EvaluationError, out, "give another --out"):
         for name, text in files.items():
+            # Texts of a dataset may contain lone surrogates, which UTF-8 cannot encode.
             write_atomically(out / name, text.encode(errors="backslashreplace"))

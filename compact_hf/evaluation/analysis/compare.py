@@ -52,6 +52,7 @@ def compare_datasets(
     import numpy as np
 
     (first, second), (first_counts, second_counts) = analyses, counts
+    # From samples of about the same size; the number of distinct answers depends on it.
     answers = [Counter(question.answer for question in sample if question.answer) for sample in samples]
     openings = [
         {question_type.name: question_type.questions for question_type in analysis.openings.types}

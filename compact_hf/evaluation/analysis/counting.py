@@ -37,12 +37,14 @@ class QuestionSample:
 
     limit: int = MAX_SAMPLE
     _questions: list[SampledQuestion] = field(default_factory=list)
+    # Image hashes have 64 bits, so at first every image is below the limit.
     _hash_limit: int = 1 << 64
 
     def add(self, question: SampledQuestion) -> None:
         """Add a question; if the sample becomes too large, drop the images in the upper half of the hash range."""
         if question.image_hash < self._hash_limit:
             self._questions.append(question)
+            # Invariant: the sample contains all questions so far about images below the limit, and no others.
             while len(self._questions) > self.limit:
                 self._hash_limit //= 2
                 self._questions = [item for item in self._questions if item.image_hash < self._hash_limit]
@@ -74,6 +76,7 @@ class QuestionCounts:
     answer_words: Counter[int] = field(default_factory=Counter)
     unlabelled_rows: int = 0
     sample: QuestionSample = field(default_factory=QuestionSample)
+    # Arrays of 64-bit numbers: a set would take several times the memory. Repeats are removed at the end.
     _image_hashes: array[int] = field(default_factory=lambda: array("Q"))
     _question_hashes: array[int] = field(default_factory=lambda: array("Q"))
 
@@ -122,6 +125,7 @@ _normalise_cached = lru_cache(1 << 16)(normalise)  # answers repeat
 
 
 def _hash(text: str) -> int:
+    # JSON can contain lone surrogates, which strict UTF-8 refuses.
     return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())
 
 

@@ -8,6 +8,7 @@ from compact_hf.evaluation.analysis.compare import DatasetComparison
 from compact_hf.evaluation.analysis.stats import Analysis
 from compact_hf.reports.theme import get_label
 
+# Pairs of the ten capabilities.
 _PAIR_COUNT: Final = 45
 
 
@@ -45,6 +46,7 @@ def _describe_capabilities(analysis: Analysis) -> str:
     counts = analysis.complexity.by_capability
     most_frequent = max(counts, key=lambda name: counts[name])
     least_frequent = min(counts, key=lambda name: counts[name])
+    # `by_pair` only has pairs that occur.
     missing_pairs = _PAIR_COUNT - len(analysis.complexity.by_pair)
     pairs_text = (
         f"{missing_pairs} of the {_PAIR_COUNT} pairs of capabilities never occur"
@@ -63,6 +65,7 @@ def _describe_text_only(analysis: Analysis) -> str:
         return "Too few questions have answers for a text-only baseline."
     score = analysis.text_alone.overall
     majority_text = f"the most frequent answer of each k is right for {score.majority:.0%}"
+    # The interval contains the majority answer, so the difference may be due to chance.
     if score.low <= score.majority:
         return (
             f"A classifier that only sees the text answers {score.accuracy:.0%} of the questions correctly, not "

@@ -69,6 +69,7 @@ class QuestionSource:
 
 
 _TURN_COLUMNS: Final = ("turns.question", "turns.answer", "turns.capabilities")
+# Rows that are read at once, rounded up to whole row groups.
 _CHUNK_ROWS: Final = 10_000
 _BATCH_ROWS: Final = 1000
 _MAX_OPEN_FILES: Final = 8  # files read from the Hub in parallel, because latency exceeds processing time
@@ -94,6 +95,7 @@ def read_dataset(dataset: str, *, config: str | None, split: str | None) -> Ques
         raise EvaluationError(
             f"{address.display_name} has the splits {', '.join(sorted(files))}; give one of them, or omit --split"
         )
+    # A footer has the columns, the number of rows and the row groups, so all files are checked before one is read.
     with translate_source_errors(address), ThreadPoolExecutor(_worker_count(address)) as pool:
         footers = list(pool.map(partial(_read_footer, address), split_files))
     columns = {_select_columns(address, footer.schema.to_arrow_schema()) for footer in footers}
@@ -103,12 +105,14 @@ def read_dataset(dataset: str, *, config: str | None, split: str | None) -> Ques
     if not total:
         raise EvaluationError(f"{address.display_name} has no rows; give another dataset, --config or --split")
     (column_names,) = columns
+    # (file, footer, row groups): what one task of the pool reads.
     chunks = [
         (file, footer, groups)
         for file, footer in zip(split_files, footers, strict=True)
         for groups in _iter_chunks(footer)
     ]
     row_format = detect_labelled_format(column_names) or "turns"
+    # Only our own datasets have `turns`, whose k was requested. Other labels are from a verifier.
     k_is: KSource = "asked" if row_format == "turns" else "judged"
     return QuestionSource(
         _display_name(address, dataset),
@@ -123,6 +127,7 @@ def _parse_address(dataset: str, config: str | None, split: str | None) -> Addre
     path = Path(dataset)
     if path.is_dir():
         address = Address(str(path.resolve()), on_hub=False)
+    # Without a slash it cannot be a repository.
     elif path.exists() or path.is_absolute() or "/" not in dataset:
         problem = "is a file" if path.exists() else "was not found"
         raise UsageError(
@@ -168,6 +173,7 @@ def _find_local_files(address: Address) -> dict[str, tuple[str, ...]] | None:
             f"{address.display_name} has the configs {', '.join(configs)}; give one of them, or omit --config"
         )
     with translate_source_errors(address):
+        # Resolves the file names; no data is prepared.
         builder = load_dataset_builder(address.path, address.config or None)
     if not isinstance(builder, Parquet):
         return None
@@ -195,10 +201,12 @@ def _select_columns(address: Address, schema: Any) -> tuple[str, ...]:
             "dataset made by compact assemble, or let a verifier label the questions: "
             f"compact annotate DATASET --out RUN, then compact analyze RUN"
         )
+    # The last column is that of the capabilities.
     if not hasattr(types[columns[-1]], "value_type"):
         raise EvaluationError(
             f"{address.display_name} has the type {types[columns[-1]]} for {columns[-1]}; it must be a list of names"
         )
+    # `turns` once, instead of each of its fields.
     return tuple(dict.fromkeys(name.partition(".")[0] for name in columns))
 
 
@@ -251,6 +259,7 @@ def _iter_dataset_rows(
             while pending:
                 yield from _iter_table_rows(address, pending.popleft().result(), row_format)
         finally:
+            # If the caller stops early or a chunk cannot be read, chunks that have not started are not read.
             pool.shutdown(cancel_futures=True)
 
 
@@ -259,6 +268,7 @@ def _read_table(address: Address, columns: tuple[str, ...], file: str, footer: A
 
     with translate_source_errors(address), _open_file(address, file) as stream:
         parquet_file = pq.ParquetFile(stream, metadata=footer, pre_buffer=True)
+        # Without threads of its own: the pool already reads several chunks in parallel.
         return parquet_file.read_row_groups(groups, columns=list(columns), use_threads=False)
 
 
@@ -302,11 +312,13 @@ def read_run(directory: Path) -> QuestionSource:
             if (k_source := get_method(name).k_source) is None:
                 raise UsageError(f"{directory} is a run of the method {name}, which has no questions; give another run")
             k_sources.add(k_source)
+            # The number of finished images.
             total += journal.counts()[0]
     if not total:
         raise EvaluationError(
             f"{directory} has no finished image yet; resume the command that made it, then run this command again"
         )
+    # With runs of both kinds, some k were requested.
     k_is: KSource = "judged" if k_sources == {"judged"} else "asked"
     return QuestionSource(directory.resolve().name, k_is, total, partial(_iter_run_rows, runs))
 

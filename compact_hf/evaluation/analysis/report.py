@@ -38,6 +38,7 @@ def render_page(data: Sequence[Analysis], comparison: DatasetComparison | None, 
             lead=_lead(data[0])
             if len(data) == 1
             else " ".join(f"{analysis.name}: {_lead(analysis)}" for analysis in data),
+            # One dataset has its key statistics at the top; two have a table with all of them side by side.
             facts=() if len(data) > 1 else tuple(_iter_facts(data[0])),
             summary_table=tables.stats_table(data) if len(data) > 1 else None,
             findings=(
@@ -101,6 +102,7 @@ def _complexity_section(data: Sequence[Analysis]) -> Section:
     if len(data) == 1:
         plot = dataset_charts.plot_k_distribution(_parse_combinations(data[0]), means=dataset_charts.PAPER_MEAN_K)
     else:
+        # Shares instead of numbers, because the datasets can differ in size.
         ks = range(max(max(analysis.complexity.by_k) for analysis in data) + 1)
         series = [
             Series(analysis.name, {f"k = {k}": analysis.complexity.by_k.get(k, 0) / analysis.questions for k in ks})
@@ -127,6 +129,7 @@ def _capabilities_section(data: Sequence[Analysis]) -> Section:
         "The share of questions that need each capability. A question that needs several capabilities counts for each."
     )
     if len(data) == 1:
+        # A single dataset is shown in numbers of questions, two in shares.
         combinations = _parse_combinations(data[0])
         plots = (
             PlotBlock(dataset_charts.plot_coverage(combinations)),
@@ -193,6 +196,7 @@ def _text_only_plot(analysis: Analysis, baseline: TextOnlyBaseline, name: str, *
         name=name,
         title=f"Accuracy without the image{f': {analysis.name}' if is_comparison else ''}",
     )
+    # This table also has the accuracy of chance, which the plot does not show.
     return replace(plot, table=tables.text_only_table(analysis))
 
 
@@ -205,7 +209,9 @@ def _answers_section(data: Sequence[Analysis]) -> Section:
         "underestimated."
     )
     elements: list[PlotBlock | TableBlock] = []
+    # Without answers in one of the datasets there is nothing to compare by type.
     if all(analysis.answers is not None for analysis in data):
+        # The most frequent types of each dataset, those of the first dataset first, without repeats.
         names = list(
             dict.fromkeys(
                 question_type.name for analysis in data for question_type in analysis.openings.types[: tables.MAX_TYPES]
@@ -217,6 +223,7 @@ def _answers_section(data: Sequence[Analysis]) -> Section:
             )
             for analysis in data
         ]
+        # Additional columns, for a single dataset only: header -> one cell per type.
         notes = {}
         if len(data) == 1:
             types_by_name = {question_type.name: question_type for question_type in data[0].openings.types}
@@ -246,6 +253,7 @@ def _answers_section(data: Sequence[Analysis]) -> Section:
         counts = [
             (analysis.name, analysis.answer_words.by_words)
             for analysis in with_answers
+            # Repeated for the type checker.
             if analysis.answer_words is not None
         ]
         elements.append(PlotBlock(plot_lengths(counts, name="answer-words", title="Words per answer"), is_folded=True))
@@ -259,6 +267,7 @@ def _questions_section(data: Sequence[Analysis]) -> Section:
         PlotBlock(plot_lengths(counts, name="question-words", title="Words per question"), is_folded=True)
     ]
     if len(data) == 1:
+        # For two datasets this table is at the top of the page.
         elements.append(TableBlock("All statistics", tables.stats_table(data)))
     paragraph = (
         "Questions are the same if they differ only in case, articles, punctuation and plurals. They are near "
@@ -277,4 +286,5 @@ def _distance_section(comparison: DatasetComparison) -> Section:
 
 
 def _parse_combinations(analysis: Analysis) -> dict[tuple[str, ...], int]:
+    # `color+shape` -> (color, shape); the empty name -> (), for questions that need no capability.
     return {tuple(filter(None, names.split("+"))): count for names, count in analysis.combinations.items()}

@@ -79,6 +79,7 @@ def measure_repeats(questions: Sequence[SampledQuestion]) -> Repeats:
     """
     total = len(questions)
     texts = [normalise(question.question) for question in questions]
+    # Each share is 1 - distinct / total: of equal questions, all but the first are repeats.
     by_image = {(question.image_hash, text) for question, text in zip(questions, texts, strict=True)}
     by_answer = {(question.answer, text) for question, text in zip(questions, texts, strict=True)}
     return Repeats(
@@ -92,13 +93,16 @@ def measure_repeats(questions: Sequence[SampledQuestion]) -> Repeats:
 def _count_near_duplicates(questions: Sequence[SampledQuestion]) -> int:
     near_duplicates = NearDuplicates()
     count = 0
+    # `groupby` joins neighbours only, which is enough because the sample is sorted by image.
     for _, image_questions in groupby(questions, key=lambda question: question.image_hash):
+        # Only question and answer matter here; the other fields are placeholders.
         turns = [Turn(question.question, question.answer, (), (), 0) for question in image_questions]
         count += sum(repeat is not None for repeat in near_duplicates.add_new(turns, min_turns=0))
     return count
 
 
 SCHEMA: Final = 1
+# Types of questions in analysis.json; a large dataset can have thousands of openings.
 _MAX_TYPES: Final = 100
 
 
@@ -182,9 +186,11 @@ def compute_analysis(name: str, k_is: KSource, counts: QuestionCounts, sample: S
 def _length_stats(counts: Counter[int]) -> LengthStats:
     """Return statistics of lengths from number of words -> number of texts."""
     total, words = counts.total(), sorted(counts)
+    # Number of words -> number of texts with at most this number of words.
     cumulative = dict(zip(words, accumulate(counts[count] for count in words), strict=True))
     return LengthStats(
         mean=sum(count * frequency for count, frequency in counts.items()) / total,
+        # The smallest length that covers half of the texts, then 95% of them; integers avoid rounding.
         median=next(count for count in words if 2 * cumulative[count] >= total),
         most=next(count for count in words if 100 * cumulative[count] >= 95 * total),
         longest=words[-1],

@@ -21,6 +21,7 @@ K_SOURCE_NAMES: Final[Mapping[KSource, str]] = {"asked": "asked for, verified", 
 _LLAVA, _COMPACT = PAPER_MEAN_K
 # Data, questions, mode of k, shares of k <= 2 and of k = 0; k was judged by Gemini (arXiv 2504.21850, section 2).
 _PAPER_ROWS: Final = ((_LLAVA, "5,400", "–", "77%", "1.1%"), (_COMPACT, "7,200", "3", "35%", "0%"))
+# Key of `DatasetComparison.distances` -> label, in the order of the rows.
 _DISTANCE_NAMES: Final = {
     "k": "k",
     "capabilities": "capabilities",
@@ -34,6 +35,7 @@ _DISTANCE_NAMES: Final = {
 
 def stats_table(data: Sequence[Analysis]) -> Table:
     """Return all single statistics, with one row per statistic and one column per dataset."""
+    # (label, function that formats the statistic of one dataset)
     rows: list[tuple[str, Callable[[Analysis], str]]] = [
         ("questions", lambda analysis: f"{analysis.questions:,}"),
         ("images", lambda analysis: f"{analysis.pictures:,}"),
@@ -43,11 +45,13 @@ def stats_table(data: Sequence[Analysis]) -> Table:
         ("questions with k = 0", lambda analysis: f"{analysis.complexity.none_needed or 0:.1%}"),
         ("median words per question (95th percentile)", lambda analysis: _format_lengths(analysis.question_words)),
         ("median words per answer (95th percentile)", lambda analysis: _format_lengths(analysis.answer_words)),
+        # The rows above count all questions; those below are computed from the sample.
         ("sampled questions for the rows below", lambda analysis: f"{analysis.sampled:,}"),
         ("repeated question, same image", lambda analysis: f"{analysis.repeats.about_the_picture:.1%}"),
         ("repeated question, any image", lambda analysis: f"{analysis.repeats.question:.1%}"),
         ("repeated question with the same answer", lambda analysis: f"{analysis.repeats.question_and_answer:.1%}"),
         ("near-duplicate question with the same answer", lambda analysis: f"{analysis.repeats.near:.1%}"),
+        # None of these exists for a dataset without answers, which gets a dash.
         ("distinct answers", lambda analysis: _or_dash(analysis.answers and f"{analysis.answers.all.different:,}")),
         (
             "answers that are yes or no",
@@ -80,6 +84,7 @@ def stats_table(data: Sequence[Analysis]) -> Table:
         ),
         ("answered by chance", lambda analysis: _or_dash(analysis.text_alone and _format_share(analysis, "chance"))),
     ]
+    # Only some datasets have instruction rows; without any, their row is left out.
     has_unlabelled_rows = any(analysis.unlabelled_rows for analysis in data)
     return Table(
         ("statistic", *(analysis.name for analysis in data)),
@@ -171,6 +176,7 @@ def type_table(question_types: Sequence[QuestionType], head: str) -> Table:
         (head, "questions", "distinct answers", "entropy, bits", "most frequent answer"),
         tuple(
             (
+                # A type without a name has no capabilities, or no words.
                 get_label(question_type.name).replace("+", " + ") or "none",
                 f"{question_type.questions:,}",
                 f"{question_type.different:,}",
@@ -185,6 +191,7 @@ def type_table(question_types: Sequence[QuestionType], head: str) -> Table:
 def text_only_table(analysis: Analysis) -> Table:
     """Return the accuracy of the text-only baseline, overall and by k."""
     rows = (
+        # (k or `all`, score); no rows if there were too few answers to train a classifier.
         () if analysis.text_alone is None else (("all", analysis.text_alone.overall), *analysis.text_alone.by_k.items())
     )
     return Table(

@@ -73,6 +73,7 @@ class TypeBreakdown:
 
 def group_by_opening(questions: Iterable[SampledQuestion]) -> TypeBreakdown:
     """Group questions by their first two words, ignoring case."""
+    # Only the beginning of the text is searched for words: a text can be very long.
     return _group_by_type(
         questions, lambda question: " ".join(_WORD.findall(question.question[:200].casefold())[:_OPENING_WORDS])
     )
@@ -170,6 +171,7 @@ def score_text_only(questions: Sequence[SampledQuestion]) -> TextOnlyBaseline | 
 def _build_score(correct: dict[int, list[bool]], answers: dict[int, Counter[str]]) -> BaselineScore:
     n, hits = sum(map(len, correct.values())), sum(map(sum, correct.values()))
     majority = sum(max(counts.values()) for counts in answers.values())
+    # A guess drawn with the shares p is right with probability sum(p^2), so for n questions sum(count^2) / n are right.
     chance = sum(sum(count * count for count in counts.values()) / counts.total() for counts in answers.values())
     return BaselineScore(n, hits, hits / n, *wilson_interval(hits, n), majority / n, chance / n)
 
@@ -180,14 +182,17 @@ def _predict_answers(questions: Sequence[SampledQuestion]) -> list[str]:
 
     candidates = [answer for answer, _ in _sort_by_frequency(Counter(item.answer for item in questions))[:_MAX_ANSWERS]]
     index_by_answer = {answer: index for index, answer in enumerate(candidates)}
+    # (questions,): index of the answer; -1 for a rare answer, which is neither learned nor predicted.
     labels = np.array([index_by_answer.get(item.answer, -1) for item in questions])
     # Folds are assigned by the rank of the image hash, so that they have about the same number of images.
     _, rank = np.unique(np.array([item.image_hash for item in questions], dtype=np.uint64), return_inverse=True)
     folds = rank % FOLDS
     features, starts = _extract_features(item.question for item in questions)
     shape = int(features.max(initial=0)) + 1, len(candidates)  # (features, answers)
+    # (occurrences of features,): the question that each occurrence is in.
     question_index = np.repeat(np.arange(len(questions)), np.diff(starts))
     guesses = np.empty(len(questions), dtype=np.int64)
+    # Every question is predicted once, by the classifier that was trained without the fold of its image.
     for test_fold in range(FOLDS):
         train_mask = (folds != test_fold) & (labels >= 0)
         feature_mask = train_mask[question_index]
@@ -204,6 +209,7 @@ def _fit_naive_bayes(features: Any, feature_answers: Any, answers: Any, shape: t
     """Return log P(feature | answer) with add-one smoothing, `(features, answers)`, and log P(answer), `(answers,)`."""
     import numpy as np
 
+    # A pair (feature, answer) is one number, so that all pairs are counted in one call.
     pair_counts = np.bincount(features * shape[1] + feature_answers, minlength=shape[0] * shape[1])
     smoothed_counts = pair_counts.reshape(shape).astype(np.float32) + 1
     with np.errstate(divide="ignore"):  # log(0) for an answer that only the held-out fold has: it is never predicted
@@ -228,9 +234,11 @@ def _extract_features(questions: Iterable[str]) -> tuple[Any, Any]:
     all_ids, starts = np.frombuffer(flat_ids, dtype=np.int64), np.cumsum(np.frombuffer(lengths, dtype=np.int64))
     frequencies = np.bincount(all_ids, minlength=len(feature_ids))
     frequent = np.argsort(-frequencies, kind="stable")[: min(_MAX_FEATURES, int((frequencies > 1).sum()))]
+    # Old id -> new id, -1 for features that are dropped.
     new_ids = np.full(len(feature_ids), -1)
     new_ids[frequent] = np.arange(len(frequent))
     all_ids = new_ids[all_ids]
+    # Position in the old array -> position in the array without dropped features.
     offsets = np.concatenate([[0], np.cumsum(all_ids >= 0)])
     return all_ids[all_ids >= 0], offsets[starts]
 
@@ -239,6 +247,7 @@ def _iter_feature_names(question: str) -> Iterator[str]:
     words = _WORD.findall(question.casefold())
     yield from words
     yield from (f"{first} {second}" for first, second in pairwise(words))
+    # The whole question; the leading space distinguishes it from a question's word or pair.
     yield " ".join(["", *words])
 
 

@@ -61,6 +61,7 @@ def inspect_model(model: str) -> ModelKind:
     name = directory.resolve().name
     if not is_adapter(directory):
         return ModelKind(name, False, _read_model_type(directory / MODEL_CONFIG))
+    # The base can also be a repository; then no such file exists, and its type is unknown.
     base_config = Path(read_adapter_config(directory).base) / MODEL_CONFIG
     return ModelKind(name, True, _read_model_type(base_config) if base_config.is_file() else None)
 
@@ -116,6 +117,7 @@ class Benchmark:
     needs_judge: bool = False
 
 
+# Name in the paper -> the other fields of `Benchmark`: task, metric, scale, needs_judge.
 _BENCHMARK_ARGS: Final = {
     "InfoVQA": ("infovqa_val", "anls", 100.0, False),
     "SEED-Bench-2-Plus": ("seedbench_2_plus", "seedbench_2_plus_all", 100.0, False),
@@ -222,6 +224,7 @@ def benchmark_command(
             f"{model} is a {kind.model_type} model, but these commands support {known}; run `lmms-eval models` to see "
             "which class supports it"
         )
+    # An adapter is merged into OUT/NAME first.
     model_path = str(out / kind.name) if kind.is_adapter else str(model)
     for path in (model_path, str(out)):
         if "," in path:
@@ -251,6 +254,7 @@ def benchmark_command(
     )
 
 
+# The compositional part of a dataset has one directory per k: data/k1, data/k2, ...
 _HELDOUT_FILES: Final = "data/k*/validation-*.parquet"
 
 
@@ -281,6 +285,7 @@ def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
     }
     with translate_disk_errors(EvaluationError, out, "give another directory as --out"):
         out.mkdir(parents=True, exist_ok=True)
+        # Python writes __pycache__ when lmms-eval loads the task.
         if unknown := sorted({path.name for path in out.iterdir()} - texts.keys() - {"__pycache__"}):
             raise UsageError(
                 f"{out} contains {unknown[0]}, which lmms-eval would read too; give a new or empty directory"

@@ -72,6 +72,7 @@ def relative_performance(scores: Mapping[str, float], reference: Mapping[str, fl
     if not reference:
         raise EvaluationError("no benchmark has a score; there is nothing to average")
     for name, score in reference.items():
+        # Also true for NaN, in contrast to `score <= 0`.
         if not score > 0:
             raise EvaluationError(f"the reference score of {name} is {score}; it must be above 0")
     return 100 * sum(scores[name] / reference[name] for name in reference) / len(reference)

@@ -80,6 +80,7 @@ def read_harness_scores(sources: Sequence[str | Path]) -> list[HarnessScores]:
             model was run by two model classes of lmms-eval.
     """
     by_model: dict[str, list[_ResultsFile]] = {}
+    # A file that is named itself and is also in a named directory is read once.
     for path in dict.fromkeys(path.resolve() for source in sources for path in _find_files(Path(source))):
         file = _read_file(path)
         by_model.setdefault(file.model, []).append(file)
@@ -106,6 +107,7 @@ def _read_file(path: Path) -> _ResultsFile:
         raise EvaluationError(
             f"{path} cannot be read ({error.strerror}); give results files of lmms-eval, or their directory"
         ) from error
+    # Not JSON, or not UTF-8.
     except ValueError as error:
         raise EvaluationError(
             f"{path} is not JSON ({error}); give a {_RESULTS_PATTERN} that lmms-eval wrote"
@@ -120,12 +122,15 @@ def _read_file(path: Path) -> _ResultsFile:
             f"{path} is not a results file of lmms-eval ({missing[0]!r} is missing); give its {_RESULTS_PATTERN}"
         )
     config = data["config"]
+    # No version is recorded; supported versions are recognized by this field.
     if "model_backend" not in config:
         raise EvaluationError(
             f"{path} is from another version of lmms-eval (no model_backend in its config); {_RERUN_HINT}"
         )
+    # None and -1 both mean no limit.
     if config.get("limit") not in (None, -1) or config.get("offset"):
         raise EvaluationError(f"{path} covers only part of the questions (--limit or --offset); {_RERUN_HINT}")
+    # n-samples: task -> {"original": all questions, "effective": questions that were asked}.
     question_counts = {task: int(count["effective"]) for task, count in data["n-samples"].items()}
     return _ResultsFile(
         path, data["model_name"], config["model_backend"], data["date"], data["results"], question_counts
@@ -142,9 +147,11 @@ def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
     notes = []
     for benchmark in HARNESS_BENCHMARKS:
         latest = _find_latest(files, benchmark.task)
+        # The benchmark was not run.
         if latest is None:
             continue
         value = _read_metric(latest, benchmark.task, benchmark.metric)
+        # Without a key lmms-eval succeeds and writes a constant score, which would look like a result.
         if benchmark.needs_judge and _is_judge_missing(latest.tasks[benchmark.task], benchmark, value):
             notes.append(f"{model}: the judge of {benchmark.name} did not answer ({latest.path.name}); score omitted")
             continue
@@ -171,12 +178,14 @@ def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
 
 def _find_latest(files: Sequence[_ResultsFile], task: str) -> _ResultsFile | None:
     """Return the file of the last run of a task, or None if it was not run."""
+    # The date is a text such as 20260131_235959, so its alphabetical order is the order in time.
     return max((file for file in files if task in file.tasks), key=lambda file: file.date, default=None)
 
 
 def _read_metric(file: _ResultsFile, task: str, metric: str) -> float | None:
     """Return the value of a metric as lmms-eval wrote it, or None if it is not a finite number."""
     metrics = file.tasks[task]
+    # lmms-eval names a metric METRIC,FILTER; these tasks have no filter.
     if f"{metric},none" not in metrics:
         metric_names = sorted({name.partition(",")[0] for name in metrics} - {"alias"})
         raise EvaluationError(
@@ -201,10 +210,12 @@ def _is_judge_missing(metrics: dict[str, Any], benchmark: Benchmark, value: floa
 
 def _count_ungraded(file: _ResultsFile, benchmark: Benchmark) -> int:
     """Return the number of answers without a grade, from the samples file next to the results; 0 without that file."""
+    # DATE_results.json -> DATE_samples_TASK.jsonl
     samples_path = file.path.with_name(file.path.name.replace(_RESULTS_PATTERN[1:], f"_samples_{benchmark.task}.jsonl"))
     try:
         lines = samples_path.read_text(encoding="utf-8").splitlines() if samples_path.is_file() else []
         grades = [json.loads(line)[benchmark.metric] for line in lines]
+        # Without a grade MM-Vet has an empty `eval_model`, and LLaVA-in-the-Wild the grade -1 for both answers.
         return sum(grade.get("eval_model") == "" or grade.get("scores") == [-1, -1] for grade in grades)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise EvaluationError(
@@ -218,6 +229,7 @@ def _read_heldout(file: _ResultsFile) -> HeldoutScores:
     by_k = {
         int(name.removeprefix(_ACCURACY_BY_K)): metrics[name]
         for name in metrics
+        # Not `accuracy_k1_stderr`.
         if name.removeprefix(_ACCURACY_BY_K).isdecimal()
     }
     accuracy = _read_metric(file, HELDOUT_TASK, _ACCURACY)

@@ -68,6 +68,7 @@ class BenchmarkTable(NotebookSummary):
         for row in self.rows:
             scores = [f"{row.scores[name]:.2f}" if name in row.scores else "-" for name in BENCHMARKS]
             relative = "-" if row.relative is None else f"{row.relative:.1f}"
+            # Two rows of the paper do not follow from its scores; both values are shown.
             if row.printed is not None and relative != f"{row.printed:.1f}":
                 relative += f" (printed: {row.printed:.1f})"
             lines.append([row.name, *scores, relative])
@@ -81,12 +82,14 @@ class BenchmarkTable(NotebookSummary):
         ks = sorted({k for _, heldout in heldout_rows for k in heldout.by_k})
         lines = [["held-out questions", "n", "accuracy", *(f"k = {k}" for k in ks)]]
         for name, heldout in heldout_rows:
+            # Models can be evaluated on different datasets, which need not have the same ks.
             by_k = [f"{heldout.by_k[k]:.3f}" if k in heldout.by_k else "-" for k in ks]
             lines.append([name, str(heldout.n), f"{heldout.accuracy:.3f}", *by_k])
         return lines
 
     def summary(self) -> Iterator[str | Table]:
         """Yield the table of benchmarks, the table of held-out questions, and the notes."""
+        # The first line of each table is its header; empty tables are left out.
         for head, *rows in filter(None, (self.cells(), self.heldout_cells())):
             yield Table(head, rows, is_numeric=True)
         yield from self.notes
@@ -114,9 +117,12 @@ def benchmark_table(
     """
     own_results = read_harness_scores([results] if isinstance(results, str | Path) else results)
     reference_result = _single_result(read_harness_scores([reference]), str(reference)) if reference else None
+    # The reference is included, because its scores divide those of all own rows.
     all_results = [*own_results, reference_result] if reference_result else own_results
+    # Means over different benchmarks would not be comparable, so only benchmarks that all models have are averaged.
     shared_benchmarks = tuple(name for name in BENCHMARKS if all(name in result.scores for result in all_results))
     reference_scores = reference_result.scores if reference_result else REFERENCE.scores
+    # The reference is the first of the own rows, and appears once even if `results` also contains it.
     row_results = (
         [reference_result, *(result for result in own_results if result.model != reference_result.model)]
         if reference_result

@@ -75,10 +75,15 @@ _IRREGULAR_PLURALS: Final = {
     "scarves": "scarf",
 }
 _PLURAL: Final = re.compile(r"\ws$")
+# Endings of singular words: glass, bus, tennis, gas, chaos.
 _SINGULAR_ENDINGS: Final = ("ss", "us", "is", "as", "os")
+# A comma between a digit and exactly three digits: `1,000`.
 _THOUSANDS_SEPARATOR: Final = re.compile(r"(?<=\d)[,](?=\d{3}\b)")
+# Everything but: points and colons inside numbers, hyphens that join words or begin a number, %, + and currencies.
 _PUNCTUATION: Final = re.compile(r"(?<!\d)\.|\.(?!\d)|[^\w\s.:%$€£+-]|(?<!\w)-(?!\d)|-(?!\w)|(?<!\d):|:(?!\d)")
+# The `'s` of `the dog's`.
 _POSSESSIVE: Final = re.compile(r"(?<=\w)'s\b")
+# Letters and digits, with apostrophes inside a word: `don't`.
 _WORD: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
@@ -132,6 +137,7 @@ def word_overlap(question: str, other_question: str) -> float:
 
 def _singularize(word: str) -> str:
     """Return the singular of a word by spelling rules and a list of irregular plurals."""
+    # Short words such as `yes` are no plurals; irregular plurals are looked up below.
     if len(word) <= 3 or not _PLURAL.search(word) or word.endswith(_SINGULAR_ENDINGS) or word in _IRREGULAR_PLURALS:
         singular = word
     elif word.endswith("ies") and len(word) > 4:

@@ -30,7 +30,9 @@ EXAMPLE = """\
 # Seconds between two clean-ups, and age in seconds from which a file is deleted.
 DELETE_CACHE = (600, 600)
 HEADERS = ("questions", "n", "accuracy", "95% interval")
+# Pixels.
 COLUMN_WIDTHS: list[str | int] = [190, 60, 95, 160]
+# Largest file in bytes, or pasted text in characters.
 MAX_BYTES = 20_000_000
 MAX_SHOWN_CHARS = 200
 

@@ -78,6 +78,7 @@ class CompactAccuracy(evaluate.Metric):  # type: ignore[misc]
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
+            # References are always lists here: `check_inputs` makes a list of a single answer.
             features=datasets.Features(
                 {
                     "predictions": text,
@@ -95,6 +96,7 @@ class CompactAccuracy(evaluate.Metric):  # type: ignore[misc]
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Add one question."""
+        # A missing input stays None, so that `check_inputs` names it in its error.
         inputs = {"predictions": prediction, "references": reference, **kwargs}
         self.add_batch(**{name: None if value is None else [value] for name, value in inputs.items()})
 
@@ -109,10 +111,12 @@ class CompactAccuracy(evaluate.Metric):  # type: ignore[misc]
             any(same_answer(prediction, answer) for answer in answers)
             for prediction, answers in zip(predictions, references, strict=True)
         ]
+        # k or capability -> for each of its questions, whether the answer is right.
         by_k: dict[int, list[bool]] = defaultdict(list)
         by_capability: dict[str, list[bool]] = defaultdict(list)
         for correct, question_k, names in zip(right, k, capabilities, strict=True):
             by_k[question_k].append(correct)
+            # A capability that is listed twice counts once.
             for name in set(names):
                 by_capability[name].append(correct)
         return {
@@ -129,6 +133,7 @@ def score(right: list[bool]) -> dict[str, Any]:
     spread = _Z95 * sqrt(accuracy * (1 - accuracy) / n + _Z95**2 / (4 * n**2))
     scale = 1 + _Z95**2 / n
     middle = accuracy + _Z95**2 / (2 * n)
+    # Rounding can move a bound slightly past 0, 1 or the accuracy.
     low, high = max(0.0, min(accuracy, (middle - spread) / scale)), min(1.0, max(accuracy, (middle + spread) / scale))
     return {"accuracy": accuracy, "n": n, "low": low, "high": high}
 
@@ -146,6 +151,7 @@ def check_inputs(inputs: dict[str, Any]) -> dict[str, list[Any]]:
     missing = [name for name in allowed if inputs.get(name) is None]
     if missing:
         raise ValueError(f"missing: {', '.join(missing)}; give {', '.join(allowed)}, with one entry per question")
+    # Input -> list; an iterator can only be read once.
     columns = {name: _to_list(inputs[name], name) for name in allowed}
     if len({len(column) for column in columns.values()}) > 1:
         lengths = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
@@ -181,6 +187,7 @@ def _parse_references(value: Any, row: int) -> list[str]:
 
 def _parse_k(value: Any, row: int) -> int:
     try:
+        # `index` accepts integers of NumPy too, and refuses floats. True would be 1. -1 is out of range.
         k = -1 if isinstance(value, bool) else index(value)
     except TypeError:
         k = -1

@@ -10,6 +10,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+# Not an import: lmms-eval loads this file by its path, and its directory is not in sys.path.
 _ANSWERS = runpy.run_path(str(Path(__file__).with_name("compact_answers.py")))
 
 
@@ -51,5 +52,6 @@ def doc_to_text(doc: dict[str, Any]) -> str:
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Return the score of the answer, 1.0 or 0.0, for the overall accuracy and for the accuracy of its k."""
+    # One question is one request, so `results` has one answer.
     score = float(_ANSWERS["same_answer"](results[0], doc["answer"]))
     return {"accuracy": score, f"accuracy_k{doc['k']}": score}

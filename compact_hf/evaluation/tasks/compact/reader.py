@@ -72,9 +72,12 @@ def _map_columns(
                 f"{', '.join(column_names)}){did_you_mean(column, column_names)}"
             )
     id_column = next((name for name in _ID_COLUMNS if name in column_names), None)
+    # Columns that the user named replace the default id column.
     mapping = ({"id": id_column} if id_column else {}) | dict(columns)
+    # Mapping one of these means that a row is a single question, even if it also has conversations.
     mapped = {"question", "answer"} & columns.keys()
     row_format = "question" if mapped else detect_labelled_format(column_names) or "question"
+    # A mapped field has a column of another name, which was checked above.
     known = {*column_names, *mapped}
     missing = [
         name
@@ -97,6 +100,7 @@ def _iter_questions(
     for index, row in enumerate(_select_columns(data.rows, row_format, mapping)):
         value = row.get(mapping.get("id", "id"))
         id = str(index if value in (None, "") else value)
+        # Models are compared question by question, matched by id, so a repeated id is refused.
         seen[id] += 1
         if seen[id] > 1:
             raise EvaluationError(f"{data.name} has two rows with the id {id!r}; map id to a column with unique values")
@@ -111,10 +115,12 @@ def _iter_questions(
         image_id = row.get("image_id") or id if row_format == "turns" else data.images.image_id(index)
         for number, exchange in enumerate(exchanges):
             if not (exchange.question and exchange.answers):
+                # Only this question is skipped; the others in the row are asked.
                 skip_counts["no question" if exchange.answers else "no answer"] += 1
                 continue
             names = _parse_capabilities(exchange.capabilities, id, data.name)
             yield CompactQuestion(
+                # `ROW#0`, `ROW#1`, ...; the numbers do not change if a question in between is skipped.
                 id=id if row_format == "question" else f"{id}#{number}",
                 image_id=image_id,
                 question=exchange.question,
@@ -147,7 +153,9 @@ def _parse_capabilities(value: Any, id: str, dataset_name: str) -> tuple[str, ..
 
 def _parse_k(value: Any, names: tuple[str, ...], id: str, dataset_name: str) -> int | None:
     if value is None:
+        # Without capabilities k is unknown, not 0.
         return len(names) or None
+    # True equals 1, but is not a k. A float such as 2.0, from a column with missing values, is in the range.
     if isinstance(value, bool) or value not in range(len(CAPABILITIES) + 1):
         raise EvaluationError(
             f"row {id} of {dataset_name} has k {value!r}; it must be a number from 0 to {len(CAPABILITIES)}"

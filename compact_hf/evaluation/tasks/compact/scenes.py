@@ -45,6 +45,7 @@ def _iter_questions(source: SceneSource) -> Iterator[CompactQuestion]:
     for ref in source.refs():
         scene = build_scene(parse_seed(ref))
         for k in _SINGLE_QUESTION_KS:
+            # Seeded by scene and k, so that a scene's questions do not depend on the number of scenes.
             rng = random.Random(f"{ref} {k}")
             combinations = supported_combinations(scene, k)
             scene_question = make_question(scene, rng.choice(combinations), rng) if combinations else None
@@ -60,6 +61,7 @@ def _ask_least_used(
 ) -> Iterator[SceneQuestion]:
     """Yield questions for up to `_MAX_QUESTIONS` of the scene's combinations, the least used first; count them."""
     combinations = supported_combinations(scene, k)
+    # Sorting is stable: among equally used combinations, the order is random.
     shuffled = rng.sample(combinations, len(combinations))
     for combination in sorted(shuffled, key=lambda candidate: usage[candidate])[:_MAX_QUESTIONS]:
         scene_question = make_question(scene, combination, rng)
@@ -82,6 +84,7 @@ def _build_question(id: str, source: SceneSource, ref: str, scene_question: Scen
 
 def _parse_count(dataset: str) -> int:
     number = dataset.removeprefix(SCENES_PREFIX)
+    # `isdigit` is true for characters such as ² that `int` refuses, so only ASCII is accepted.
     if not (number.isascii() and number.isdigit() and int(number)):
         raise EvaluationError(
             f"{dataset!r} is not scenes:N with N of 1 or more; give the number of reserved scenes, not their seeds"

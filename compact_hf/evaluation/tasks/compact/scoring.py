@@ -59,6 +59,7 @@ def score_by_k(predictions: Sequence[CompactPrediction], rule: Rule) -> tuple[Sc
         UnknownCapabilityError: a capability is not one of the ten.
     """
     overall, parts = score_answers(predictions, rule, get_stratum=get_stratum, get_parts=iter_parts)
+    # `score_answers` sorts parts by name, which would put k = 10 before k = 2.
     orders = {
         "k": sorted(parts.get("k", ()), key=int),
         "capability": list(CAPABILITIES),
@@ -80,6 +81,7 @@ def iter_parts(prediction: CompactPrediction) -> Iterator[tuple[str, str]]:
     """Yield the k, the capabilities and the pairs of capabilities that the prediction counts under."""
     if prediction.k is not None:
         yield "k", str(prediction.k)
+    # In the paper's order, so that a pair has one name whatever the order in the dataset.
     names = canonicalize(prediction.capabilities)
     yield from (("capability", name) for name in names)
     yield from (("pair", "+".join(pair)) for pair in combinations(names, 2))

@@ -52,6 +52,7 @@ class Compact(EvaluationTask):
     def read(self, dataset: str, options: DataOptions) -> QuestionSet:
         """Return the questions of reserved scenes, of one of our datasets, or of any with one question per row."""
         if dataset.startswith(SCENES_PREFIX):
+            # Scenes are drawn together with their questions: there is nothing to choose by config, split or columns.
             options.refuse(dataset)
             return read_scenes(dataset)
         return read_dataset(dataset, options)
@@ -92,6 +93,7 @@ class Compact(EvaluationTask):
         """Yield accuracy by k, by capability and by pair, as far as the dataset has this information."""
         first, models = results[0], [item.model for item in results]
         if first.by_k:
+            # All models answered the same questions, so the ks, capabilities and pairs of the first are those of all.
             rows = [build_score_row("all", *(item.overall for item in results))]
             rows += [build_score_row(f"k = {k}", *(item.by_k[k] for item in results)) for k in first.by_k]
             plots = plot_accuracy_in_handfuls(rows, models, name="accuracy-by-k", title="Accuracy by k")
@@ -104,6 +106,7 @@ class Compact(EvaluationTask):
             plots = plot_accuracy_in_handfuls(rows, models, name="accuracy-by-capability", title=title)
             yield Section("by-capability", "By capability", "By capability", _CAPABILITY_TEXT, tuple(plots))
         if first.by_pair:
+            # One plot per model, because a cell shows a single accuracy.
             pair_plots = tuple(
                 _plot_pairs(item, f"accuracy-by-pair-{number}") for number, item in enumerate(results, 1)
             )
