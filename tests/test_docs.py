@@ -46,6 +46,7 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow  # `make docs` in CI shows the same of our own site
 def test_a_site_without_mistakes_is_built_and_shows_types_and_defaults(site: Path) -> None:
     assert build(site) == ""
     page = (site / "site" / "index.html").read_text()
@@ -53,6 +54,7 @@ def test_a_site_without_mistakes_is_built_and_shows_types_and_defaults(site: Pat
     assert "*optional*" not in page
 
 
+@pytest.mark.slow
 def test_every_kind_of_mistake_fails_the_build(site: Path) -> None:
     replace(site / "docs" / "index.md", "# Toy", "# Toy\n\n[more](more.md)")
     replace(site / "docs" / "index.md", "[toy_images.resize]", "[toy_images.scale]")
