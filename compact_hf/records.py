@@ -36,7 +36,7 @@ class ImageInfo:
         width (`int`): pixels, after EXIF orientation.
         height (`int`): pixels, after EXIF orientation.
         image_source (`str`): name of the origin, as published in the dataset; never an absolute path.
-        image_license (`str`): licence of the image, `unknown` if the source does not state one.
+        image_license (`str`): license of the image, `unknown` if the source does not state one.
     """
 
     image_id: str
@@ -160,7 +160,7 @@ class Row:
         source (`str`): the method that made the row, or `instruction`.
         image_id (`str`, *optional*): the ids of the images in order, separated by commas; None without images.
         image_source (`str`, *optional*): where the images come from.
-        image_license (`str`, *optional*): the licence of the images.
+        image_license (`str`, *optional*): the license of the images.
         teacher (`str`, *optional*): the model that wrote the row.
         verifier (`str`, *optional*): the model that verified it.
         preset_version (`str`, *optional*): the version of the settings that it was made with.

@@ -67,7 +67,9 @@ def add_diff(diff: argparse.ArgumentParser) -> None:
 def add_assemble(assemble: argparse.ArgumentParser) -> None:
     """Add the arguments of `compact assemble` to its parser."""
     set_command(assemble, _assemble, "compact assemble run --out release --version 1.0.0")
-    assemble.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    assemble.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directories, or directories with the shards of a run"
+    )
     assemble.add_argument(
         "--out",
         type=Path,
@@ -201,12 +203,12 @@ def _add_exclusion_options(assemble: argparse.ArgumentParser) -> None:
         "BITS bits, 0 to 10 (6 is usual)",
     )
     assemble.add_argument(
-        "--image-license", metavar="TEXT", help="licence of the runs' images whose licence is unknown, e.g. cc-by-4.0"
+        "--image-license", metavar="TEXT", help="license of the runs' images whose license is unknown, e.g. cc-by-4.0"
     )
     assemble.add_argument(
         "--license",
         metavar="ID",
-        help="licence of the release, as an identifier of the Hub (default: the images' licence if all have the same, "
+        help="license of the release, as an identifier of the Hub (default: the images' license if all have the same, "
         "else other)",
     )
 

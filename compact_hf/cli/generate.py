@@ -113,6 +113,7 @@ def add_generate(generate: argparse.ArgumentParser, argv: Sequence[str]) -> None
     set_command(generate, _generate, "compact generate photos --out run --limit 20")
     generate.add_argument(
         "source",
+        metavar="SOURCE",
         help="a directory of images, scenes:N, or hf://datasets/org/name[@revision][/config][?split=NAME] "
         "(only the needed parts of Parquet files are downloaded)"
         if method.needs == "images"

@@ -39,7 +39,7 @@ def add_publish(publish: argparse.ArgumentParser) -> None:
     )
     publish.add_argument("--dry-run", action="store_true", help="check, and list files and changes, without publishing")
     model = publish.add_argument_group(
-        "options of models and adapters (a dataset release has its version and licence in its card)"
+        "options of models and adapters (a dataset release has its version and license in its card)"
     )
     model.add_argument("--version", metavar="X.Y.Z", help="version, set as a tag (default: no tag)")
     model.add_argument(
@@ -50,7 +50,7 @@ def add_publish(publish: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--results", type=Path, metavar="DIR", help="output directory of compact evaluate, for the scores in the card"
     )
-    model.add_argument("--license", metavar="ID", help="licence, as an identifier of the Hub (default: the base's)")
+    model.add_argument("--license", metavar="ID", help="license, as an identifier of the Hub (default: the base's)")
     space = publish.add_argument_group("options of Spaces")
     space.add_argument(
         "--wheel", type=Path, metavar="FILE", help="wheel of compact_hf to upload, if it is not on the package index"

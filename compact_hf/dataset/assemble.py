@@ -82,9 +82,9 @@ def assemble(
         group_similar (`int`, *optional*): number of bits, 0 to 10 of 64, by which the perceptual hashes of similar
             images may differ. Training images that are similar to a validation image are excluded. Groups of more than
             10 images that are also more than 1% of all images are reported and kept.
-        image_license (`str`, *optional*): licence for those images of the runs whose licence is unknown, such as
+        image_license (`str`, *optional*): license for those images of the runs whose license is unknown, such as
             `cc-by-4.0`. It does not apply to the images of the instruction part.
-        license (`str`, *optional*, defaults to the licence that all images share, else `other`): licence of the release
+        license (`str`, *optional*, defaults to the license that all images share, else `other`): license of the release
             for the card's header, as a Hub identifier.
         on_balance (`Callable[[NotebookSummary], None]`, *optional*): called with the distribution of the questions
             before and after balancing, if `balance` is set.
@@ -113,7 +113,7 @@ def assemble(
     if instruction is None and used_options:
         raise UsageError(f"{used_options[0]} needs an instruction file: add --instruction FILE")
     if image_license is not None and not _LICENSE.fullmatch(image_license):
-        raise UsageError(f"invalid image licence {image_license!r}: give a short name such as cc-by-4.0")
+        raise UsageError(f"invalid image license {image_license!r}: give a short name such as cc-by-4.0")
     max_distance = None if group_similar is None else check_distance(group_similar)
     excluded_ids = frozenset[str]() if exclude_ids is None else read_ids(Path(exclude_ids))
     # The hashes of the images of all runs and of the instruction part are stored in the first run.
@@ -253,7 +253,7 @@ def _reject_mixed_splits(row: Row | Reject) -> Row | Reject:
 
 
 def _fill_licenses(rows: Iterable[Row | Reject], license: str | None) -> Iterator[Row | Reject]:
-    """Replace the licence `unknown` in rows of the runs by `license`; instruction rows stay as they are."""
+    """Replace the license `unknown` in rows of the runs by `license`; instruction rows stay as they are."""
     for row in rows:
         if (
             license is not None

@@ -124,7 +124,8 @@ _EXTRA_FILES: Final = re.compile(
     rf"{re.escape(CARD)}|{re.escape(CHANGELOG)}|{FIGURE_PATH.pattern}|\.gitattributes|\.cache/huggingface/.*"
 )
 # Headings that card.md.jinja writes for every release; other sections depend on the rows.
-_SECTIONS: Final = ("Load it", "A row", "Licences", "Limits", "Versions", "Citation")
+# Cards of version 0.1.0 spell "Licences".
+_SECTIONS: Final = ("Load it", "A row", "Licen[cs]es", "Limits", "Versions", "Citation")
 # The block that shows the figures. It depends on them, not only on rows, and is not rendered again to compare.
 _FIGURES_PART: Final = "asks"
 # A number, possibly with separators and a percent sign; or text in backticks; or text in double quotes.
@@ -137,7 +138,7 @@ _SIZE_CATEGORIES: Final = (
     (10**6, "100K<n<1M"),
     (10**7, "1M<n<10M"),
 )
-# The Hub's licence identifiers that apply to images. The Hub rejects a card with any other identifier.
+# The Hub's license identifiers that apply to images. The Hub rejects a card with any other identifier.
 LICENSES: Final = frozenset(
     (
         "unknown other mit apache-2.0 pddl odc-by odbl cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 "
@@ -196,8 +197,8 @@ def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str
             them and are not compared.
     """
     for name in _SECTIONS:
-        if f"\n## {name}\n" not in text:
-            yield "card lacks a section", name
+        if not re.search(rf"^## {name}$", text, re.MULTILINE):
+            yield "card lacks a section", name.replace("[cs]", "s")
     # In the order of the card; a part agrees if its facts are a contiguous sequence of these.
     card_facts = [fact for fact, _ in _iter_facts(text)]
     for name, expected in _iter_measured_text(stats):
@@ -446,7 +447,7 @@ def _config_info(stats: DatasetStats, name: str, subsets: tuple[str, ...]) -> di
 
 
 def _dataset_license(stats: DatasetStats) -> str:
-    """Return the given licence, or the one that all images share if the Hub knows it, or `other`."""
+    """Return the given license, or the one that all images share if the Hub knows it, or `other`."""
     if stats.license is not None:
         return stats.license
     licenses = {license.lower() for license in stats.licenses} or {"unknown"}

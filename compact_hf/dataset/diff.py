@@ -118,7 +118,7 @@ class Changes:
         added (`int`): rows that only the new release has.
         removed (`int`): rows that only the old release has.
         changed (`int`): rows with other turns, messages or capabilities.
-        corrected (`int`): rows with the same image and messages, but other metadata, such as the licence.
+        corrected (`int`): rows with the same image and messages, but other metadata, such as the license.
     """
 
     before: int

@@ -313,7 +313,7 @@ def export(
 ) -> dict[str, int]:
     """Write a dataset release in another format. Images keep their bytes; memory holds one row group at a time.
 
-    The formats have no columns for `k`, capabilities, licences and other metadata. The `id` in `llava` and `messages`
+    The formats have no columns for `k`, capabilities, licenses and other metadata. The `id` in `llava` and `messages`
     refers to the row of the release.
 
     Args:

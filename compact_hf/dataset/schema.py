@@ -108,7 +108,7 @@ COMMON_COLUMNS: Final = {
     "source": "the method that made the row (`compact`: the method of the paper), or `instruction`",
     "image_id": "hash of the original image file; several are separated by commas",
     "image_source": "origin of the image",
-    "image_license": "licence of the image",
+    "image_license": "license of the image",
     "teacher": "model that wrote the text",
     "verifier": "model that verified it",
     "preset_version": "version of the settings of the method",

@@ -27,7 +27,7 @@ class RowCounter:
 
     Attributes:
         sources (`Counter[str]`): number of rows by method (or `instruction`).
-        images (`Counter[tuple[str, str]]`): number of rows with an image, by (image source, licence).
+        images (`Counter[tuple[str, str]]`): number of rows with an image, by (image source, license).
         rejects (`Counter[tuple[str, str]]`): number of rejects by (stage, reason).
         teachers (`set[str]`): the teachers that rows name.
         verifiers (`set[str]`): the verifiers that rows name.
@@ -122,7 +122,7 @@ class DatasetStats(NotebookSummary):
         sizes (`dict[tuple[str, str], SplitSize]`): sizes of the files by (subset, split).
         row_counter (`RowCounter`): counts of the rows and rejects.
         sources (`tuple[str, ...]`): the methods whose columns the files have.
-        license (`str`, *optional*): licence of the release as a whole, if one was given.
+        license (`str`, *optional*): license of the release as a whole, if one was given.
         provenance (`Provenance`, *optional*): how the rows were made, if the journals of the runs are available.
     """
 
@@ -178,12 +178,12 @@ class DatasetStats(NotebookSummary):
 
     @property
     def images(self) -> Counter[tuple[str, str]]:
-        """Number of rows with an image, by (image source, licence)."""
+        """Number of rows with an image, by (image source, license)."""
         return self.row_counter.images
 
     @property
     def licenses(self) -> Counter[str]:
-        """Number of rows with an image, by licence."""
+        """Number of rows with an image, by license."""
         counts: Counter[str] = Counter()
         for (_, license), count in self.row_counter.images.items():
             counts[license] += count

@@ -212,7 +212,7 @@ def write_dataset(
         version (`str`): version of the release, X.Y.Z.
         sources (`Collection[str]`): names of the methods that rows may come from, and `instruction`. The files have the
             columns of all of them.
-        license (`str`, *optional*, defaults to the licence that all images share, else `other`): one of `LICENSES`.
+        license (`str`, *optional*, defaults to the license that all images share, else `other`): one of `LICENSES`.
         provenance (`Provenance`, *optional*): how the rows were made, for the card. Without it the card says that this
             is not recorded.
 
@@ -220,7 +220,7 @@ def write_dataset(
         The statistics of the release, as stated in the card.
 
     Raises:
-        UsageError: `version` is not X.Y.Z, the Hub does not know the licence, or a source is not a registered method.
+        UsageError: `version` is not X.Y.Z, the Hub does not know the license, or a source is not a registered method.
         ReleaseError: `out` contains other files or cannot be written, there are no rows, or an image cannot be read any
             more or has changed since the run. `out` is then left unchanged.
     """
@@ -234,7 +234,7 @@ def write_dataset(
             )
     if license is not None and license not in LICENSES:
         raise UsageError(
-            f"{license!r} is not a licence identifier of the Hub: choose one of {', '.join(sorted(LICENSES))}"
+            f"{license!r} is not a license identifier of the Hub: choose one of {', '.join(sorted(LICENSES))}"
         )
     with (
         translate_disk_errors(ReleaseError, out, "nothing was changed, free some disk space or choose another --out"),

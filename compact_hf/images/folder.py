@@ -67,7 +67,7 @@ class ImageFolder:
         return ref
 
     def origin(self, ref: str) -> tuple[str, str]:  # noqa: ARG002 (the Source protocol names it)
-        """Return the name of the directory as the origin, and `unknown` as the licence."""
+        """Return the name of the directory as the origin, and `unknown` as the license."""
         return self._name, "unknown"
 
     def stamp(self, ref: str) -> str:

@@ -100,10 +100,10 @@ class DatasetSource:
         return ref if location is None or block is None else f"{location[0]} {block}"
 
     def origin(self, ref: str) -> tuple[str, str]:
-        """Return the origin and licence of an image.
+        """Return the origin and license of an image.
 
         They are taken from the row if it has `image_source` and `image_license`, as the rows of our own datasets do.
-        Otherwise they are the name of the dataset and the licence in its card.
+        Otherwise they are the name of the dataset and the license in its card.
         """
         location = self._parse_ref(ref)
         source, license = (

@@ -1,4 +1,4 @@
-"""Looks up a dataset repository on the Hub: its commit, licence and list of Parquet files.
+"""Looks up a dataset repository on the Hub: its commit, license and list of Parquet files.
 
 No rows are downloaded. The list of files is cached per address and commit.
 """
@@ -36,7 +36,7 @@ def resolve_commit(address: Address) -> str:
 
 
 def read_license(address: Address) -> str:
-    """Return the licence in the card of a repository at a commit, or `unknown` if it names none.
+    """Return the license in the card of a repository at a commit, or `unknown` if it names none.
 
     Args:
         address (`Address`): the repository; its revision is a commit.
@@ -50,7 +50,7 @@ def read_license(address: Address) -> str:
     cached_path = try_to_load_from_cache(address.path, "README.md", repo_type="dataset", revision=address.revision)
     if cached_path is _CACHED_NO_EXIST:
         return "unknown"  # the cache knows that there is no card, so this also works offline
-    # If the Hub cannot be reached, raise: returning "unknown" would change the licence in the rows.
+    # If the Hub cannot be reached, raise: returning "unknown" would change the license in the rows.
     with translate_source_errors(address):
         try:
             card = hf_hub_download(address.path, "README.md", repo_type="dataset", revision=address.revision)

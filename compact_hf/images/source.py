@@ -33,9 +33,9 @@ class ImageSource(Protocol):
         ...
 
     def origin(self, ref: str) -> tuple[str, str]:
-        """Return the origin and the licence of an image.
+        """Return the origin and the license of an image.
 
-        The origin is a name that may be published, never an absolute path. An unknown licence is `unknown`.
+        The origin is a name that may be published, never an absolute path. An unknown license is `unknown`.
         """
         ...
 

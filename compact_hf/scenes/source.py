@@ -40,7 +40,7 @@ class SceneSource:
         return ref
 
     def origin(self, ref: str) -> tuple[str, str]:  # noqa: ARG002 (the Source protocol names it)
-        """Return the origin `scenes` and the licence `CC0-1.0`."""
+        """Return the origin `scenes` and the license `CC0-1.0`."""
         return "scenes", "CC0-1.0"
 
     def stamp(self, ref: str) -> str:  # noqa: ARG002 (the Source protocol names it)

@@ -104,7 +104,7 @@ BACKENDS: Final[dict[str, Backend]] = {
         uses_gpu=True,
         has_server=False,
         terms="""\
-- Text by a model that ran on the machine of the dataset's author: the model's licence, on its card, says whether terms
+- Text by a model that ran on the machine of the dataset's author: the model's license, on its card, says whether terms
   apply to its output.""",
     ),
     "openai": Backend(
@@ -113,7 +113,7 @@ BACKENDS: Final[dict[str, Backend]] = {
         provider="openai",
         terms="""\
 - Text from a server with OpenAI's protocol: the terms of its operator and of the model in the table above apply, which
-  are OpenAI's terms of use for OpenAI's own models, and the model's licence for a model that someone else served. Check
+  are OpenAI's terms of use for OpenAI's own models, and the model's license for a model that someone else served. Check
   there what generated text may be used for, and which models may be trained with it.""",
     ),
     "scenes": Backend(

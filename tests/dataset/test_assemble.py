@@ -102,7 +102,7 @@ def test_no_run_and_stray_options_are_refused(run: Path, tmp_path: Path) -> None
         assemble([run], tmp_path / "out", version="1.0.0", instruction_rows=3)
 
 
-def test_a_licence_that_nobody_said_is_the_users_to_give_for_the_runs_pictures_alone(
+def test_a_license_that_nobody_said_is_the_users_to_give_for_the_runs_pictures_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
@@ -130,9 +130,9 @@ def test_a_licence_that_nobody_said_is_the_users_to_give_for_the_runs_pictures_a
         assemble(tmp_path / "run", tmp_path / "other", version="1.0.0", image_license="/mine\n")
 
 
-def test_the_card_carries_the_licence_that_the_maker_says(run: Path, tmp_path: Path) -> None:
+def test_the_card_carries_the_license_that_the_maker_says(run: Path, tmp_path: Path) -> None:
     assemble(run, tmp_path / "out", version="1.0.0", license="cc-by-sa-4.0")
     assert read_header(tmp_path / "out")["license"] == "cc-by-sa-4.0"
     assert validate(tmp_path / "out").counts == {}
-    with pytest.raises(UsageError, match="'mine' is not a licence identifier of the Hub: choose one of apache"):
+    with pytest.raises(UsageError, match="'mine' is not a license identifier of the Hub: choose one of apache"):
         assemble(run, tmp_path / "other", version="1.0.0", license="mine")

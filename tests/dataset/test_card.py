@@ -67,7 +67,7 @@ def test_the_header_counts_every_config(tmp_path: Path) -> None:
         ([], "unknown"),
     ],
 )
-def test_the_licence_is_that_of_the_pictures(licenses: list[str], told: str, tmp_path: Path) -> None:
+def test_the_license_is_that_of_the_pictures(licenses: list[str], told: str, tmp_path: Path) -> None:
     licensed_rows = [replace(make_row(number), image_license=license) for number, license in enumerate(licenses)]
     _, header, _ = write_release(tmp_path / "out", *licensed_rows, TEXT_ROW)
     assert header["license"] == told

@@ -96,7 +96,7 @@ def test_a_picture_that_moves_to_another_k_is_changed_in_all_and_gone_from_one_c
     assert (difference.rows["k1", split].removed, difference.rows["k3", split].added) == (1, 1)
 
 
-def test_another_licence_corrects_a_row_and_does_not_change_it(before: Path, tmp_path: Path) -> None:
+def test_another_license_corrects_a_row_and_does_not_change_it(before: Path, tmp_path: Path) -> None:
     relicensed = [replace(row, image_license="CC-BY-4.0") for row in make_rows(60)]
     difference = diff(before, write_release(tmp_path / "after", [*relicensed, TEXT_ROW]))
     assert count_changes(difference) == {"corrected": 60}

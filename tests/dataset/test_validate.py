@@ -283,7 +283,7 @@ def test_a_defect_of_the_folder_is_found(check: str, release: Path) -> None:
         (
             "| CC0-1.0 | scenes | 91 |",
             "| CC0-1.0 | scenes | 90 |",
-            "its part licences should contain: | CC0-1.0 | scenes | 91 |",
+            "its part licenses should contain: | CC0-1.0 | scenes | 91 |",
         ),
         (
             "| `teacher` | scenes |",

@@ -145,7 +145,7 @@ def test_what_cannot_be_published_is_refused_before_anything_is_asked(
     assert not (tmp_path / "build").exists()
 
 
-def test_what_stays_out_and_the_licences_are_pinned_as_well(config: Path, tmp_path: Path) -> None:
+def test_what_stays_out_and_the_licenses_are_pinned_as_well(config: Path, tmp_path: Path) -> None:
     assert main([str(config), "--out", str(tmp_path / "build")]) == 0
     files = sorted((tmp_path / "build" / "release").rglob("*.parquet"))
     excluded_id = pq.read_table(files[0], columns=["image_id"])["image_id"][0].as_py()

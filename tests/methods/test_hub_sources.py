@@ -160,7 +160,7 @@ told = None
 """
 
 
-def test_a_hub_that_is_away_for_a_moment_is_not_taken_for_a_missing_licence(tmp_path: Path) -> None:
+def test_a_hub_that_is_away_for_a_moment_is_not_taken_for_a_missing_license(tmp_path: Path) -> None:
     plain = write_questions_dataset(tmp_path / "plain", [(data, "What is it?", "it") for data in make_images(2)])
     home = tmp_path / "home"
     with HubServer() as hub:

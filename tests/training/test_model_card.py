@@ -156,18 +156,18 @@ def test_a_mixture_of_data_sets_is_named_whole(adapter: Path) -> None:
     assert "tuned on [org/one](https://huggingface.co/datasets/org/one), two" in card.text
 
 
-def test_the_licence_is_the_bases(adapter: Path, tmp_path: Path) -> None:
+def test_the_license_is_the_bases(adapter: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\nA base.\n")
     card = ModelCard.load(write_card(adapter, settings=make_settings(model_name_or_path=str(base))))
     header = card.data.to_dict()
     assert [header[key] for key in ("license", "license_name", "license_link")] == ["other", "own", "LICENSE"]
-    assert "own, the licence of the base model." in card.text
+    assert "own, the license of the base model." in card.text
     (base / "README.md").write_text("A base.\n")
     card = ModelCard.load(write_card(adapter, settings=make_settings(model_name_or_path=str(base))))
     assert "license" not in card.data.to_dict()
-    assert "The card of the base model names no licence." in card.text
+    assert "The card of the base model names no license." in card.text
 
 
 def make_results(dataset: str, *other_models: str) -> CardResults:
