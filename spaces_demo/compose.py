@@ -45,7 +45,7 @@ def build_tab(gemini_url: str | None) -> None:
                 [(get_label(name), name) for name in CAPABILITIES],
                 value=list(_DEFAULT_CAPABILITIES),
                 label="Capabilities",
-                info=f"Choose one to {MAX_CAPABILITIES}.",
+                info=f"Choose 1 to {MAX_CAPABILITIES}.",
             )
             mode = gr.Radio([_SCENE_MODE, _UPLOAD_MODE], value=_SCENE_MODE, label="Image and teacher")
             scene_group, scene_number, fault = _build_scene_inputs()
