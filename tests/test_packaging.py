@@ -261,6 +261,7 @@ def test_the_command_answers_outside_the_checkout(installed: Path, tmp_path: Pat
     assert "generate" in run(installed / "compact", "--help", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_demo_runs_from_the_wheel_outside_the_checkout_and_goes_on(installed: Path, tmp_path: Path) -> None:
     """Runs all steps, on a smaller scale than the command allows; a second call has nothing to do and prints the same.
 

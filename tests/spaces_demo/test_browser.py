@@ -16,12 +16,11 @@ import pytest
 from tests.spaces_demo.browsing import choose_tab, chromium, get_panel, open_page, read_axe_script
 from tests.spaces_demo.conftest import RunningSpace
 
-# axe checks the pages of the phone here, and those of the desktop in the slow tests.
+# The desktop's pages are checked in the slow tests.
 VISITS = [
-    pytest.param("desktop", "light", False, id="desktop-light"),
-    pytest.param("phone", "dark", True, id="phone-dark"),
-    pytest.param("desktop", "light", True, id="desktop-light-axe", marks=pytest.mark.slow),
-    pytest.param("desktop", "dark", True, id="desktop-dark-axe", marks=pytest.mark.slow),
+    pytest.param("phone", "dark", id="phone-dark"),
+    pytest.param("desktop", "light", id="desktop-light", marks=pytest.mark.slow),
+    pytest.param("desktop", "dark", id="desktop-dark", marks=pytest.mark.slow),
 ]
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
 
@@ -99,10 +98,8 @@ def assert_accessible(page: Any) -> None:
     assert not messages, "\n".join(messages)
 
 
-@pytest.mark.parametrize(("size", "scheme", "with_axe"), VISITS)
-def test_a_visitor_uses_every_tab(
-    space: RunningSpace, browser: Any, pictures: Path, size: str, scheme: str, with_axe: bool
-) -> None:
+@pytest.mark.parametrize(("size", "scheme"), VISITS)
+def test_a_visitor_uses_every_tab(space: RunningSpace, browser: Any, pictures: Path, size: str, scheme: str) -> None:
     page = open_page(browser, space.url, size=size, scheme=scheme)
     for name, use in USES.items():
         use(page)
@@ -110,8 +107,7 @@ def test_a_visitor_uses_every_tab(
         # Nothing is cut off at the side: a phone scrolls only vertically.
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), name
     assert page.hosts == {space.url.removeprefix("http://")}
-    if with_axe:
-        assert_accessible(page)
+    assert_accessible(page)
     page.context.close()
 
 
