@@ -1,4 +1,4 @@
-"""Defines the identity of a run: all settings that decide what is asked.
+"""Defines the identity of a run: all settings that decide the requests.
 
 A run directory stores the identity of its run. A command with the same identity resumes the run; a command with another
 identity is refused.

@@ -157,7 +157,7 @@ class Journal:
 
         Args:
             run (`Path`): the run directory: new, empty, or of this run.
-            identity (`Mapping[str, Any]`): the settings that decide what is asked; JSON values.
+            identity (`Mapping[str, Any]`): the settings that decide the requests; JSON values.
 
         Raises:
             SettingsMismatchError: the directory holds a run with another identity.
