@@ -128,8 +128,8 @@ _EXTRA_FILES: Final = re.compile(
 _SECTIONS: Final = ("Load it", "A row", "Licen[cs]es", "Limits", "Versions", "Citation")
 # The block that shows the figures. It depends on them, not only on rows, and is not rendered again to compare.
 _FIGURES_PART: Final = "asks"
-# A number, possibly with separators and a percent sign; or text in backticks; or text in double quotes.
-_FACT: Final = re.compile(r'\d+(?:[.,]\d+)*%?|`[^`]+`|"[^"]+"')
+# A number, possibly with separators and a percent sign; text in backticks or double quotes; a capability.
+_FACT: Final = re.compile(rf"""\d+(?:[.,]\d+)*%?|`[^`]+`|"[^"]+"|\b(?:{"|".join(map(get_label, CAPABILITIES))})\b""")
 # (exclusive upper limit of the number of rows, the Hub's name of the category)
 _SIZE_CATEGORIES: Final = (
     (10**3, "n<1K"),
@@ -212,8 +212,8 @@ def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str
 def _iter_facts(text: str) -> Iterator[tuple[str, str]]:
     """Yield (fact, line) for each line of a card that states something measurable.
 
-    These are the title and the rows of tables as they are, and the numbers and quotations of other lines. Words are not
-    compared, so that they can change between versions of this package.
+    These are the title and the rows of tables as they are, and the numbers, quotations and capabilities of other lines. Other
+    words are not compared, so that they can change between versions of this package.
     """
     lines = text.splitlines()
     for index, line in enumerate(lines):

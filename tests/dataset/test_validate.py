@@ -306,6 +306,11 @@ def test_a_picture_that_has_nothing_to_show_is_found(release: Path, tmp_path: Pa
     assert validate(tmp_path / "single").counts == {"card's figure shows other data": 1}
 
 
+def test_a_sentence_that_names_another_capability_is_found(release: Path) -> None:
+    edit_card(release, "color is needed most often", "counting is needed most often")
+    assert validate(release).counts == {"card disagrees with the data": 1}
+
+
 def test_the_wording_of_a_card_is_free_but_its_numbers_are_not(release: Path) -> None:
     edit_card(release, "A question with *k* capabilities is counted in *k* rows", "Each question counts *k* times")
     assert validate(release).is_valid
