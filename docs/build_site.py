@@ -8,6 +8,7 @@ match its function. Needs no network.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ REFERENCE = ROOT / "docs" / "reference"
 
 def main() -> int:
     """Write the generated pages, build the site, and return the exit status."""
+    os.environ["COLUMNS"] = "100"  # argparse wraps the usage lines at this width
     (REFERENCE / "commands.md").write_text(format_commands(), encoding="utf-8")
     (REFERENCE / "columns.md").write_text(format_columns(), encoding="utf-8")
     if problems := build(ROOT):
@@ -37,7 +39,8 @@ def build(root: Path) -> str:
     )
     # Zensical prints the warnings about docstrings, but its strict mode does not count them.
     if process.returncode or re.search(r"^griffe: ", process.stdout, re.MULTILINE):
-        return process.stdout.partition("Traceback (most recent call last)")[0].rstrip()
+        problems = process.stdout.partition("Traceback (most recent call last)")[0].rstrip()
+        return problems or process.stdout.rstrip() or f"zensical exited with status {process.returncode}"
     return ""
 
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import griffe
 
-_ENTRY = re.compile(
-    r"^(?P<indent> {4,}|)(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*) \((?P<type>`.*?`[^()]*)\): ", re.MULTILINE
-)
+_ENTRY = re.compile(r"^(?P<indent> {4,}|)(?P<name>\*{0,2}\w+) \((?P<type>`.*?`[^()]*)\): ", re.MULTILINE)
 _RETURN = re.compile(r"^(?P<section>(?:Returns|Yields):\n +)`(?P<type>[^`]+)`: ", re.MULTILINE)
 
 
@@ -24,8 +22,6 @@ class HuggingFaceDocstrings(griffe.Extension):
 
 
 def _format_entry(match: re.Match[str]) -> str:
-    kind = match["type"].split("`")[1]
-    optional = ", optional" if "*optional*" in match["type"] else ""
-    lines = [f"{match['indent']}{name} ({kind}{optional}): " for name in match["names"].split(", ")]
-    # Several names before one text: the text is that of each.
-    return lines[0] if len(lines) == 1 else match[0]
+    types, is_optional, _ = match["type"].partition(", *optional*")
+    kind = " | ".join(re.findall(r"`([^`]+)`", types))
+    return f"{match['indent']}{match['name']} ({kind}{', optional' if is_optional else ''}): "

@@ -212,14 +212,11 @@ def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str
 def _iter_facts(text: str) -> Iterator[tuple[str, str]]:
     """Yield (fact, line) for each line of a card that states something measurable.
 
-    These are the title and the rows of tables as they are, and the numbers, quotations and capabilities of other lines. Other
+    These are the title and the tables as they are, and the numbers, quotations and capabilities of other lines. Other
     words are not compared, so that they can change between versions of this package.
     """
-    lines = text.splitlines()
-    for index, line in enumerate(lines):
-        # The heading of a table precedes the line |---. It is text, so only its numbers and quotations count.
-        next_line = "".join(lines[index + 1 : index + 2])
-        if line.startswith(("|---", "# ")) or (line.startswith("|") and not next_line.startswith("|---")):
+    for line in text.splitlines():
+        if line.startswith(("|", "# ")):
             yield line, line
         elif facts := _FACT.findall(line):
             yield " ".join(facts), line
