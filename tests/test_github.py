@@ -23,7 +23,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def steps(name: str) -> list[dict[str, Any]]:
-    return [step for job in read(name)["jobs"].values() for step in job["steps"]]
+    return [step for job in read(name)["jobs"].values() for step in job.get("steps", ())]
 
 
 @pytest.mark.parametrize("name", sorted(WORKFLOWS))
@@ -84,3 +84,9 @@ def test_an_issue_form_has_what_github_needs_to_show_it(name: str) -> None:
 def test_vulnerabilities_are_reported_in_private() -> None:
     (link,) = yaml.safe_load((FORMS / "config.yml").read_text(encoding="utf-8"))["contact_links"]
     assert f"({link['url']})" in (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+
+
+def test_a_version_is_published_only_after_the_tests() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))["jobs"]
+    assert jobs["test"]["uses"] == "./.github/workflows/test.yml"
+    assert (jobs["build"]["needs"], jobs["publish"]["needs"]) == ("test", "build")
