@@ -18,7 +18,7 @@ from compact_hf.runs.budget import Budget
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.process import SessionProgress
 from compact_hf.runs.rate_limit import RequestThrottle
-from compact_hf.teachers.base import Failure, Reply, Request, Role, Teacher
+from compact_hf.teachers.base import Failure, FailureKind, Reply, Request, Role, Teacher
 
 
 class RequestAbandoned(Exception):
@@ -178,7 +178,7 @@ class Dispatcher:
             self._progress.failures += 1
             self._progress.last_failure = answer.message
             self._on_failure()
-            if answer.is_overloaded:
+            if answer.kind is FailureKind.OVERLOADED:
                 # Not counted as an attempt: overload says nothing about this request.
                 if not queue.throttle.record_overload(answer, hold_count):
                     self._stop_run(f"{queue.teacher.name} has been overloaded for too long: {answer.message}")
@@ -251,7 +251,7 @@ class Dispatcher:
             await queue.teacher.prepare(request)
         except SourceError as error:
             # Only this image is lost; the run continues with the others.
-            return Failure(request.key, str(error), is_retryable=False), queue.throttle.hold_count
+            return Failure(request.key, str(error), FailureKind.LOST), queue.throttle.hold_count
         hold_count = await self._acquire_slot(queue)
         try:
             answer = await self._send(queue, request)
@@ -317,7 +317,7 @@ class Dispatcher:
         """Count an abandoned request, and stop the run if its teacher appears to be unavailable."""
         self._consecutive_abandoned += 1
         # A teacher without any reply yet counts as unreachable only when no other request is still pending.
-        is_unreachable = not self._has_answered and failure.is_retryable and not queue.pending
+        is_unreachable = not self._has_answered and failure.kind is FailureKind.TRANSIENT and not queue.pending
         if is_unreachable or self._consecutive_abandoned >= _MAX_CONSECUTIVE_ABANDONED:
             self._stop_run(f"gave up asking {queue.teacher.name}: {failure.message}")
 

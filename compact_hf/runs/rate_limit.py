@@ -18,7 +18,7 @@ from typing import Final
 from aiolimiter import AsyncLimiter
 
 from compact_hf.errors import UsageError
-from compact_hf.teachers.base import Failure
+from compact_hf.teachers.base import Failure, FailureKind
 
 _MINUTE: Final = 60.0
 # Assumed tokens of a request until there are replies: an image and a page of text.
@@ -330,7 +330,7 @@ class RequestThrottle:
         if hold_count == self.hold_count and self._is_probing:
             # The probe failed for another reason, which says nothing about the overload: allow the next probe.
             self._notify()
-        if not failure.is_retryable:
+        if failure.kind is not FailureKind.TRANSIENT:
             return None
         self._failed_since.setdefault(failure.key, asyncio.get_running_loop().time())
         if attempt >= self.retry_policy.max_attempts and not self._is_down():

@@ -1,7 +1,7 @@
 """Defines the interface of all teachers: a stream of requests in, a stream of replies out.
 
 A teacher sends each request once. Retries, rates and budgets are applied by the dispatcher, in the same way for all
-teachers. A teacher yields a `Failure` for a request that failed, and raises `TeacherError` if no request can succeed.
+teachers. A teacher yields a `Failure` for a request that failed; failures.py says for all services of which kind.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import random
 from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from compact_hf.errors import SourceError
+from compact_hf.errors import CompactError, SourceError
 from compact_hf.images.codec import encode_for_teacher
 
 if TYPE_CHECKING:
@@ -145,6 +146,10 @@ class Reply:
         planted (`tuple[str, ...]`, *optional*): for each draft, the fault that the teacher `scenes` planted in it, or
             an empty text; no entries if no fault was planted. These labels are only counted, and never used by filters
             or verifiers.
+        has_usage (`bool`, *optional*, defaults to True): False if a service that bills tokens did not say how many;
+            the budget then estimates them.
+        is_about_image (`bool`, *optional*, defaults to False): whether a refusal is about this image (its content or
+            its file), so that it says nothing about the other requests.
     """
 
     key: str
@@ -154,27 +159,49 @@ class Reply:
     input_tokens: int = 0
     output_tokens: int = 0
     planted: tuple[str, ...] = ()
+    has_usage: bool = True
+    is_about_image: bool = False
+
+
+class FailureKind(Enum):
+    """What a failure says about the request and about all others."""
+
+    TRANSIENT = auto()
+    """The same request may succeed when it is sent again: a time-out, a lost connection, 500, an empty reply."""
+    OVERLOADED = auto()
+    """The server asks all clients to slow down (429, 503): all requests wait."""
+    REJECTED = auto()
+    """The server does not accept the request (400, 422): it would fail again, and perhaps all others too."""
+    LOST = auto()
+    """Only this request cannot be answered here and now, because its image can no longer be read or is too large for
+    the memory."""
+    PERMANENT = auto()
+    """No request can succeed: the run stops when the requests in flight have ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed attempt to get a reply. Nothing is journalled, and the same request may be sent again.
+    """A failed attempt to get a reply. No reply is journalled, and the same request may be sent again.
 
     Attributes:
         key (`str`): key of the request.
         message (`str`): what went wrong, in one line without secrets.
-        is_overloaded (`bool`, *optional*, defaults to False): whether the server asked all clients to slow down (429,
-            503).
+        kind (`FailureKind`, *optional*, defaults to TRANSIENT): what follows from it.
         retry_after (`float`, *optional*): delay in seconds that the server asked for; None if it named none.
-        is_retryable (`bool`, *optional*, defaults to True): False if this request would fail again (400), although
-            others may succeed.
+        error (`CompactError`, *optional*): the error that the run ends with; only for the kind PERMANENT.
+        billed (`Reply`, *optional*): what the service sent and presumably billed, although it is no result, such as an
+            empty or unreadable reply. It counts against the budget.
+        is_last_resort (`bool`, *optional*, defaults to False): whether `billed` becomes the reply if no attempt is
+            left.
     """
 
     key: str
     message: str
-    is_overloaded: bool = False
+    kind: FailureKind = FailureKind.TRANSIENT
     retry_after: float | None = None
-    is_retryable: bool = True
+    error: CompactError | None = None
+    billed: Reply | None = None
+    is_last_resort: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +300,7 @@ async def answer_each(
             answers.put_nowait(await answer(request))
         except SourceError as error:
             # Only this image is lost; the stream continues with the others.
-            answers.put_nowait(Failure(request.key, str(error), is_retryable=False))
+            answers.put_nowait(Failure(request.key, str(error), FailureKind.LOST))
 
     def on_done(task: asyncio.Task[None]) -> None:
         tasks.discard(task)

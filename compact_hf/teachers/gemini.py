@@ -18,6 +18,7 @@ import aiohttp
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
+from compact_hf.teachers.failures import get_failure_kind
 from compact_hf.teachers.gemini_request import build_body
 from compact_hf.teachers.http import (
     Connections,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from google.genai.errors import APIError
     from google.genai.types import GenerateContentResponse
 
-_OVERLOAD_CODES: Final = (429, 503)
 _AUTH_CODES: Final = (401, 403)
 
 
@@ -63,9 +63,8 @@ def translate_api_error(key: str, error: APIError, *, teacher: str, secret: str)
     return Failure(
         key,
         f"{error.code} {message}",
-        is_overloaded=error.code in _OVERLOAD_CODES,
+        get_failure_kind(error.code),
         retry_after=retry_delay(error),
-        is_retryable=error.code >= 500 or error.code in (408, 429),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.models import loading
 from compact_hf.models.loading import LOAD_ERRORS, without_progress_bars
-from compact_hf.teachers.base import Failure, Reply, Request
+from compact_hf.teachers.base import Failure, FailureKind, Reply, Request
 from compact_hf.teachers.http import one_line
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ class LocalModel:
             clear_device_cache(garbage_collection=True)
         if len(batch) == 1:
             prefix = f"too large for the memory of {self._network.device}: " if is_oom else ""
-            return [Failure(batch[0].request.key, f"{self.name}: {prefix}{reason}", is_retryable=False)]
+            return [Failure(batch[0].request.key, f"{self.name}: {prefix}{reason}", FailureKind.LOST)]
         middle = len(batch) // 2
         if is_oom:
             self.batch_size = min(self.batch_size, middle)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
+from compact_hf.teachers.failures import get_failure_kind
 from compact_hf.teachers.http import clamp_tokens, one_line, parse_retry_after, parse_server_url, read_api_key
 from compact_hf.teachers.registry import TeacherSettings
 
@@ -33,7 +34,6 @@ KEY_VARIABLE: Final = "OPENAI_API_KEY"
 # Seconds. Longer than a hosted service needs, because a server on one GPU queues requests.
 TIMEOUT_S: Final = 300.0
 _NO_KEY: Final = "no-key-needed"  # openai's client requires a key
-_OVERLOAD_CODES: Final = (429, 503)
 # Errors with status 400 that are refusals of this image, not mistakes in the request.
 _CONTENT_ERRORS: Final = ("content_filter", "content_policy_violation")
 
@@ -184,9 +184,8 @@ class OpenAI:
         return Failure(
             request.key,
             f"{code} {message}",
-            is_overloaded=code in _OVERLOAD_CODES,
+            get_failure_kind(code),
             retry_after=parse_retry_after(error.response.headers.get("retry-after", "")),
-            is_retryable=code >= 500 or code in (408, 409, 429),
         )
 
 

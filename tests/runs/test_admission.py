@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from compact_hf.runs.rate_limit import RateLimits, RequestThrottle, RetryPolicy
-from compact_hf.teachers.base import Failure
+from compact_hf.teachers.base import Failure, FailureKind
 
 RETRY_POLICY = RetryPolicy(max_attempts=3, initial_delay_s=0.02, max_delay_s=10.0, max_overload_s=60.0)
 
 
 def make_overload(retry_after: float | None = None) -> Failure:
-    return Failure("key", "429", is_overloaded=True, retry_after=retry_after)
+    return Failure("key", "429", kind=FailureKind.OVERLOADED, retry_after=retry_after)
 
 
 async def can_pass(throttle: RequestThrottle, timeout_s: float) -> bool:

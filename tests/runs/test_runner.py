@@ -16,7 +16,7 @@ from compact_hf.runs.journal import Journal
 from compact_hf.runs.process import Process, Result, SessionProgress
 from compact_hf.runs.rate_limit import RateLimits, RetryPolicy
 from compact_hf.runs.runner import Runner
-from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request, Role, Teacher, answer_each
+from compact_hf.teachers.base import EncodedImage, Failure, FailureKind, Reply, Request, Role, Teacher, answer_each
 
 FAST_RETRY = RetryPolicy(max_attempts=3, initial_delay_s=0.001, max_delay_s=0.005, max_overload_s=0.2)
 
@@ -239,7 +239,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(journal: Journal) -> No
 
 def test_overload_slows_down_but_loses_nothing(journal: Journal) -> None:
     def storm(request: Request, number: int) -> Failure | None:
-        return Failure(request.key, "429", is_overloaded=True, retry_after=0.01) if number < 12 else None
+        return Failure(request.key, "429", kind=FailureKind.OVERLOADED, retry_after=0.01) if number < 12 else None
 
     teacher = EchoTeacher(storm)
     assert run(journal, teacher, count=8, concurrency=8).finished == 8
@@ -250,7 +250,9 @@ def test_overload_slows_down_but_loses_nothing(journal: Journal) -> None:
 @pytest.mark.parametrize("answered", [0, 20])
 def test_a_storm_that_does_not_end_stops_the_run(journal: Journal, answered: int) -> None:
     def storm(request: Request, number: int) -> Failure | None:
-        return Failure(request.key, "429", is_overloaded=True, retry_after=0.02) if number >= answered else None
+        return (
+            Failure(request.key, "429", kind=FailureKind.OVERLOADED, retry_after=0.02) if number >= answered else None
+        )
 
     with pytest.raises(TeacherUnavailableError, match="has been overloaded for too long: 429"):
         run(journal, EchoTeacher(storm), count=60)
@@ -258,7 +260,7 @@ def test_a_storm_that_does_not_end_stops_the_run(journal: Journal, answered: int
 
 def test_a_delay_longer_than_anybody_waits_stops_the_run_at_once(journal: Journal) -> None:
     def tomorrow(request: Request, number: int) -> Failure | None:
-        return Failure(request.key, "daily quota", is_overloaded=True, retry_after=86400.0)
+        return Failure(request.key, "daily quota", kind=FailureKind.OVERLOADED, retry_after=86400.0)
 
     with pytest.raises(TeacherUnavailableError, match="daily quota"):
         run(journal, EchoTeacher(tomorrow))
@@ -273,7 +275,7 @@ def test_what_is_in_flight_when_the_run_ends_is_still_journalled(journal: Journa
                 return Reply(request.key, text="late", model="slow")
             while len(self.sent) < 3:
                 await asyncio.sleep(0.01)
-            return Failure(request.key, "quota", is_overloaded=True, retry_after=86400.0)
+            return Failure(request.key, "quota", kind=FailureKind.OVERLOADED, retry_after=86400.0)
 
     teacher = Slow()
     with pytest.raises(TeacherUnavailableError, match="quota"):
@@ -287,7 +289,7 @@ def test_a_picture_that_fails_for_good_after_the_stop_is_not_taken_for_a_finishe
         async def _answer_request(self, request: Request) -> Reply | Failure:
             if request.key.startswith(f"{1:032x}"):
                 await asyncio.sleep(0.1)
-                return Failure(request.key, "400", is_retryable=False)
+                return Failure(request.key, "400", FailureKind.REJECTED)
             return Reply(request.key, text="said", model="late")
 
     with pytest.raises(StoppedEarly, match="run the same command again to resume"):
@@ -323,7 +325,7 @@ def test_a_teacher_in_both_roles_slows_down_in_both(journal: Journal) -> None:
 
     def answer(request: Request, number: int) -> Failure | None:
         first_times.setdefault(request.role, asyncio.get_running_loop().time())
-        return Failure(request.key, "429", is_overloaded=True, retry_after=0.15) if number == 0 else None
+        return Failure(request.key, "429", kind=FailureKind.OVERLOADED, retry_after=0.15) if number == 0 else None
 
     def process(image: ImageInfo) -> Process:
         yield [replace(make_request(image, "a"), role="teacher" if image.ref == "0.jpg" else "verifier")]
@@ -385,7 +387,7 @@ def test_a_batch_in_flight_is_waited_for_when_the_other_teacher_ends_the_run(jou
         return Result("{}", 1)
 
     def no_quota(request: Request, number: int) -> Failure:
-        return Failure(request.key, "daily quota", is_overloaded=True, retry_after=86400.0)
+        return Failure(request.key, "daily quota", kind=FailureKind.OVERLOADED, retry_after=86400.0)
 
     async def main() -> None:
         teachers: Mapping[Role, Teacher] = {"teacher": SlowBatch(), "verifier": EchoTeacher(no_quota)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from compact_hf.teachers.base import Failure, Reply
+from compact_hf.teachers.base import Failure, FailureKind, Reply
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.testing.gemini import GeminiServer, content_response
 from compact_hf.testing.scripted_model import KEY
@@ -27,7 +27,7 @@ def ask_with_response(response: Response) -> Reply | Failure:
 def test_json_nested_without_end_is_a_failure(code: int) -> None:
     failure = ask_with_response(Response("[" * 200_000, status_code=code, media_type="application/json"))
     assert isinstance(failure, Failure)
-    assert failure.is_retryable
+    assert failure.kind is FailureKind.TRANSIENT
 
 
 def test_what_was_billed_is_a_number_that_sums_can_be_made_of() -> None:

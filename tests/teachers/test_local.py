@@ -25,7 +25,7 @@ from compact_hf.methods.compact.prompts import (
     VerdictsReply,
 )
 from compact_hf.teachers import local, local_model
-from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request
+from compact_hf.teachers.base import EncodedImage, Failure, FailureKind, Reply, Request
 from compact_hf.teachers.local import Local
 from compact_hf.teachers.local_model import TOKENS_PER_QUESTION, load_network
 from tests.teachers.asking import ask_all, photograph
@@ -294,7 +294,7 @@ def test_a_request_that_does_not_even_fit_alone_fails_without_being_tried_again(
     assert too_large == Failure(
         "key 2",
         f"{folder.name}: too large for the memory of cpu: CUDA out of memory. Tried to allocate 2.00 GiB.",
-        is_retryable=False,
+        kind=FailureKind.LOST,
     )
 
 
@@ -315,7 +315,7 @@ def test_one_picture_that_the_model_cannot_take_does_not_cost_the_others_of_its_
     )
     assert [type(answer) for answer in answers] == [Reply, Reply, Failure, Reply]
     assert answers[2] == Failure(
-        "key 3", f"{folder.name}: absolute aspect ratio must be smaller than 50", is_retryable=False
+        "key 3", f"{folder.name}: absolute aspect ratio must be smaller than 50", kind=FailureKind.LOST
     )
     # Halved, and the half with the thin image halved again; the order depends on the order of the requests.
     assert sorted(batch_sizes, reverse=True) == [4, 2, 2, 1, 1]
@@ -334,7 +334,7 @@ def test_a_picture_that_is_gone_fails_alone(folder: Path) -> None:
         BlindReply,
     )
     assert ask_all(Local(str(folder)), [bad_request, make_request(1, blind=True)])[0] == Failure(
-        "lost", "b.jpg is gone", is_retryable=False
+        "lost", "b.jpg is gone", kind=FailureKind.LOST
     )
     with pytest.raises(SourceError, match="is gone"):
         asyncio.run(Local(str(folder)).prepare(bad_request))

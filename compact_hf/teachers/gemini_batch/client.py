@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from compact_hf.errors import TeacherError
+from compact_hf.teachers.base import FailureKind
 from compact_hf.teachers.gemini import translate_api_error
 from compact_hf.teachers.http import one_line
 
@@ -219,7 +220,7 @@ class BatchService:
         failure = translate_api_error("", error, teacher=self._teacher, secret=self._key)
         if isinstance(failure, TeacherError):
             return failure
-        if failure.is_retryable:
+        if failure.kind in (FailureKind.TRANSIENT, FailureKind.OVERLOADED):
             return TemporaryError(failure.message)
         return TeacherError(
             f"{self._teacher} refuses a batch ({failure.message}): send the requests one by one with "

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from compact_hf.errors import JournalError, SourceError
-from compact_hf.teachers.base import Failure, Reply, Request
+from compact_hf.teachers.base import Failure, FailureKind, Reply, Request
+from compact_hf.teachers.failures import get_failure_kind
 from compact_hf.teachers.gemini import read_response
 from compact_hf.teachers.gemini_request import build_body
 from compact_hf.teachers.http import one_line
@@ -32,8 +33,6 @@ from compact_hf.teachers.http import one_line
 _HTTP_STATUS: Final = dict(
     enumerate((200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401))
 )
-# Time-out, conflict, rate limit, cancelled; other 4xx say that the request itself is wrong.
-_RETRYABLE_CODES: Final = (408, 409, 429, 499)
 
 
 async def write_requests(
@@ -62,7 +61,7 @@ async def write_requests(
                 file.write(await _format_request(request))
                 keys.append(request.key)
             except SourceError as error:
-                failures.append(Failure(request.key, str(error), is_retryable=False))
+                failures.append(Failure(request.key, str(error), FailureKind.LOST))
         file.flush()
         # On disk before the job is saved, which refers to this file.
         await asyncio.to_thread(os.fsync, file.fileno())
@@ -119,8 +118,9 @@ def _parse_failure(key: str, error: dict[str, Any]) -> Failure:
     # A code outside of google.rpc.Code is taken as an HTTP status.
     status = _HTTP_STATUS.get(code, code) if isinstance(code, int) else 500
     message = one_line(str(error.get("message") or error.get("status") or "no message"))
-    # Never `is_overloaded`: the error of one request in a batch must not delay all later requests.
-    return Failure(key, f"{status} {message}", is_retryable=status >= 500 or status in _RETRYABLE_CODES)
+    # Never `OVERLOADED`: the error of one request in a batch must not delay all later requests.
+    kind = get_failure_kind(status)
+    return Failure(key, f"{status} {message}", FailureKind.TRANSIENT if kind is FailureKind.OVERLOADED else kind)
 
 
 Stage = Literal["written", "uploaded", "submitted", "collected"]
