@@ -8,96 +8,40 @@ Values are JSON; the journal does not depend on capabilities or methods.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from compact_hf.errors import JournalError
+from compact_hf.errors import JournalError, SettingsMismatchError
 from compact_hf.images.reasons import ImageReason
 from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import ImageInfo, Reject, from_json, to_json
+from compact_hf.runs.journal_file import (
+    add_checksum,
+    add_missing_table,
+    check,
+    connect,
+    create_tables,
+    transaction,
+    translate_sqlite_errors,
+    upgrade,
+    write_meta,
+)
 from compact_hf.storage import get_network_file_system
 from compact_hf.teachers.base import Reply, Role
 
 FILE_NAME: Final = "journal.sqlite"
 
 
-@contextmanager
-def translate_sqlite_errors(run: Path) -> Iterator[None]:
-    """Turn SQLite errors inside the block into a JournalError of one line that says what to do.
-
-    Args:
-        run (`Path`): the run directory, for the message.
-
-    Raises:
-        JournalError: SQLite reported an error.
-    """
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        reason = str(error)
-        if "full" in reason or "disk I/O" in reason:
-            message = f"the disk of {run} is full or failing ({reason}): free some space and run the same command again"
-        elif "locked" in reason:
-            message = f"another process uses {run} ({reason}): wait until it ends and run the same command again"
-        elif "unable to open" in reason or "readonly" in reason:
-            message = (
-                f"{run / FILE_NAME} cannot be opened ({reason}): make the file and its directory readable and writable"
-            )
-        else:
-            message = f"{run / FILE_NAME} is damaged ({reason}): restore it from a copy, or use another --out"
-        raise JournalError(message) from error
-
-
-def connect(run: Path, mode: str) -> sqlite3.Connection:
-    """Open the journal of a run directory and return the connection, in autocommit mode.
-
-    Args:
-        run (`Path`): the run directory.
-        mode (`str`): `mode` of SQLite's URIs, such as `rw` or `ro&immutable=1`; `rwc` also prepares the file for
-            writing.
-
-    Raises:
-        JournalError: the file cannot be opened, or is not a SQLite file.
-    """
-    with translate_sqlite_errors(run):
-        uri = f"{(run / FILE_NAME).absolute().as_uri()}?mode={mode}"
-        # Autocommit: every write is a transaction of its own. `check_same_thread=False`, because long reads at the
-        # start of a run happen in a thread beside the event loop; only one thread uses the connection at a time.
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
-        try:
-            if mode == "rwc":
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")
-                # Automatic checkpoints would block some writes until the disk is done; `Journal.checkpoint` runs in a
-                # thread instead.
-                connection.execute("PRAGMA wal_autocheckpoint = 0")
-            connection.execute("SELECT count(*) FROM sqlite_master")  # SQLite reads the file only at the first query
-        except sqlite3.DatabaseError:
-            connection.close()
-            raise
-    return connection
-
-
-JOURNAL_VERSION: Final = 2
-# WITHOUT ROWID only for tables with short rows: in such a table, a row of over a quarter of a page needs a page of its
-# own.
-_SCHEMA: Final = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE looks (ref TEXT PRIMARY KEY, stamp TEXT NOT NULL, image_id TEXT, body TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX looks_by_image ON looks (image_id, ref);
-CREATE TABLE replies (
-    key TEXT PRIMARY KEY, image_id TEXT NOT NULL, role TEXT NOT NULL, at REAL NOT NULL, body TEXT NOT NULL
-);
-CREATE TABLE outcomes (
-    image_id TEXT PRIMARY KEY, ref TEXT NOT NULL, accepted INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL
-);
-"""
+# Fields of replies that version 0.1.0 does not have. They are stored only if they have another value, so that the same
+# reply is the same text in all journals.
+_ADDED_FIELDS: Final = {"has_usage": True, "is_about_image": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +63,18 @@ class FinishedImage:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Requests and billed tokens of one model in one role on one day.
+    """Requests and billed tokens of one model in one role on one day, those of unusable replies included.
 
     Attributes:
         role (`Role`): `teacher` or `verifier`.
-        model (`str`): exact model version that answered.
+        model (`str`): exact model version that answered; empty if it is unknown, as after a time-out.
         day (`str`): `YYYY-MM-DD`, UTC.
-        requests (`int`): number of replies.
+        requests (`int`): number of billed requests.
         input_tokens (`int`): billed input tokens.
         output_tokens (`int`): billed output tokens.
+        estimated (`int`): number of these requests whose tokens are estimated.
+        max_input_tokens (`int`): most input tokens of one request.
+        max_output_tokens (`int`): most output tokens of one request.
     """
 
     role: Role
@@ -136,6 +83,9 @@ class TokenUsage:
     requests: int
     input_tokens: int
     output_tokens: int
+    estimated: int
+    max_input_tokens: int
+    max_output_tokens: int
 
 
 class Journal:
@@ -149,18 +99,21 @@ class Journal:
     def __init__(self, run: Path, connection: sqlite3.Connection) -> None:
         self.run = run
         self._db = connection
+        self._newest = 0.0  # time of the newest row
         self._exit_stack = ExitStack()
 
     @classmethod
     def open(cls, run: Path, identity: Mapping[str, Any]) -> Self:
         """Start a run in the directory `run`, or resume the run that is in it.
 
+        A run with another identity that has no reply yet, for example because its model was misspelled, is replaced.
+
         Args:
-            run (`Path`): the run directory: new, empty, or of this run.
+            run (`Path`): the run directory: new, empty, of this run, or of a run without replies.
             identity (`Mapping[str, Any]`): the settings that decide the requests; JSON values.
 
         Raises:
-            SettingsMismatchError: the directory holds a run with another identity.
+            SettingsMismatchError: the directory holds a run with another identity and with replies.
             JournalError: another process writes to the journal, its version is not supported, it is damaged, or the
                 disk is full.
             UsageError: the directory holds something that is not a run.
@@ -174,7 +127,7 @@ class Journal:
             )
         with ExitStack() as stack:
             stack.enter_context(directory.lock())
-            journal = cls(run, stack.enter_context(closing(connect(run, "rwc"))))
+            journal = cls(run, stack.enter_context(closing(connect(run / FILE_NAME, "rwc"))))
             with journal._translate_errors():
                 journal._start_or_check(directory, identity)
             journal._exit_stack = stack.pop_all()
@@ -201,15 +154,16 @@ class Journal:
             # Opened for writing, because a read-only connection would leave SQLite's two side files behind. On a
             # network file system locks may not work, so a complete file (empty log) is opened there as immutable.
             mode = "ro&immutable=1" if is_checkpointed and get_network_file_system(run) else "rw"
-            journal = cls(run, connect(run, mode))
+            journal = cls(run, connect(file, mode))
         except JournalError:
             if not is_checkpointed:
                 raise
             # On a read-only disk, SQLite can read the file only as immutable, that is, without a writer.
-            journal = cls(run, connect(run, "ro&immutable=1"))
+            journal = cls(run, connect(file, "ro&immutable=1"))
         try:
             with journal._translate_errors():
-                journal._check_version()
+                check(journal._db, file)
+                add_missing_table(journal._db)
         except BaseException:
             journal.close()
             raise
@@ -233,7 +187,7 @@ class Journal:
         Raises:
             JournalError: the disk is full or failing; nothing is lost, because the log still holds everything.
         """
-        with self._translate_errors(), closing(connect(self.run, "rw")) as connection:
+        with self._translate_errors(), closing(connect(self.run / FILE_NAME, "rw")) as connection:
             connection.execute("PRAGMA busy_timeout = 0")  # do not wait for readers
             connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if is_last else 'PASSIVE'})")
 
@@ -261,7 +215,7 @@ class Journal:
             result (`ImageInfo | Reject`): the image, or the reason why it cannot be used.
         """
         image_id = result.image_id if isinstance(result, ImageInfo) else None
-        self._write("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?)", (ref, stamp, image_id, to_json(result)))
+        self._write("looks", ref, stamp, image_id, to_json(result))
 
     def image_rejects(self) -> Iterator[Reject]:
         """Yield a reject for each unusable image, then one for each image with the same content as an earlier one."""
@@ -310,8 +264,43 @@ class Journal:
             role (`Role`): role of the teacher that answered.
             reply (`Reply`): the reply.
         """
-        row = reply.key, image_id, role, time.time(), to_json(reply)
-        self._write("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
+        self._write("replies", reply.key, image_id, role, self._now(), _encode_reply(reply))
+
+    def record_unused(self, image_id: str, role: Role, reply: Reply) -> None:
+        """Store what a service sent and presumably billed although it is no result, so that its cost counts.
+
+        Args:
+            image_id (`str`): id of the image that the request is about.
+            role (`Role`): role of the teacher that was asked.
+            reply (`Reply`): what it sent, such as an empty or unreadable reply. The request may be sent again.
+        """
+        self._write("unused", reply.key, image_id, role, self._now(), _encode_reply(reply))
+
+    def promote_unused(self, image_id: str, role: Role, reply: Reply) -> None:
+        """Store the reply of the newest attempt, which is recorded as unused, as the result of its request after all.
+
+        Args:
+            image_id (`str`): id of the image that the request is about.
+            role (`Role`): role of the teacher that was asked.
+            reply (`Reply`): the reply. It counts once.
+        """
+        with self._transaction():
+            (timestamp,) = self._db.execute("SELECT max(at) FROM unused WHERE key = ?", (reply.key,)).fetchone()
+            self._db.execute("DELETE FROM unused WHERE key = ? AND at = ?", (reply.key, timestamp))
+            self._write("replies", reply.key, image_id, role, timestamp or self._now(), _encode_reply(reply))
+
+    def forget(self, keys: Collection[str], image_ids: Collection[str]) -> None:
+        """Make replies unused, so that only their cost counts, and images unfinished.
+
+        Args:
+            keys (`Collection[str]`): keys of the requests, which will be sent again.
+            image_ids (`Collection[str]`): ids of the images.
+        """
+        with self._transaction():
+            parameters = [(key,) for key in keys]
+            self._db.executemany("INSERT OR REPLACE INTO unused SELECT * FROM replies WHERE key = ?", parameters)
+            self._db.executemany("DELETE FROM replies WHERE key = ?", parameters)
+            self._db.executemany("DELETE FROM outcomes WHERE image_id = ?", [(image_id,) for image_id in image_ids])
 
     def replies(self) -> Iterator[tuple[str, Role, Reply]]:
         """Yield (image id, role, reply) of all replies, in the order of the request keys."""
@@ -320,9 +309,13 @@ class Journal:
 
     def usage(self) -> list[TokenUsage]:
         """Return requests and billed tokens so far by role, model and day; by day because prices change."""
-        tokens = "sum(json_extract(body, '$.input_tokens')), sum(json_extract(body, '$.output_tokens'))"
+        # Replies that version 0.1.0 stored do not have `has_usage`.
+        estimated = "coalesce(sum(json_extract(body, '$.has_usage') = 0), 0)"
         columns = "role, json_extract(body, '$.model') AS model, date(at, 'unixepoch') AS day"
-        query = f"SELECT {columns}, count(*), {tokens} FROM replies GROUP BY role, model, day"
+        rows = "(SELECT role, at, body FROM replies UNION ALL SELECT role, at, body FROM unused)"
+        largest = "max(json_extract(body, '$.input_tokens')), max(json_extract(body, '$.output_tokens'))"
+        sums = "sum(json_extract(body, '$.input_tokens')), sum(json_extract(body, '$.output_tokens'))"
+        query = f"SELECT {columns}, count(*), {sums}, {estimated}, {largest} FROM {rows} GROUP BY role, model, day"
         return [TokenUsage(*row) for row in self._rows(query)]
 
     def finished_ids(self) -> set[str]:
@@ -335,8 +328,8 @@ class Journal:
         Args:
             finished_image (`FinishedImage`): the image with its outcome.
         """
-        row = finished_image.image_id, finished_image.ref, finished_image.accepted, time.time(), finished_image.body
-        self._write("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?)", row)
+        image = finished_image
+        self._write("outcomes", image.image_id, image.ref, image.accepted, self._now(), image.body)
 
     def counts(self) -> tuple[int, int, int]:
         """Return the numbers of finished images, of those with accepted questions, and of accepted questions."""
@@ -359,7 +352,8 @@ class Journal:
         Args:
             images (`int`): the total number.
         """
-        self._write("INSERT OR REPLACE INTO meta VALUES ('pictures', ?)", (json.dumps(images),))
+        with self._translate_errors():
+            write_meta(self._db, "pictures", images)
 
     def read_image_total(self) -> int | None:
         """Return the total number of images to process, or None if no session has stored it yet."""
@@ -368,33 +362,40 @@ class Journal:
         return None
 
     def _start_or_check(self, directory: OutputDirectory, identity: Mapping[str, Any]) -> None:
-        """Create the tables in an empty file; otherwise check the version and the identity."""
+        """Create the tables in an empty file; otherwise check the file, upgrade it, and check the identity."""
         if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            meta = {"journal_version": JOURNAL_VERSION, "identity": dict(identity)}
-            with self._db:
-                # One transaction: after a kill inside it the file is empty, and the next start creates the tables.
-                self._db.execute("BEGIN")
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    self._db.execute(statement)
-                self._db.executemany(
-                    "INSERT INTO meta VALUES (?, ?)",
-                    [(name, json.dumps(value, sort_keys=True)) for name, value in meta.items()],
-                )
+            # One transaction: after a kill inside it the file is empty, and the next start creates the tables.
+            with transaction(self._db):
+                create_tables(self._db)
+                write_meta(self._db, "identity", dict(identity))
             return
-        self._check_version()
-        directory.check(self.identity, identity)
-
-    def _check_version(self) -> None:
-        """Raise JournalError if the journal was written by a version with another format."""
+        check(self._db, directory.marker_file)
+        upgrade(self._db)
         try:
-            version = json.loads(self._read_meta("journal_version"))
-        except (sqlite3.OperationalError, TypeError):
-            version = None
-        if version != JOURNAL_VERSION:
-            raise JournalError(
-                f"{self.run} was written by another version (journal {version}, this one reads {JOURNAL_VERSION}): "
-                "use the version of compact_hf that wrote it, or another --out"
-            )
+            directory.check(self.identity, identity)
+        except SettingsMismatchError as error:
+            # The files that a method writes beside the journal are those of one method.
+            if "method" in error.differences or self._has_replies():
+                raise
+            self._start_afresh(identity, keep_images=not error.differences.keys() & {"source", "shard"})
+
+    def _has_replies(self) -> bool:
+        """Return whether a request of this run was answered, or a batch job will answer it."""
+        from compact_hf.teachers.gemini_batch.store import has_submitted_jobs
+
+        replies = "SELECT 1 FROM replies UNION ALL SELECT 1 FROM unused"
+        return bool(self._count(f"SELECT EXISTS ({replies})")) or has_submitted_jobs(self.run)
+
+    def _start_afresh(self, identity: Mapping[str, Any], *, keep_images: bool) -> None:
+        """Make this the journal of another run; images that were inspected can be kept if they are the same."""
+        from compact_hf.teachers.gemini_batch.store import discard_jobs
+
+        discard_jobs(self.run)
+        with transaction(self._db):
+            for table in ("outcomes",) if keep_images else ("outcomes", "looks"):
+                self._db.execute(f"DELETE FROM {table}")
+            self._db.execute("DELETE FROM meta WHERE name = 'pictures'")
+            write_meta(self._db, "identity", dict(identity))
 
     def _read_meta(self, name: str) -> str:
         (value,) = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -408,9 +409,27 @@ class Journal:
         with self._translate_errors():
             yield from self._db.execute(query)
 
-    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+    def _write(self, table: str, *values: Any) -> None:
+        """Write one row, in place of an earlier one with the same key."""
+        row = add_checksum(values)
         with self._translate_errors():
-            self._db.execute(statement, values)
+            self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+
+    def _now(self) -> float:
+        """Return the current time, later than that of all earlier rows of this session."""
+        self._newest = max(time.time(), math.nextafter(self._newest, math.inf))
+        return self._newest
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._translate_errors(), transaction(self._db):
+            yield
 
     def _translate_errors(self) -> AbstractContextManager[None]:
-        return translate_sqlite_errors(self.run)
+        return translate_sqlite_errors(self.run / FILE_NAME)
+
+
+def _encode_reply(reply: Reply) -> str:
+    """Return a reply as JSON, which `from_json` reads."""
+    values = {item.name: getattr(reply, item.name) for item in fields(reply)}
+    return to_json({name: value for name, value in values.items() if _ADDED_FIELDS.get(name) is not value})

@@ -13,9 +13,12 @@ from typing import Final
 
 from compact_hf.errors import JournalError
 from compact_hf.runs.journal import FILE_NAME
+from compact_hf.runs.journal_file import transaction, upgrade
 from compact_hf.storage import atomic_file
 
-_TABLES: Final = ("looks", "replies", "outcomes")
+_TABLES: Final = ("looks", "replies", "unused", "outcomes")
+# The tables of a journal of version 2.
+_OLD_TABLES: Final = ("looks", "replies", "outcomes")
 # The two bytes of SQLite's file header with the write and read format versions: 1 is the rollback journal, 2 is WAL
 # (sqlite.org/fileformat2.html). With 1, SQLite expects no write-ahead log.
 _WAL_FLAGS: Final = slice(18, 20)
@@ -87,11 +90,14 @@ def _insert(data: bytes, file: Path) -> None:
         closing(sqlite3.connect(":memory:")) as snapshot,
     ):
         snapshot.deserialize(data)
-        journal.execute("BEGIN")
-        for table in _TABLES:
-            for row in snapshot.execute(f"SELECT * FROM {table}"):
-                journal.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
-        journal.execute("COMMIT")
+        upgrade(snapshot)
+        upgrade(journal)
+        with transaction(journal):
+            for table in _TABLES:
+                for row in snapshot.execute(f"SELECT * FROM {table}"):
+                    journal.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+            # An attempt that became the reply in one of the two is still unused in the other.
+            journal.execute("DELETE FROM unused WHERE (key, at) IN (SELECT key, at FROM replies)")
 
 
 def _has_tables(file: Path) -> bool:
@@ -103,4 +109,4 @@ def _has_tables(file: Path) -> bool:
             tables = {name for (name,) in journal.execute("SELECT name FROM sqlite_master")}
         except sqlite3.DatabaseError:
             return False
-    return tables.issuperset(_TABLES)
+    return tables.issuperset(_OLD_TABLES)

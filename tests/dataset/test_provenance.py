@@ -15,6 +15,7 @@ from compact_hf.dataset.provenance import read_provenance
 from compact_hf.errors import JournalError
 from compact_hf.methods.generate import generate
 from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
+from compact_hf.runs.journal_file import add_checksum
 from compact_hf.teachers.base import Reply, Role
 
 from .samples import contents
@@ -46,6 +47,8 @@ def write_run(
         for number, day in enumerate([*(day for _, day in requests), min(replies)]):
             timestamp = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
             database.execute("UPDATE replies SET at = ? WHERE key = ?", (timestamp, str(number)))
+        for row in database.execute("SELECT key, image_id, role, at, body FROM replies").fetchall():
+            database.execute("UPDATE replies SET checksum = ? WHERE key = ?", (add_checksum(row)[-1], row[0]))
     return directory
 
 

@@ -43,9 +43,11 @@ def in_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_journal(run: str) -> dict[str, list[tuple[Any, ...]]]:
     """Return what a run's journal holds: replies with the time of each, and outcomes."""
+    columns = {"replies": "key, image_id, role, at, body", "outcomes": "image_id, ref, accepted, at, body"}
     with closing(sqlite3.connect(Path(run) / "journal.sqlite")) as database:
         return {
-            table: database.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall() for table in ("replies", "outcomes")
+            table: database.execute(f"SELECT {names} FROM {table} ORDER BY 1").fetchall()
+            for table, names in columns.items()
         }
 
 

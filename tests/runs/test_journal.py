@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,8 @@ def test_the_same_content_under_two_names_counts_once_and_is_said(tmp_path: Path
 
 
 def test_another_identity_is_refused_and_names_what_differs(tmp_path: Path) -> None:
-    Journal.open(tmp_path, IDENTITY).close()
+    with Journal.open(tmp_path, IDENTITY) as journal:
+        journal.record_reply(IMAGE.image_id, "teacher", Reply("key", text="{}", model="m"))
     with pytest.raises(SettingsMismatchError, match="seed was 0, now 1") as excinfo:
         Journal.open(tmp_path, {**IDENTITY, "seed": 1})
     assert excinfo.value.differences == {"seed": (0, 1)}
@@ -110,7 +112,7 @@ def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
     Journal.open(tmp_path, IDENTITY).close()
     with sqlite3.connect(tmp_path / FILE_NAME) as database:
         database.execute("UPDATE meta SET value = '99' WHERE name = 'journal_version'")
-    with pytest.raises(JournalError, match="journal 99, this one reads 2"):
+    with pytest.raises(JournalError, match="journal 99, this one reads 2 and 3"):
         Journal.open(tmp_path, IDENTITY)
 
 
@@ -176,3 +178,76 @@ def test_the_last_checkpoint_leaves_nothing_to_close(tmp_path: Path) -> None:
             journal.checkpoint(is_last=True)  # returns at once during a read, and keeps the log
     with Journal.read(tmp_path / "run") as reader:
         assert [reply.key for *_, reply in reader.replies()] == ["key", "later"]
+
+
+@pytest.mark.parametrize("answered", ["reply", "unused reply", "batch"])
+def test_a_run_is_replaced_only_while_nothing_was_answered(tmp_path: Path, answered: str) -> None:
+    with Journal.open(tmp_path, IDENTITY) as journal:
+        journal.record_inspection("a.jpg", "1:2", IMAGE)
+        journal.record_outcome(FinishedImage("cd" * 16, "b.jpg", "{}", 0))
+        journal.record_image_total(2)
+    (tmp_path / "batches").mkdir()
+    (tmp_path / "batches" / "1.json").write_text('{"stage": "uploaded"}')
+    with Journal.open(tmp_path, {**IDENTITY, "seed": 1}) as journal:
+        assert journal.identity["seed"] == 1
+        assert journal.inspections() == {"a.jpg": ("1:2", IMAGE.image_id)}, "the source is the same"
+        assert (journal.finished_ids(), journal.read_image_total()) == (set(), None)
+    assert not (tmp_path / "batches").exists(), "its requests were never sent"
+    with Journal.open(tmp_path, {**IDENTITY, "source": "others"}) as journal:
+        assert journal.inspections() == {}
+        if answered == "reply":
+            journal.record_reply("a", "teacher", Reply("key", text="{}", model="m"))
+        elif answered == "unused reply":
+            journal.record_unused("a", "teacher", Reply("key", text="", model="m"))
+        else:
+            (tmp_path / "batches").mkdir()
+            (tmp_path / "batches" / "1.json").write_text('{"stage": "submitted"}')
+    with pytest.raises(SettingsMismatchError, match="source was 'others', now 'pictures'"):
+        Journal.open(tmp_path, IDENTITY)
+
+
+def test_a_run_of_another_method_is_never_replaced(tmp_path: Path) -> None:
+    Journal.open(tmp_path, {**IDENTITY, "method": "annotate"}).close()
+    with pytest.raises(SettingsMismatchError, match="method was 'annotate', now 'compact'"):
+        Journal.open(tmp_path, {**IDENTITY, "method": "compact"})
+
+
+def test_an_unused_reply_counts_its_cost_and_answers_no_request(tmp_path: Path) -> None:
+    unusable = Reply("key", text="", model="m", input_tokens=70, output_tokens=5)
+    with Journal.open(tmp_path, IDENTITY) as journal:
+        journal.record_unused("a", "teacher", unusable)
+        journal.record_unused("a", "teacher", unusable)
+        assert journal.get_reply("key") is None
+        journal.record_reply("a", "teacher", replace(unusable, output_tokens=9, has_usage=False))
+    with Journal.read(tmp_path) as journal:
+        assert [reply.output_tokens for *_, reply in journal.replies()] == [9]
+        (usage,) = journal.usage()
+        assert (usage.requests, usage.input_tokens, usage.output_tokens, usage.estimated) == (3, 210, 19, 1)
+        assert (usage.max_input_tokens, usage.max_output_tokens) == (70, 9)
+
+
+def test_the_last_attempt_becomes_the_reply_and_counts_once(tmp_path: Path) -> None:
+    unusable = Reply("key", text="", model="m", input_tokens=70, output_tokens=5)
+    with Journal.open(tmp_path, IDENTITY) as journal:
+        for tokens in (5, 6):
+            journal.record_unused("a", "teacher", replace(unusable, output_tokens=tokens))
+        journal.promote_unused("a", "teacher", replace(unusable, output_tokens=6, refused="empty answer"))
+        assert journal.get_reply("key") == replace(unusable, output_tokens=6, refused="empty answer")
+        (usage,) = journal.usage()
+        assert (usage.requests, usage.output_tokens) == (2, 11)
+        # Without an earlier attempt in the journal it is stored all the same.
+        journal.promote_unused("a", "teacher", replace(unusable, key="other"))
+        assert journal.get_reply("other") is not None
+
+
+def test_what_is_forgotten_is_requested_again_and_its_cost_still_counts(tmp_path: Path) -> None:
+    with Journal.open(tmp_path, IDENTITY) as journal:
+        for key in ("kept", "dropped"):
+            journal.record_reply(key, "teacher", Reply(key, text="", model="m", input_tokens=70))
+            journal.record_outcome(FinishedImage(key, f"{key}.jpg", "{}", 0))
+        before = journal.usage()
+        journal.forget({"dropped"}, {"dropped"})
+        assert (journal.get_reply("dropped"), journal.finished_ids()) == (None, {"kept"})
+        assert journal.usage() == before
+    with Journal.open(tmp_path, IDENTITY) as journal:
+        assert journal.usage() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -104,3 +105,26 @@ def test_what_was_left_without_a_beginning_is_replaced(tmp_path: Path, left: byt
         (tmp_path / "here" / f"{FILE_NAME}-wal").write_bytes(b"of another file")
     add_snapshot(snapshot, tmp_path / "here")
     assert read_reply_texts(record_replies(tmp_path / "here", {"b"})) == {"a": "x", "b": "x"}
+
+
+def test_an_attempt_that_became_the_reply_is_not_unused_after_a_merge(tmp_path: Path) -> None:
+    reply = Reply("a", text="", model="m", input_tokens=7)
+    with Journal.open(tmp_path / "run", IDENTITY) as journal:
+        for _ in range(2):
+            journal.record_unused("picture", "teacher", reply)
+        earlier = take_snapshot(tmp_path / "run")
+        journal.promote_unused("picture", "teacher", reply)
+        expected = journal.usage()
+    add_snapshot(earlier, tmp_path / "run")
+    with Journal.read(tmp_path / "run") as journal:
+        assert journal.usage() == expected
+
+
+def test_a_snapshot_of_version_2_is_added_to_a_newer_journal_and_the_other_way_round(tmp_path: Path) -> None:
+    old_run = Path(__file__).parents[1] / "golden" / "made_by_0_1_0" / "stopped"
+    old = take_snapshot(shutil.copytree(old_run, tmp_path / "old"))
+    expected = read_reply_texts(tmp_path / "old")
+    new = take_snapshot(record_replies(tmp_path / "new", {"b"}))
+    add_snapshot(old, tmp_path / "new")
+    add_snapshot(new, tmp_path / "old")
+    assert read_reply_texts(tmp_path / "new") == read_reply_texts(tmp_path / "old") == {**expected, "b": "x"}

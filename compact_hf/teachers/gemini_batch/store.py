@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import time
 import uuid
 from collections import deque
@@ -158,6 +159,27 @@ class Job:
     def age_s(self) -> float:
         """Return the time since the job reached its stage, in seconds."""
         return time.time() - self.since
+
+
+def has_submitted_jobs(run: Path) -> bool:
+    """Return whether a run directory holds jobs that the service has accepted, and therefore bills.
+
+    Args:
+        run (`Path`): the run directory.
+    """
+    return any(
+        json.loads(file.read_bytes())["stage"] in ("submitted", "collected")
+        for file in (run / JOBS_DIRECTORY).glob("*.json")
+    )
+
+
+def discard_jobs(run: Path) -> None:
+    """Delete all jobs of a run directory; for jobs that were never submitted.
+
+    Args:
+        run (`Path`): the run directory.
+    """
+    shutil.rmtree(run / JOBS_DIRECTORY, ignore_errors=True)
 
 
 class JobStore:
