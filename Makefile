@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check
 READY := $(VENV)/.ready
 WORKERS ?= 3
 
@@ -13,11 +14,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 setup: $(READY)
 
-# Not compiled by pip, which takes a minute of two cores: Python compiles the tenth of it that is imported.
+# Not compiled by pip, which takes a minute of two cores: Python compiles the tenth of it that is imported. The pinned
+# packages are first installed by two processes, since pip uses one core; the last line adds what is not pinned.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say which with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[all,dev]'
+	grep '==' constraints.txt | tr '\n' '\0' | xargs -0 -n 60 -P 2 $(PIP) --no-deps
+	$(PIP) -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 demo: setup

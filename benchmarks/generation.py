@@ -192,7 +192,9 @@ def _post_alone(client_args: dict[str, Any]) -> dict[str, Any]:
     prompt = teacher_prompt(("color", "counting"))
     semaphore = asyncio.Semaphore(client_args["in_flight"])
     url = f"{client_args['url']}/v1beta/models/m:generateContent"
-    connections = Connections(url, {"content-type": "application/json", "x-goog-api-key": KEY}, timeout_s=120)
+    connections = Connections(
+        url, {"content-type": "application/json", "x-goog-api-key": KEY}, timeout_s=120, server=url
+    )
 
     async def make_body(file: Path) -> bytes:
         encoded_image = EncodedImage(file.read_bytes, ref=file.name, max_edge=MAX_EDGE)

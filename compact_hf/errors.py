@@ -7,7 +7,9 @@
     ├── StoppedEarly                 exit 3   budget spent or Ctrl-C; the same command resumes
     ├── SourceError                           the image source cannot be read, or has no images
     ├── TeacherError                          the teacher refuses permanently (key, model, request)
-    │   └── TeacherUnavailableError           the teacher cannot be reached, or keeps failing
+    │   ├── TeacherUnavailableError           the teacher cannot be reached, or keeps failing
+    │   └── UnusableRepliesError              the teacher answers, but never what was requested
+    ├── NothingKeptError                      a run has finished and kept nothing
     ├── JournalError                          the run directory is locked, damaged, full or of another version
     ├── ReleaseError                          a dataset release cannot be written or is not valid
     ├── HubError                              the Hub refuses: token, permissions, name, or an unexpected state
@@ -101,6 +103,14 @@ class TeacherError(CompactError):
 
 class TeacherUnavailableError(TeacherError):
     """The teacher cannot be reached, or keeps failing after every retry."""
+
+
+class UnusableRepliesError(TeacherError):
+    """The teacher answers, but none of its replies can be used. Its images are not finished."""
+
+
+class NothingKeptError(CompactError):
+    """A run has finished, and no question was accepted, so that there is nothing to assemble."""
 
 
 class JournalError(CompactError):

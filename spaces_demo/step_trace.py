@@ -178,6 +178,6 @@ async def _ask(teacher: Teacher, teacher_request: Request) -> Reply:
     # The stream of requests has one item, so the first reply is the result.
     async for reply in teacher.ask(iter_request()):
         if isinstance(reply, Failure):
-            raise TeacherUnavailableError(reply.message)
+            raise reply.error or TeacherUnavailableError(reply.message)
         return reply
     raise TeacherUnavailableError("the teacher returned no reply")

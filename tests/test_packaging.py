@@ -185,7 +185,7 @@ def test_pypi_accepts_the_metadata(sdist: Path, wheel: Path, tmp_path: Path) -> 
 
 def test_the_metadata_say_what_to_install(metadata: Message) -> None:
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert extras == {"tune", "eval", "demo", "local", "openai", "qlora", "deepspeed", "ray", "testing", "dev", "all"}
+    assert extras == {"tune", "eval", "demo", "local", "qlora", "deepspeed", "ray", "testing", "dev", "all"}
     core = [requirement for requirement in metadata.get_all("Requires-Dist", []) if "extra ==" not in requirement]
     assert core
     assert not any("torch" in requirement for requirement in core)

@@ -60,7 +60,6 @@ _EXTRAS: Final = {
     "psutil": "tune",
     "bitsandbytes": "qlora",
     "deepspeed": "deepspeed",
-    "openai": "openai",
     "ray": "ray",
     "xgrammar": "local",
 }

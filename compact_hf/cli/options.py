@@ -64,7 +64,8 @@ def make_progress_callback(bar: ProgressBar) -> Callable[[RunProgress], None]:
         # The counter never decreases within a session, so a larger value means new failures.
         if progress.failures > failures:
             failures = progress.failures
-            bar.warn_throttled(f"compact: request failed, retrying: {progress.last_failure}")
+            retrying = ", retrying" if progress.is_retrying else ""
+            bar.warn_throttled(f"compact: request failed{retrying}: {progress.last_failure}")
         bar.show(progress.finished, progress.images, f"{progress.accepted} questions")
 
     return show

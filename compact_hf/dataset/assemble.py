@@ -21,7 +21,7 @@ from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.errors import UsageError
-from compact_hf.methods.assembly import AssemblyOptions, RowSelection, find_sources, iter_rows
+from compact_hf.methods.assembly import AssemblyOptions, RowSelection, describe_unfinished, find_sources, iter_rows
 from compact_hf.methods.row_kind import MAX_SIMILARITY
 from compact_hf.records import Reject, Row, is_validation_image
 from compact_hf.reports.table import NotebookSummary
@@ -88,8 +88,9 @@ def assemble(
             for the card's header, as a Hub identifier.
         on_balance (`Callable[[NotebookSummary], None]`, *optional*): called with the distribution of the questions
             before and after balancing, if `balance` is set.
-        on_note (`Callable[[str], None]`, *optional*): called with each excluded id that matched nothing, and with the
-            groups of similar images that were too large to be copies.
+        on_note (`Callable[[str], None]`, *optional*): called with the number of unfinished images of each run, with
+            each excluded id that matched nothing, and with the groups of similar images that were too large to be
+            copies.
 
     Returns:
         The statistics of the release that was written.
@@ -139,6 +140,8 @@ def assemble(
         max_distance=max_distance,
         fingerprint_cache=fingerprint_cache,
     )
+    for note in describe_unfinished(run_directories):
+        on_note(note)
     # A generator: no row is read before `write_dataset` iterates over it.
     rows = assembly.iter_rows(instruction_sample, held_out, on_balance=on_balance, on_note=on_note)
     provenance = replace(read_provenance(run_directories), selection_phrases=select.describe() if select else ())

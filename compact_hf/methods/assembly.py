@@ -199,6 +199,31 @@ def _defining_function(method: type[Method]) -> object:
     return method if function is inspect.getattr_static(Method, "iter_rows").__func__ else function
 
 
+def describe_unfinished(runs: Sequence[Path]) -> list[str]:
+    """Return one line for each run with images that are not finished, which its dataset will not contain.
+
+    Args:
+        runs (`Sequence[Path]`): run directories, or directories that contain the shards of one run.
+
+    Raises:
+        JournalError: one of the directories is not a run, or cannot be read.
+    """
+    lines = []
+    for run in runs:
+        total = unfinished = 0
+        for directory in find_runs(run):
+            with Journal.read(directory) as journal:
+                images = journal.read_image_total() or 0
+                total += images
+                unfinished += max(0, images - journal.counts()[0])
+        if unfinished:
+            lines.append(
+                f"{unfinished:,} of {total:,} images of {run} are not finished, and not in the dataset: the command "
+                "that started the run goes on with them"
+            )
+    return lines
+
+
 def find_sources(runs: Sequence[Path]) -> tuple[str, ...]:
     """Return the names of the runs' methods, sorted: the possible values of the column `source` in their rows.
 

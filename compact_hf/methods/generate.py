@@ -137,6 +137,9 @@ class MethodCall:
                 self.method.finish(out)
             raise
         self.method.finish(out)
+        # A single shard may have unusual images only, which must not stop the others.
+        if shard is None:
+            progress.check_kept(out)
         return progress
 
 
@@ -209,7 +212,8 @@ def generate(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **op
     Raises:
         UsageError: an argument is invalid, or `out` holds another run.
         SourceError: there are no images to work on.
-        TeacherError: the teacher refuses the requests, or cannot be reached.
+        TeacherError: the teacher refuses the requests, cannot be reached, or never sends a usable reply.
+        NothingKeptError: all images are finished, and no question was accepted.
         JournalError: the run directory cannot be used.
         StoppedEarly: Ctrl-C, the budget, or images that could not be finished; the same call resumes the run.
     """

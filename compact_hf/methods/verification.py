@@ -19,7 +19,6 @@ from compact_hf.methods.compact.filters import (
     MAX_ANSWER_CHARS,
     describe_validation_error,
     order_by_number,
-    parse_json_reply,
 )
 from compact_hf.methods.compact.preset import Preset
 from compact_hf.methods.compact.prompts import (
@@ -38,6 +37,7 @@ from compact_hf.methods.compact.truth import Questions
 from compact_hf.records import Draft, Reject, Turn, Verdict, digest
 from compact_hf.runs.process import make_request
 from compact_hf.teachers.base import EncodedImage, Reply, Request
+from compact_hf.teachers.reader import parse_json_reply
 
 
 def parse_verdicts(reply: Reply, drafts: Sequence[Draft]) -> list[Verdict | Reject]:

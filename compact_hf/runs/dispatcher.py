@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from compact_hf.errors import CompactError, SourceError, StoppedEarly, TeacherError, TeacherUnavailableError
+from compact_hf.runs.breaker import Breaker
 from compact_hf.runs.budget import Budget
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.process import SessionProgress
@@ -126,6 +127,12 @@ class Dispatcher:
         max_prepared (`int`): maximum number of prepared requests of a one-by-one teacher if another teacher of the run
             answers in batches. Thousands of images are then active, and preparing all of them would fill the memory.
         on_failure (`Callable[[], None]`): called after each failure.
+
+    Attributes:
+        breaker (`Breaker`): watches whether the replies can be used.
+        has_answered (`bool`): whether any request of this session was answered.
+        rejection (`TeacherError | None`): the newest rejection of a request, as an error of the run; it counts if no
+            request was answered.
     """
 
     def __init__(
@@ -148,7 +155,9 @@ class Dispatcher:
         self._progress = progress
         self._prepare_slots = asyncio.Semaphore(max_prepared)
         self._on_failure = on_failure
-        self._has_answered = False
+        self.breaker = Breaker({role: queue.teacher.name for role, queue in queue_by_role.items()})
+        self.rejection: TeacherError | None = None
+        self.has_answered = False
         self._consecutive_abandoned = 0
         state.on_idle = self.flush_if_idle
 
@@ -174,11 +183,12 @@ class Dispatcher:
             # One send per pass, until there is a reply or the request is abandoned.
             answer, hold_count = await self._dispatch(queue, request)
             if isinstance(answer, Reply):
-                return answer
-            self._progress.failures += 1
-            self._progress.last_failure = answer.message
-            self._on_failure()
+                return self._check_usable(request, answer)
+            if answer.error is not None:
+                self._state.request_stop(answer.error)
+                self._state.abandon()
             if answer.kind is FailureKind.OVERLOADED:
+                self._report(answer, is_retrying=True)
                 # Not counted as an attempt: overload says nothing about this request.
                 if not queue.throttle.record_overload(answer, hold_count):
                     self._stop_run(f"{queue.teacher.name} has been overloaded for too long: {answer.message}")
@@ -187,8 +197,13 @@ class Dispatcher:
             delay = queue.throttle.retry_delay(answer, hold_count, attempt)
             # Not retryable, no attempt is left, or the server asks for too long a delay.
             if delay is None:
+                if answer.billed is not None and answer.is_last_resort:
+                    self._journal.promote_unused(request.image_id, request.role, answer.billed)
+                    return self._check_usable(request, answer.billed)
+                self._report(answer, is_retrying=False)
                 self._record_abandoned(queue, answer)
                 raise RequestAbandoned
+            self._report(answer, is_retrying=True)
             with contextlib.suppress(TimeoutError):
                 # Sleep, but wake up when the run stops; the next dispatch then abandons the request.
                 await asyncio.wait_for(self._state.stop.wait(), delay)
@@ -211,6 +226,8 @@ class Dispatcher:
                 if isinstance(answer, Reply):
                     # Write before reading the next answer: a batch teacher then forgets this one.
                     self._journal.record_reply(request.image_id, request.role, answer)
+                elif answer.billed is not None:
+                    self._journal.record_unused(request.image_id, request.role, answer.billed)
                 # The task that waited may have been cancelled.
                 if not future.done():
                     future.set_result(answer)
@@ -258,7 +275,7 @@ class Dispatcher:
             reply = answer if isinstance(answer, Reply) else None
             if reply is not None:
                 queue.throttle.record_reply(hold_count, reply.input_tokens + reply.output_tokens)
-                self._has_answered = True
+                self.has_answered = True
                 self._consecutive_abandoned = 0
             self._budget.record_result(request.role, reply)
             return answer, hold_count
@@ -315,11 +332,32 @@ class Dispatcher:
 
     def _record_abandoned(self, queue: TeacherQueue, failure: Failure) -> None:
         """Count an abandoned request, and stop the run if its teacher appears to be unavailable."""
+        if failure.kind is FailureKind.LOST:
+            return
         self._consecutive_abandoned += 1
+        if failure.kind is FailureKind.REJECTED and not self.has_answered:
+            self.rejection = TeacherError(
+                f"{queue.teacher.name} rejects every request ({failure.message}): check --teacher and --teacher-url, "
+                "and what the server's documentation says about this error"
+            )
+            if self.breaker.record_rejection(failure):
+                self._state.request_stop(self.rejection)
         # A teacher without any reply yet counts as unreachable only when no other request is still pending.
-        is_unreachable = not self._has_answered and failure.kind is FailureKind.TRANSIENT and not queue.pending
+        is_unreachable = not self.has_answered and failure.kind is FailureKind.TRANSIENT and not queue.pending
         if is_unreachable or self._consecutive_abandoned >= _MAX_CONSECUTIVE_ABANDONED:
             self._stop_run(f"gave up asking {queue.teacher.name}: {failure.message}")
+
+    def _check_usable(self, request: Request, reply: Reply) -> Reply:
+        """Return the reply; stop the run if the teacher's replies are never usable."""
+        if (error := self.breaker.record_reply(request, reply)) is not None:
+            self._state.request_stop(error)
+        return reply
+
+    def _report(self, failure: Failure, *, is_retrying: bool) -> None:
+        self._progress.failures += 1
+        self._progress.last_failure = failure.message
+        self._progress.is_retrying = is_retrying
+        self._on_failure()
 
     def _stop_run(self, reason: str) -> None:
         self._state.request_stop(TeacherUnavailableError(f"{reason}; nothing is lost, run the same command later"))

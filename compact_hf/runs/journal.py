@@ -41,7 +41,7 @@ FILE_NAME: Final = "journal.sqlite"
 
 # Fields of replies that version 0.1.0 does not have. They are stored only if they have another value, so that the same
 # reply is the same text in all journals.
-_ADDED_FIELDS: Final = {"has_usage": True, "is_about_image": False}
+_ADDED_FIELDS: Final = {"has_usage": True, "is_fault": False}
 
 
 @dataclass(frozen=True, slots=True)

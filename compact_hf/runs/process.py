@@ -69,6 +69,7 @@ class SessionProgress:
         failures (`int`): number of requests that got no reply.
         unfinished (`int`): number of images that could not be finished.
         last_failure (`str`): message of the newest failure, empty if there was none.
+        is_retrying (`bool`): whether its request is sent again.
     """
 
     finished: int = 0
@@ -76,3 +77,4 @@ class SessionProgress:
     failures: int = 0
     unfinished: int = 0
     last_failure: str = ""
+    is_retrying: bool = False

@@ -333,7 +333,8 @@ class RequestThrottle:
         if failure.kind is not FailureKind.TRANSIENT:
             return None
         self._failed_since.setdefault(failure.key, asyncio.get_running_loop().time())
-        if attempt >= self.retry_policy.max_attempts and not self._is_down():
+        # A server that bills what it sends is not down, and more attempts would cost more.
+        if attempt >= self.retry_policy.max_attempts and (failure.billed is not None or not self._is_down()):
             return None
         delay = failure.retry_after if failure.retry_after is not None else self._backoff_delay(attempt)
         return delay if delay <= self.retry_policy.max_overload_s else None

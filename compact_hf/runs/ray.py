@@ -108,6 +108,7 @@ def generate_on_ray(
 
     Raises:
         UsageError, SourceError, TeacherError, JournalError: as for `generate`, from the first shard that raised it.
+        NothingKeptError: no shard kept anything.
         StoppedEarly: Ctrl-C, a budget, or workers that were lost too often; the same call resumes.
     """
     all_shards = [Shard(index, shards) for index in range(1, shards + 1)]
@@ -130,7 +131,9 @@ def generate_on_ray(
         # In a cluster without GPUs, a task that asks for one would wait forever.
         gpus = 1 if uses_gpu and ray.cluster_resources().get("GPU") else 0
         ray_run = _RayRun(ray, Path(out), run_name, generate, source, settings, gpus, on_progress)
-        return run_async_interruptible(partial(ray_run.run_shards, all_shards))
+        progress = run_async_interruptible(partial(ray_run.run_shards, all_shards))
+    progress.check_kept(Path(out))
+    return progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,7 @@ def _raise_first_error(results: list[ShardResult], total: RunProgress, *, is_int
 def _sum_progress(shard_progress: Iterable[RunProgress]) -> RunProgress:
     """Return the sum of the shards' progress, with the last failure of one of them."""
     items = list(shard_progress)
+    newest = next((item for item in items if item.last_failure), None)
     return RunProgress(
         images=sum(item.images for item in items),
         finished=sum(item.finished for item in items),
@@ -288,7 +292,8 @@ def _sum_progress(shard_progress: Iterable[RunProgress]) -> RunProgress:
         accepted=sum(item.accepted for item in items),
         sent=sum(item.sent for item in items),
         failures=sum(item.failures for item in items),
-        last_failure=next((item.last_failure for item in items if item.last_failure), ""),
+        last_failure=newest.last_failure if newest else "",
+        is_retrying=newest is not None and newest.is_retrying,
     )
 
 

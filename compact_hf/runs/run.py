@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import JournalError, SourceError
+from compact_hf.errors import JournalError, NothingKeptError, SourceError
 from compact_hf.images.source import ImageSource
 from compact_hf.records import ImageInfo
 from compact_hf.runs.budget import Budget
@@ -45,6 +45,7 @@ class RunProgress:
         sent (`int`): number of requests sent in this session.
         failures (`int`): number of requests of this session that got no reply.
         last_failure (`str`): message of the newest failure in one line, empty if there was none.
+        is_retrying (`bool`, *optional*, defaults to False): whether its request is sent again.
     """
 
     images: int
@@ -54,6 +55,22 @@ class RunProgress:
     sent: int
     failures: int
     last_failure: str
+    is_retrying: bool = False
+
+    def check_kept(self, run: Path) -> None:
+        """Check that a finished run has kept something, since nothing can be assembled from it otherwise.
+
+        Args:
+            run (`Path`): the run directory, for the message.
+
+        Raises:
+            NothingKeptError: all images are finished, and no question was accepted.
+        """
+        if self.finished and not self.kept:
+            raise NothingKeptError(
+                f"no question was accepted about any of the {self.finished:,} images: run `compact status {run}` to "
+                "see the reasons, and use another --out for other settings"
+            )
 
 
 class ImageCounter:
@@ -100,6 +117,7 @@ class ImageCounter:
             sent=session.sent,
             failures=session.failures,
             last_failure=session.last_failure,
+            is_retrying=session.is_retrying,
         )
 
 
@@ -201,7 +219,13 @@ class Run:
                 on_progress=on_progress,
             )
             await stack.enter_async_context(checkpoints(journal))
-            session = await runner.run(self._iter_images(journal, refs, limits.limit, counter), self.process)
+            try:
+                session = await runner.run(self._iter_images(journal, refs, limits.limit, counter), self.process)
+            finally:
+                # A single shard may have unusual images only.
+                unusable = runner.forget_unusable() if self.shard is None and not journal.counts()[1] else None
+            if unusable is not None:
+                raise unusable
             # A single shard may contain only broken files, which must not stop the other shards.
             if self.shard is None and not journal.count_images():
                 raise SourceError(

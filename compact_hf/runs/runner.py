@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Final
 
-from compact_hf.errors import StoppedEarly
+from compact_hf.errors import StoppedEarly, UnusableRepliesError
 from compact_hf.records import ImageInfo
 from compact_hf.runs.budget import Budget
 from compact_hf.runs.dispatcher import Dispatcher, RequestAbandoned, RunState, TeacherQueue
@@ -111,16 +111,31 @@ class Runner:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if isinstance(self._state.stop_error, UnusableRepliesError):
+                self.forget_unusable()
         if self._state.stop_error is not None:
             raise self._state.stop_error
         if self._state.is_incomplete:
             raise StoppedEarly(f"stopped after {self.progress.finished} images; run the same command again to resume")
         if self.progress.unfinished:
+            if self._dispatcher.rejection is not None and not self._dispatcher.has_answered:
+                raise self._dispatcher.rejection
             raise StoppedEarly(
                 f"{self.progress.unfinished} images are unfinished (last failure: {self.progress.last_failure}): "
                 "run the same command again to retry them"
             )
         return self.progress
+
+    def forget_unusable(self) -> UnusableRepliesError | None:
+        """Forget the replies of roles without any usable reply, so that a mended server is asked again.
+
+        Returns:
+            The error that says so; None if there are no such replies.
+        """
+        breaker = self._dispatcher.breaker
+        if (error := breaker.make_error()) is not None:
+            self._journal.forget(breaker.provisional_keys(), breaker.provisional_images())
+        return error
 
     async def _wait_for_interrupt(self) -> None:
         """Return when Ctrl-C is pressed, so that the run ends without waiting for batches, which are not lost.

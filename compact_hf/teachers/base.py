@@ -148,8 +148,8 @@ class Reply:
             or verifiers.
         has_usage (`bool`, *optional*, defaults to True): False if a service that bills tokens did not say how many;
             the budget then estimates them.
-        is_about_image (`bool`, *optional*, defaults to False): whether a refusal is about this image (its content or
-            its file), so that it says nothing about the other requests.
+        is_fault (`bool`, *optional*, defaults to False): whether a refusal may come from a fault that other requests
+            share, such as an empty or cut reply; False if it is about this image only.
     """
 
     key: str
@@ -160,7 +160,7 @@ class Reply:
     output_tokens: int = 0
     planted: tuple[str, ...] = ()
     has_usage: bool = True
-    is_about_image: bool = False
+    is_fault: bool = False
 
 
 class FailureKind(Enum):

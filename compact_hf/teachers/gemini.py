@@ -10,20 +10,26 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-import aiohttp
-
-from compact_hf.errors import TeacherError, UsageError
+from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
-from compact_hf.teachers.failures import get_failure_kind
+from compact_hf.teachers.failures import (
+    Service,
+    ServiceError,
+    describe_body,
+    is_html,
+    judge_reply,
+    translate_error,
+)
 from compact_hf.teachers.gemini_request import build_body
 from compact_hf.teachers.http import (
     Connections,
     HttpResponse,
-    UnreachableError,
+    NoResponseError,
     clamp_tokens,
     one_line,
     parse_retry_after,
@@ -36,36 +42,61 @@ if TYPE_CHECKING:
     from google.genai.errors import APIError
     from google.genai.types import GenerateContentResponse
 
-_AUTH_CODES: Final = (401, 403)
+KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
 
-def translate_api_error(key: str, error: APIError, *, teacher: str, secret: str) -> Failure | TeacherError:
-    """Return the meaning of an error of the service: a failure of one request, or a permanent refusal.
+def translate_api_error(key: str, error: APIError, *, service: Service, secret: str) -> Reply | Failure:
+    """Return the meaning of an error of the service for its request and for the run.
 
     Args:
         key (`str`): key of the request.
         error (`APIError`): the error, as google-genai reports it.
-        teacher (`str`): name of the teacher in messages.
+        service (`Service`): the model and the server.
         secret (`str`): the API key, which is removed from the service's message.
     """
-    message = one_line(str(error.message or error.status or "no message").replace(secret, "<key>"))
-    if error.code in _AUTH_CODES or "API_KEY_INVALID" in str(error.details):
-        return TeacherError(
-            f"{teacher} refuses the key ({error.code}: {message}): set a valid GEMINI_API_KEY and run the same command "
-            "again"
-        )
-    if error.code == 404:
-        name = teacher.partition(":")[0]
-        return TeacherError(
-            f"{teacher} was not found ({error.code}: {message}): check the model's name in --teacher {name}:MODEL, "
-            "and --teacher-url if it is given"
-        )
-    return Failure(
+    details = list(_iter_details(error))
+    violations = [
+        item for detail in details for item in _as_list(detail.get("violations")) if isinstance(item, Mapping)
+    ]
+    reasons = [detail.get("reason") for detail in details]
+    quotas = [item.get("quotaId") for item in violations]
+    links = [_as_dict(detail.get("metadata")).get("activationUrl") for detail in details]
+    codes = [str(word) for word in (error.status, *reasons, *quotas) if word]
+    return translate_error(
+        ServiceError(
+            error.code,
+            describe_body(str(error.message or error.status or "no message"), secret),
+            " ".join(codes),
+            retry_after=retry_delay(error),
+            quota=next((_describe_quota(item) for item in violations if "PerDay" in str(item.get("quotaId"))), ""),
+            link=next((one_line(link) for link in links if isinstance(link, str)), ""),
+        ),
         key,
-        f"{error.code} {message}",
-        get_failure_kind(error.code),
-        retry_after=retry_delay(error),
+        service,
     )
+
+
+def _describe_quota(violation: Mapping[str, Any]) -> str:
+    """Return a violated quota of `google.rpc.QuotaFailure` in words, such as `250 requests`; empty without a value."""
+    value = one_line(str(violation.get("quotaValue") or ""))
+    unit = "tokens" if "Token" in str(violation.get("quotaId")) else "requests"
+    return value and f"{value} {unit}"
+
+
+def _iter_details(error: APIError) -> Iterator[Mapping[str, Any]]:
+    """Yield the `google.rpc` messages in the body of an error."""
+    body = error.details
+    for name in ("error", "details"):
+        body = body.get(name) if isinstance(body, Mapping) else None
+    yield from (detail for detail in _as_list(body) if isinstance(detail, Mapping))
+
+
+def _as_list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _as_dict(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def retry_delay(error: APIError) -> float | None:
@@ -76,11 +107,8 @@ def retry_delay(error: APIError) -> float | None:
     Args:
         error (`APIError`): the error.
     """
-    body = error.details
-    for name in ("error", "details"):
-        body = body.get(name) if isinstance(body, Mapping) else None
-    for detail in body if isinstance(body, list) else ():
-        if isinstance(detail, Mapping) and str(detail.get("@type", "")).endswith("google.rpc.RetryInfo"):
+    for detail in _iter_details(error):
+        if str(detail.get("@type", "")).endswith("google.rpc.RetryInfo"):
             match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", str(detail.get("retryDelay", "")))
             if match:
                 return float(match[1])
@@ -96,39 +124,31 @@ def read_response(key: str, response: GenerateContentResponse, model: str) -> Re
         model (`str`): name of the model, used if the response does not name one.
 
     Returns:
-        The reply, or a failure if the response is not one of Gemini.
+        The reply, or a failure if the response is empty or not one of Gemini.
     """
     usage = response.usage_metadata
     if not (response.candidates or response.prompt_feedback or usage):
         # Valid JSON, but from another service, such as a proxy: do not journal it as a reply.
         return Failure(key, "the reply does not look like a Gemini response")
-    input_tokens = clamp_tokens(usage.prompt_token_count) if usage else 0
-    output_tokens = (
-        clamp_tokens(usage.candidates_token_count) + clamp_tokens(usage.thoughts_token_count) if usage else 0
-    )
-    text, refused = "", ""
-    if not response.candidates:
-        feedback = response.prompt_feedback
-        reason = feedback.block_reason if feedback else None
-        refused = f"prompt blocked: {reason.value}" if reason else "no candidates"
-    else:
-        candidate = response.candidates[0]
-        finish = candidate.finish_reason.value if candidate.finish_reason else "missing"
-        parts = (candidate.content.parts or []) if candidate.content else []
-        text = "".join(part.text for part in parts if part.text and not part.thought)
-        if finish != "STOP":
-            text, refused = "", f"finish reason {finish}"
-        elif not text:
-            refused = "empty answer"
-    return Reply(
+    feedback = response.prompt_feedback
+    block = feedback.block_reason if feedback else None
+    candidate = response.candidates[0] if response.candidates else None
+    parts = (candidate.content.parts or []) if candidate and candidate.content else []
+    reply = Reply(
         key,
         # JSON may contain lone surrogates, which cannot be encoded as UTF-8.
-        text=text.encode(errors="replace").decode(),
-        refused=refused,
+        text="".join(part.text for part in parts if part.text and not part.thought).encode(errors="replace").decode(),
         model=f"gemini:{one_line(response.model_version or model)}",
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
+        input_tokens=clamp_tokens(usage.prompt_token_count) if usage else 0,
+        output_tokens=clamp_tokens(usage.candidates_token_count) + clamp_tokens(usage.thoughts_token_count)
+        if usage
+        else 0,
+        has_usage=usage is not None and usage.prompt_token_count is not None,
     )
+    if block is not None and candidate is None:
+        return replace(reply, text="", refused=f"prompt blocked: {block.value}")
+    finish = candidate.finish_reason.value if candidate and candidate.finish_reason else ""
+    return judge_reply(reply, "" if finish == "STOP" else finish)
 
 
 def _raise_for_status(response: HttpResponse) -> None:
@@ -177,7 +197,6 @@ def parse_response(body: bytes) -> GenerateContentResponse:
 
 # Departure from the paper: its model, gemini-2.0-flash, was shut down on 2026-06-01. The default is never a `-latest`
 # alias, so that a run uses the same model from its first request to its last.
-KEY_VARIABLES: Final = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 TIMEOUT_S: Final = 120.0
 _SERVICE_URL: Final = "https://generativelanguage.googleapis.com"
 _API_VERSION: Final = "v1beta"
@@ -213,7 +232,7 @@ class Gemini:
         self._server = "the Gemini API" if url is None else parse_server_url(url)
         self.name = f"gemini:{model}"
         self._model = model
-        self._timeout_s = timeout_s
+        self._service = Service(self.name, self._server, KEY_VARIABLES[0])
         path = model if "/" in model else f"models/{model}"
         headers = {
             "content-type": "application/json",
@@ -224,7 +243,7 @@ class Gemini:
         # when the first reply arrives.
         parse_response(b"{}")
         address = f"{(url or _SERVICE_URL).rstrip('/')}/{_API_VERSION}/{path}:generateContent"
-        self._connections = Connections(address, headers, timeout_s)
+        self._connections = Connections(address, headers, timeout_s, server=self._server)
 
     async def prepare(self, request: Request) -> None:
         """Encode the image; see `Teacher.prepare`.
@@ -258,26 +277,27 @@ class Gemini:
         body = await build_body(request)
         try:
             response = await self._connections.post(body)
+        except NoResponseError as error:
+            return Failure(request.key, str(error))
+        try:
             _raise_for_status(response)
             answer = parse_response(response.body)
         except APIError as error:
-            failure = translate_api_error(request.key, error, teacher=self.name, secret=self._key)
-        except TimeoutError:
-            failure = Failure(request.key, f"{self._server} gave no answer within {self._timeout_s:g} s")
-        except UnreachableError as error:
-            failure = Failure(request.key, f"{self._server} cannot be reached ({error})")
-        except aiohttp.ClientError as error:
-            failure = Failure(request.key, f"the connection to {self._server} was lost ({type(error).__name__})")
+            return translate_api_error(request.key, error, service=self._service, secret=self._key)
         except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             # A truncated or foreign body: google-genai's parser of errors may raise any of these.
-            failure = Failure(request.key, f"the reply of {self._server} is not Gemini's JSON ({type(error).__name__})")
-        else:
-            return read_response(request.key, answer, self._model)
-        # Raised outside of `except`, so that the traceback does not include the original error, which may quote the
-        # key.
-        if isinstance(failure, TeacherError):
-            raise failure
-        return failure
+            return self._read_other(request, response, error)
+        return read_response(request.key, answer, self._model)
+
+    def _read_other(self, request: Request, response: HttpResponse, error: Exception) -> Failure:
+        """Return a response that is not Gemini's JSON as a failure."""
+        text = response.body.decode(errors="replace")
+        if is_html(text):
+            return Failure(request.key, f"the reply of {self._server} is {describe_body(text, self._key)}")
+        # A reply was made, and probably billed, although it was damaged on its way.
+        unreadable = Reply(request.key, text="", model=self.name, refused="unreadable", has_usage=False)
+        message = f"the reply of {self._server} is not Gemini's JSON ({type(error).__name__})"
+        return Failure(request.key, message, billed=unreadable if response.status == 200 else None)
 
 
 def open_gemini(model: str, settings: TeacherSettings) -> Gemini:

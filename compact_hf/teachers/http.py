@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -44,12 +44,14 @@ class HttpResponse:
     body: bytes
 
 
-class UnreachableError(Exception):
-    """Raised when no connection can be made; the message is the reason, in one line."""
+class NoResponseError(Exception):
+    """Raised when a server gave no complete response; the message names the server and the reason, in one line."""
 
 
 # Bytes. Larger bodies are sent in chunks, so that other requests are served in between.
 _MAX_UNDIVIDED_BYTES: Final = 2**20
+MAX_RESPONSE_BYTES: Final = 8 * 2**20
+"""Maximum size of a response, before and after decompression. The longest replies, with thinking, have about 1 MiB."""
 
 
 class Connections:
@@ -59,39 +61,59 @@ class Connections:
         url (`str`): URL of all requests.
         headers (`Mapping[str, str]`): headers of all requests.
         timeout_s (`float`): timeout of a request in seconds, from connecting to the last byte of the response.
+        server (`str`): name of the server in messages.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], timeout_s: float) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], timeout_s: float, *, server: str) -> None:
         self._url = url
         self._headers = headers
         self._timeout_s = timeout_s
+        self._server = server
         self._ssl_context = get_ssl_context()
         self._proxy: str | None = None
         self._socks_errors: tuple[type[Exception], ...] = ()
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, body: bytes) -> HttpResponse:
-        """Send a POST request and return the complete response, whatever its status.
+        """Send a POST request and return the complete response, whatever its status, except for a redirect.
 
         Args:
             body (`bytes`): body of the request.
 
         Raises:
-            TimeoutError: the request took longer than `timeout_s`.
-            UnreachableError: the server or the proxy cannot be reached.
-            aiohttp.ClientError: the connection was lost, or the response is not valid HTTP.
-            TeacherError: the environment names a proxy that cannot be used.
+            NoResponseError: the server cannot be reached, took longer than `timeout_s`, or did not send a complete
+                response of at most `MAX_RESPONSE_BYTES`.
+            TeacherError: the server redirects the request, or the environment names a proxy that cannot be used.
         """
         self._session = self._session or self._open_session()
         data = body if len(body) <= _MAX_UNDIVIDED_BYTES else BytesIO(body)
         try:
             async with self._session.post(self._url, data=data, proxy=self._proxy, allow_redirects=False) as response:
-                return HttpResponse(response.status, response.reason or "", response.headers, await response.read())
+                refuse_redirect(self._server, self._url, response.status, response.headers)
+                content = await self._read_body(response)
+                return HttpResponse(response.status, response.reason or "", response.headers, content)
+        except TimeoutError:
+            message = f"{self._server} gave no answer within {self._timeout_s:g} s"
         except aiohttp.ClientConnectorError as error:
             # The error type alone does not distinguish a wrong host name from a wrong certificate.
-            raise UnreachableError(one_line(error.os_error.strerror or str(error.os_error))) from error
+            message = f"{self._server} cannot be reached ({one_line(error.os_error.strerror or str(error.os_error))})"
         except self._socks_errors as error:
-            raise UnreachableError(one_line(str(error))) from error
+            message = f"{self._server} cannot be reached ({one_line(str(error))})"
+        except aiohttp.ClientError as error:
+            message = f"the connection to {self._server} was lost ({type(error).__name__})"
+        # Raised outside of `except`, because the traceback of the original error may quote headers.
+        raise NoResponseError(message)
+
+    async def _read_body(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return the body of a response, decompressed; aiohttp decompresses only a little more than what is read."""
+        body = bytearray()
+        # `read` would decompress the complete body at once, and the timeout could not interrupt it.
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if max(len(body), response.content.total_raw_bytes) > MAX_RESPONSE_BYTES:
+                response.close()
+                raise NoResponseError(f"the reply of {self._server} is larger than {MAX_RESPONSE_BYTES:,} bytes")
+        return bytes(body)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -157,7 +179,7 @@ def _proxy_for(url: str) -> str | None:
     return proxy
 
 
-_MAX_LINE_CHARS: Final = 300
+_MAX_LINE_CHARS: Final = 500  # the names of quotas come late in the messages of Gemini
 _MAX_TOKENS: Final = 10**9  # larger counts are errors of the server, and sums of them could overflow
 
 
@@ -196,8 +218,34 @@ def parse_server_url(url: str) -> str:
     raise UsageError(f"got the teacher URL {url!r}: it must start with http:// or https:// and name a server")
 
 
+def refuse_redirect(server: str, url: str, status: int, headers: Mapping[str, str]) -> None:
+    """Refuse a response that redirects the request: prompt and image would go to another address than the user gave.
+
+    Args:
+        server (`str`): name of the server in the message.
+        url (`str`): URL of the request.
+        status (`int`): status code of the response.
+        headers (`Mapping[str, str]`): headers of the response; their names are case-insensitive.
+
+    Raises:
+        TeacherError: the response is a redirect; the message names its target.
+    """
+    if not 300 <= status < 400 or "location" not in headers:
+        return
+    try:
+        target = urlsplit(urljoin(url, headers["location"]))
+        # Without user name, password and query, which may contain a key.
+        shown = one_line(f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}")
+    except ValueError:
+        shown = "an invalid URL"
+    raise TeacherError(
+        f"{server} redirects requests to {shown} ({status}), and no image is sent to another address than the given "
+        "one: log in if this is the page of a network, or give the URL of the server itself"
+    )
+
+
 def one_line(text: str) -> str:
-    """Return a text from the network as one line of printable characters, at most 300 of them.
+    """Return a text from the network as one line of printable characters, at most 500 of them.
 
     Args:
         text (`str`): the text.

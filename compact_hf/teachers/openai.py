@@ -3,39 +3,56 @@
     compact generate IMAGES --out RUN --teacher openai:MODEL --teacher-url http://localhost:8000/v1
 
 A request has a prompt, an image and a pydantic schema; a reply is the model's JSON text, unparsed. Each request is sent
-once, with a timeout; the dispatcher retries. The key comes from OPENAI_API_KEY; a private server may need none. Needs
-the extra `openai`: this module is imported only when its teacher is opened.
+once, with a timeout; the dispatcher retries. The key comes from OPENAI_API_KEY; a private server may need none.
+
+openai's own client is not used: it follows redirects to any address with the image, and reads responses of any size.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, omit
 from pydantic import BaseModel, ValidationError
 
-from compact_hf.errors import TeacherError, UsageError
+from compact_hf.errors import UsageError
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
-from compact_hf.teachers.failures import get_failure_kind
-from compact_hf.teachers.http import clamp_tokens, one_line, parse_retry_after, parse_server_url, read_api_key
+from compact_hf.teachers.failures import (
+    Service,
+    ServiceError,
+    describe_body,
+    is_html,
+    judge_reply,
+    translate_error,
+)
+from compact_hf.teachers.http import (
+    Connections,
+    HttpResponse,
+    NoResponseError,
+    clamp_tokens,
+    one_line,
+    parse_retry_after,
+    parse_server_url,
+    read_api_key,
+)
+from compact_hf.teachers.reader import is_complete_json
 from compact_hf.teachers.registry import TeacherSettings
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletionContentPartParam
-    from openai.types.shared_params import ResponseFormatJSONSchema
 
 SERVICE_URL: Final = "https://api.openai.com/v1"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
 # Seconds. Longer than a hosted service needs, because a server on one GPU queues requests.
 TIMEOUT_S: Final = 300.0
-_NO_KEY: Final = "no-key-needed"  # openai's client requires a key
-# Errors with status 400 that are refusals of this image, not mistakes in the request.
-_CONTENT_ERRORS: Final = ("content_filter", "content_policy_violation")
+# Headers that name who pays, for keys of several organizations, and their variables; sent to OpenAI itself only.
+_ACCOUNT_VARIABLES: Final = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
+_NO_KEY: Final = "no-key-needed"  # some servers of one's own accept any key, but require one
+# A server that validates strictly may know no `store`; it then stores nothing either.
+_UNKNOWN_FIELD_CODES: Final = (400, 422)
 
 
 class OpenAI:
@@ -74,14 +91,22 @@ class OpenAI:
             )
         self.name = f"openai:{model}"
         self._model = model
-        self._url = _with_version(url)
-        self._timeout_s = timeout_s
         self._is_free_text = max_text_tokens is not None
-        self._sampling: _Sampling = {}
+        self._sends_store = True
+        self._service = Service(self.name, self._server, KEY_VARIABLE)
+        self._sampling: dict[str, Any] = {}
         if max_text_tokens is not None and not is_service:
             # `max_tokens` is the older name of this setting, which every server supports.
             self._sampling = {"temperature": 0.0, "max_tokens": max_text_tokens}
-        self._client: AsyncOpenAI | None = None
+        headers = {"content-type": "application/json", "user-agent": f"compact_hf/{version('compact_hf')}"}
+        # A user name and password in the URL are sent as Basic authorization, and there can be only one.
+        if "@" not in urlsplit(url).netloc:
+            headers["authorization"] = f"Bearer {self._key}"
+        if is_service:
+            headers |= {
+                name: value for name, variable in _ACCOUNT_VARIABLES.items() if (value := read_api_key([variable]))
+            }
+        self._connections = Connections(_completions_url(url), headers, timeout_s, server=self._server)
 
     async def prepare(self, request: Request) -> None:
         """Encode the image; see `Teacher.prepare`.
@@ -98,9 +123,6 @@ class OpenAI:
         Args:
             requests (`AsyncIterator[Request]`): the requests.
         """
-        self._client = self._client or AsyncOpenAI(
-            api_key=self._key, base_url=self._url, timeout=self._timeout_s, max_retries=0
-        )
         async for item in answer_each(requests, self._answer):
             yield item
 
@@ -109,99 +131,121 @@ class OpenAI:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        await self._connections.close()
 
     async def _answer(self, request: Request) -> Reply | Failure:
         """Send one request and return its result; every error but a permanent refusal becomes a `Failure`."""
+        sends_store = self._sends_store
+        body = await self._build_body(request, sends_store=sends_store)
         try:
-            body = await self._send(request)
-        except APIStatusError as error:
-            answer = self._translate_error(request, error)
-        except (TimeoutError, APITimeoutError):
-            answer = Failure(request.key, f"{self._server} gave no answer within {self._timeout_s:g} s")
-        except APIConnectionError as error:
-            cause = error.__cause__ or error
-            reason = one_line(str(cause)) or type(cause).__name__
-            answer = Failure(request.key, f"the connection to {self._server} failed ({reason})")
-        else:
-            return _parse_reply(request, body, self._model, allow_truncated=self._is_free_text)
-        # Raised outside of `except`, so that the traceback does not include the original error, which may quote the
-        # key.
-        if isinstance(answer, TeacherError):
-            raise answer
-        return answer
+            response = await self._connections.post(body)
+        except NoResponseError as error:
+            return Failure(request.key, str(error))
+        if response.status in _UNKNOWN_FIELD_CODES and sends_store and b"store" in response.body:
+            # Sent again at once, and never with this field again.
+            self._sends_store = False
+            return await self._answer(request)
+        if response.status == 200:
+            return self._read_completion(request, response)
+        return self._translate_error(request, response.status, response, _parse_body(response.body))
 
-    async def _send(self, request: Request) -> bytes:
-        """Send a request and return the raw body of the response; openai's own parser would accept any JSON."""
-        if self._client is None:
-            raise TeacherError(f"the teacher {self.name} was closed")
-        content: list[ChatCompletionContentPartParam] = [{"type": "text", "text": request.prompt}]
+    async def _build_body(self, request: Request, *, sends_store: bool) -> bytes:
+        """Return the body of a request to `/v1/chat/completions`."""
+        content: list[dict[str, Any]] = [{"type": "text", "text": request.prompt}]
         if request.encoded_image is not None:
             url = f"data:image/jpeg;base64,{await request.encoded_image.base64()}"
             content.insert(0, {"type": "image_url", "image_url": {"url": url}})
-        # The timeout of httpx applies between two bytes, so it never ends a response that arrives byte by byte.
-        async with asyncio.timeout(self._timeout_s):
-            # Departure from the paper, as for Gemini: no temperature for drafts and verdicts.
-            response = await self._client.chat.completions.with_raw_response.create(
-                model=self._model,
-                messages=[{"role": "user", "content": content}],
-                response_format=omit if self._is_free_text else _response_format(request.schema),
-                store=False,
-                **self._sampling,
-            )
-        return response.content
+        # Departure from the paper, as for Gemini: no temperature for drafts and verdicts.
+        body: dict[str, Any] = {"model": self._model, "messages": [{"role": "user", "content": content}]}
+        if sends_store:
+            body["store"] = False
+        if not self._is_free_text:
+            body["response_format"] = _response_format(request.schema)
+        return json.dumps(body | self._sampling).encode()
 
-    def _translate_error(self, request: Request, error: APIStatusError) -> Reply | Failure | TeacherError:
-        """Return an error status as a refusal of the image, a failure of the request, or a permanent error."""
-        code = error.status_code
-        message = one_line(_error_message(error).replace(self._key, "<key>"))
-        if code == 401:
-            # Without the server's message: OpenAI quotes the first and last characters of the key.
-            return TeacherError(
-                f"{self.name} at {self._server} needs a valid key ({code}): "
-                f"set {KEY_VARIABLE} and run the same command again"
-            )
-        if code == 403:
-            return TeacherError(
-                f"this key gives no access to {self.name} at {self._server} ({code}: {message}): "
-                f"set another {KEY_VARIABLE} or name another model"
-            )
-        if code == 404:
-            return TeacherError(
-                f"{self.name} was not found at {self._server} ({code}: {message}): name a model that the server lists "
-                "at /v1/models with --teacher openai:MODEL, and check --teacher-url"
-            )
-        if error.code == "insufficient_quota":
-            # Also a 429, but waiting does not help.
-            return TeacherError(
-                f"{self.name}: the account has no credit left ({code}: {message}): add credit and run the same command "
-                "again to resume"
-            )
-        if error.code in _CONTENT_ERRORS:
-            return Reply(request.key, text="", model=self.name, refused=f"{error.code}: {message}")
-        return Failure(
-            request.key,
-            f"{code} {message}",
-            get_failure_kind(code),
-            retry_after=parse_retry_after(error.response.headers.get("retry-after", "")),
+    def _translate_error(self, request: Request, status: int, response: HttpResponse, body: Any) -> Reply | Failure:
+        """Return what an error means that a response reports by its status, or by its body with the status 200."""
+        codes, text = _describe_error(body)
+        error = ServiceError(
+            status,
+            describe_body(text or response.reason or "no message", self._key),
+            one_line(codes),
+            retry_after=parse_retry_after(response.headers.get("retry-after", "")),
         )
+        return translate_error(error, request.key, self._service)
+
+    def _read_completion(self, request: Request, response: HttpResponse) -> Reply | Failure:
+        """Return a response with status 200 as a reply, a refusal or a failure."""
+        body = _parse_body(response.body)
+        if isinstance(body, str) and is_html(body):
+            return Failure(request.key, f"the reply of {self._server} is {describe_body(body, self._key)}")
+        if (error := _find_error(body)) is not None:
+            return self._translate_error(request, _error_status(error), response, error)
+        try:
+            completion = _Completion.model_validate(body)
+        except ValidationError as invalid:
+            kind = invalid.errors(include_url=False, include_input=False, include_context=False)[0]["type"]
+            # A reply was made, and probably billed, although it was damaged on its way.
+            unreadable = Reply(request.key, text="", model=self.name, refused="unreadable", has_usage=False)
+            return Failure(request.key, f"the reply is not OpenAI's JSON ({kind})", billed=unreadable)
+        choice = completion.choices[0] if completion.choices else _Choice(message=_Message())
+        usage = completion.usage or _Usage()
+        reply = Reply(
+            request.key,
+            text=_read_text(choice.message, is_free_text=self._is_free_text),
+            model=f"openai:{_strip_directories(one_line(completion.model or self._model))}",
+            input_tokens=clamp_tokens(usage.prompt_tokens),
+            output_tokens=clamp_tokens(usage.completion_tokens),
+            has_usage=usage.prompt_tokens is not None,
+        )
+        if choice.message.refusal:
+            return replace(reply, text="", refused=f"refused: {one_line(choice.message.refusal)}")
+        finish = one_line(choice.finish_reason or "")
+        return judge_reply(reply, "" if finish == "stop" else finish, is_free_text=self._is_free_text)
 
 
-def _with_version(url: str) -> str:
-    """Return a server's URL with the path `/v1` added if it has no path."""
+def _completions_url(url: str) -> str:
+    """Return the URL of chat completions at a server, whose URL may omit the path `/v1`."""
     parts = urlsplit(url)
-    return url if parts.path.strip("/") else urlunsplit(parts._replace(path="/v1"))
+    path = parts.path.rstrip("/") or "/v1"
+    return urlunsplit(parts._replace(path=f"{path}/chat/completions", fragment=""))
 
 
-def _error_message(error: APIStatusError) -> str:
-    """Return the server's error message from OpenAI's JSON format, another server's JSON format, or plain text."""
-    body = error.body
+def _parse_body(body: bytes) -> Any:
+    """Return the JSON of a response, or its text if it is not JSON."""
+    text = body.decode(errors="replace").strip()
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _find_error(body: Any) -> Any | None:
+    """Return the error in a response with status 200, in the body itself or in its first choice; None if there is none.
+
+    OpenRouter and other gateways report errors of the servers behind them in this way.
+    """
+    if not isinstance(body, dict):
+        return None
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return body.get("error") or (first.get("error") if isinstance(first, dict) else None) or None
+
+
+def _error_status(error: Any) -> int:
+    """Return the HTTP status that an error in a body names, or 200 if it names none."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 200
+
+
+def _describe_error(body: Any) -> tuple[str, str]:
+    """Return the codes and the message of an error in OpenAI's JSON format, another server's, or plain text."""
+    codes: list[str] = []
     for name in ("error", "message", "detail"):
         if isinstance(body, dict):
+            codes += [value for field in ("code", "type") if isinstance(value := body.get(field), str)]
             body = body.get(name, body)
-    return str(body or "no message")
+    return " ".join(codes), "" if body is None else str(body)
 
 
 def strict_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -225,21 +269,24 @@ def strict_schema(model: type[BaseModel]) -> dict[str, Any]:
     return schema
 
 
-def _response_format(schema: type[BaseModel]) -> ResponseFormatJSONSchema:
+def _response_format(schema: type[BaseModel]) -> dict[str, Any]:
     return {
         "type": "json_schema",
         "json_schema": {"name": schema.__name__, "schema": strict_schema(schema), "strict": True},
     }
 
 
-class _Sampling(TypedDict, total=False):
-    temperature: float
-    max_tokens: int
+class _Part(BaseModel):
+    type: str = "text"
+    text: str | None = None
 
 
 class _Message(BaseModel):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
+    # Two names of servers for the text before the answer, in which some models also write the answer.
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class _Choice(BaseModel):
@@ -258,37 +305,15 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
-def _parse_reply(request: Request, body: bytes, model: str, *, allow_truncated: bool) -> Reply | Failure:
-    """Return the body of a response as a reply; refused, filtered and unfinished answers become refusals.
-
-    With `allow_truncated`, an answer that reached the limit on tokens is not a refusal.
-    """
-    try:
-        completion = _Completion.model_validate_json(body)
-    except ValidationError as error:
-        kind = error.errors(include_url=False, include_input=False, include_context=False)[0]["type"]
-        return Failure(request.key, f"the reply is not OpenAI's JSON ({kind})")
-    usage = completion.usage or _Usage()
-    text, refused = "", ""
-    if not completion.choices:
-        refused = "no choices"
-    else:
-        choice = completion.choices[0]
-        if choice.message.refusal:
-            refused = f"refused: {one_line(choice.message.refusal)}"
-        elif choice.finish_reason != "stop" and not (allow_truncated and choice.finish_reason == "length"):
-            refused = f"finish reason {one_line(choice.finish_reason or 'missing')}"
-        elif not choice.message.content:
-            refused = "empty answer"
-        else:
-            text = choice.message.content
-    return Reply(
-        request.key,
-        text=text,
-        refused=refused,
-        model=f"openai:{_strip_directories(one_line(completion.model or model))}",
-        input_tokens=clamp_tokens(usage.prompt_tokens),
-        output_tokens=clamp_tokens(usage.completion_tokens),
+def _read_text(message: _Message, *, is_free_text: bool) -> str:
+    """Return the text of a message; if it is empty, the text before the answer counts if it is the requested JSON."""
+    content = message.content or ""
+    if not isinstance(content, str):
+        content = "".join(part.text or "" for part in content if part.type == "text")
+    if content or is_free_text:
+        return content
+    return next(
+        (text for text in (message.reasoning_content, message.reasoning) if text and is_complete_json(text)), ""
     )
 
 

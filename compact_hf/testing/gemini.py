@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -135,7 +135,14 @@ def blocked_response(reason: str = "SAFETY") -> Response:
 
 
 def error_response(
-    code: int, status: str, message: str, *, reason: str | None = None, retry_delay_s: float | None = None
+    code: int,
+    status: str,
+    message: str,
+    *,
+    reason: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    quota: tuple[str, int] | None = None,
+    retry_delay_s: float | None = None,
 ) -> Response:
     """Return an error in the format of the service.
 
@@ -144,12 +151,18 @@ def error_response(
         status (`str`): status of the service, such as `INVALID_ARGUMENT`.
         message (`str`): the error message.
         reason (`str`, *optional*): reason in an `ErrorInfo`.
+        metadata (`Mapping[str, str]`, *optional*): further values of the `ErrorInfo`.
+        quota (`tuple[str, int]`, *optional*): id and value of a violated quota, sent as `QuotaFailure`.
         retry_delay_s (`float`, *optional*): seconds to wait, sent as `RetryInfo` and as a Retry-After header.
     """
     details: list[dict[str, Any]] = []
     headers: dict[str, str] = {}
     if reason is not None:
-        details.append({"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason})
+        info = {"reason": reason, "domain": "googleapis.com", "metadata": dict(metadata or {})}
+        details.append({"@type": "type.googleapis.com/google.rpc.ErrorInfo", **info})
+    if quota is not None:
+        violation = {"quotaId": quota[0], "quotaValue": str(quota[1])}
+        details.append({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]})
     if retry_delay_s is not None:
         details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{retry_delay_s:g}s"})
         # HTTP only allows whole seconds here; RetryInfo may have fractions.

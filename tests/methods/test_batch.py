@@ -86,14 +86,20 @@ def test_twenty_rounds_in_batches_are_refused(few: Path, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Path, int, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "calls",
+    [["created", "download"], pytest.param(["upload", "chunk", "create", "created", "get"], marks=pytest.mark.slow)],
+)
+def test_kill_9_in_every_state_pays_nothing_twice(
+    few: Path, clean_run: tuple[Path, int, int], tmp_path: Path, calls: list[str]
+) -> None:
     """Kills the run in each state of a job.
 
     The states are: written, uploading, uploaded, created without a response, submitted, collecting, and half of the
     replies recorded.
     """
     run = tmp_path / "run"
-    fatal_calls = ["upload", "chunk", "create", "created", "get", "download"]
+    fatal_calls = list(calls)
     processes: list[preforked.Popen] = []
 
     def kill(call: str, number: int) -> Response | None:
@@ -108,7 +114,7 @@ def test_kill_9_in_every_state_pays_nothing_twice(few: Path, clean_run: tuple[Pa
     with make_batch_server() as server:
         server.batches.fault = kill
         image_count = len(list(few.iterdir()))
-        for replies in (*(0 for _ in fatal_calls), image_count // 2, image_count + 2):
+        for replies in (*(0 for _ in calls), image_count // 2, image_count + 2):
             arguments = [str(few), str(run), server.url, str(replies)]
             processes.append(preforked.Popen([sys.executable, "-c", _CHILD, *arguments]))
             assert processes[-1].wait(60) == -signal.SIGKILL

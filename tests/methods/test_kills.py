@@ -67,7 +67,7 @@ def with_random_kills(examples: int) -> Callable[[Any], Any]:
     return lambda test: settings(max_examples=examples, phases=[Phase.generate])(with_examples(test))
 
 
-@with_random_kills(2)
+@with_random_kills(1)
 def test_kill_9_loses_nothing_and_pays_for_nothing_twice(
     tiny: Path, clean: dict[str, dict[str, str]], preset: str, kills: list[tuple[int, float]]
 ) -> None:

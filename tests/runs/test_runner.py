@@ -21,10 +21,6 @@ from compact_hf.teachers.base import EncodedImage, Failure, FailureKind, Reply, 
 FAST_RETRY = RetryPolicy(max_attempts=3, initial_delay_s=0.001, max_delay_s=0.005, max_overload_s=0.2)
 
 
-class Anything(BaseModel):
-    pass
-
-
 class EchoTeacher:
     """Answers with the prompt in upper case, unless `answer` returns another result."""
 
@@ -90,7 +86,7 @@ class BatchTeacher(EchoTeacher):
 
 def make_request(image: ImageInfo, prompt: str) -> Request:
     encoded_image = EncodedImage(lambda: b"", ref=image.ref, max_edge=64)
-    return Request(f"{image.image_id}-{prompt}", "teacher", image.image_id, encoded_image, prompt, Anything)
+    return Request(f"{image.image_id}-{prompt}", "teacher", image.image_id, encoded_image, prompt, BaseModel)
 
 
 def make_process(count: int) -> Callable[[ImageInfo], Process]:

@@ -52,7 +52,11 @@ def verdict_request(question: str, *, ref: str = "a.jpg") -> Request:
 
 
 def ask_all(teacher: Teacher, requests: Sequence[Request]) -> list[Reply | Failure]:
-    """Send all requests, wait for their results, and return these in the order of the requests."""
+    """Send all requests, wait for their results, and return these in the order of the requests.
+
+    Raises:
+        CompactError: the error of a permanent failure, with which a run would end.
+    """
 
     async def stream() -> AsyncGenerator[Request, None]:
         for request in requests:
@@ -65,4 +69,7 @@ def ask_all(teacher: Teacher, requests: Sequence[Request]) -> list[Reply | Failu
             await teacher.close()
 
     answers = asyncio.run(main())
+    for answer in answers.values():
+        if isinstance(answer, Failure) and answer.error is not None:
+            raise answer.error
     return [answers[request.key] for request in requests]

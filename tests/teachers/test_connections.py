@@ -1,22 +1,29 @@
-"""Tests of connections: they use the proxies of the environment, and report errors without secrets."""
+"""Tests of connections: proxies of the environment, errors without secrets, redirects, and replies of any size."""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import socket
 import socketserver
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import pytest
+from starlette.responses import Response, StreamingResponse
 
 from compact_hf.errors import TeacherError
 from compact_hf.teachers.base import Failure, Reply
 from compact_hf.teachers.gemini import Gemini
+from compact_hf.teachers.openai import OpenAI
 from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.openai import OpenAIServer
 from compact_hf.testing.scripted_model import KEY
 from tests.teachers.asking import ask_all, draft_request
 
@@ -29,6 +36,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
 @pytest.fixture
@@ -139,3 +147,75 @@ def test_what_keeps_from_a_server_is_said(server: GeminiServer) -> None:
     (failure,) = ask_all(Gemini(url=server.url.replace("http://", "https://")), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
     assert "[SSL: " in failure.message
+
+
+def gemini_with(response: Callable[[], Response]) -> list[Reply | Failure]:
+    with GeminiServer(fault=lambda request, number: response()) as server:
+        return ask_all(Gemini(url=server.url), [draft_request(COMBINATION)])
+
+
+def openai_with(response: Callable[[], Response]) -> list[Reply | Failure]:
+    with OpenAIServer(fault=lambda request, number: response()) as server:
+        return ask_all(OpenAI("m", url=server.url), [draft_request(COMBINATION)])
+
+
+ASK = pytest.mark.parametrize("ask", [gemini_with, openai_with])
+
+
+@ASK
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_carries_an_image_to_another_address(ask: Callable[..., object], status: int) -> None:
+    with OpenAIServer() as other:
+        target = f"{other.url.replace('http://', 'http://user:secret@')}/v1/chat/completions?token=secret"
+        with pytest.raises(TeacherError) as excinfo:
+            ask(lambda: Response(status_code=status, headers={"Location": target}))
+        assert other.requests == []
+    assert f" redirects requests to {other.url}/v1/chat/completions ({status}), and no image" in str(excinfo.value)
+    assert "secret" not in "".join(traceback.format_exception(excinfo.value))
+
+
+@ASK
+def test_a_redirect_within_the_server_is_named_with_its_host(ask: Callable[..., object]) -> None:
+    with pytest.raises(TeacherError, match=r"redirects requests to http://127\.0\.0\.1:\d+/login \(302\)"):
+        ask(lambda: Response(status_code=302, headers={"Location": "/login"}))
+
+
+@ASK
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_small_reply_that_unpacks_to_a_large_one_is_a_failure(
+    ask: Callable[..., list[Reply | Failure]], encoding: str, status: int
+) -> None:
+    pack = gzip.compress if encoding == "gzip" else zlib.compress
+    bomb = pack(bytes(100 * 2**20), 1)
+    tracemalloc.start()
+    try:
+        (failure,) = ask(lambda: Response(bomb, status_code=status, headers={"Content-Encoding": encoding}))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(failure, Failure)
+    assert "is larger than 8,388,608 bytes" in failure.message
+    assert peak < 50 * 2**20
+
+
+@ASK
+def test_a_reply_without_end_is_a_failure(ask: Callable[..., list[Reply | Failure]]) -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield bytes(2**20)
+
+    start = time.monotonic()
+    (failure,) = ask(lambda: StreamingResponse(endless()))
+    assert isinstance(failure, Failure)
+    assert "is larger than 8,388,608 bytes" in failure.message
+    assert time.monotonic() - start < 20
+
+
+@ASK
+def test_a_compressed_reply_is_read(ask: Callable[..., list[Reply | Failure]]) -> None:
+    """A proxy may compress replies; the text of the error shows that it was unpacked."""
+    packed = gzip.compress(b'{"error": {"message": "an unpacked message", "code": 500}}')
+    (failure,) = ask(lambda: Response(packed, status_code=500, headers={"Content-Encoding": "gzip"}))
+    assert isinstance(failure, Failure)
+    assert "an unpacked message" in failure.message

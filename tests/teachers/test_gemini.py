@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.methods.compact.prompts import DraftsReply
-from compact_hf.teachers.base import Failure, Reply
+from compact_hf.teachers.base import Failure, FailureKind, Reply
 from compact_hf.teachers.gemini import Gemini, retry_delay
 from compact_hf.testing.gemini import GeminiServer, blocked_response, content_response, error_response
 from compact_hf.testing.scripted_model import KEY, ModelRequest
@@ -90,10 +90,15 @@ def test_many_requests_are_in_flight_together() -> None:
     [
         (blocked_response(), "prompt blocked: SAFETY"),
         (content_response(None, finish="SAFETY"), "finish reason SAFETY"),
-        (content_response('{"question": "Wh', finish="MAX_TOKENS"), "finish reason MAX_TOKENS"),
+        (
+            content_response('{"question": "Wh', finish="MAX_TOKENS"),
+            "reply cut at the token limit (finish reason MAX_TOKENS)",
+        ),
         (content_response(None, finish="RECITATION"), "finish reason RECITATION"),
-        (content_response(None), "empty answer"),
-        (JSONResponse({"candidates": [], "usageMetadata": {"promptTokenCount": 300}}), "no candidates"),
+        (
+            error_response(400, "INVALID_ARGUMENT", "Unable to process input image"),
+            "refused by the teacher (INVALID_ARGUMENT: Unable to process input image)",
+        ),
     ],
 )
 def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, refused: str) -> None:
@@ -103,34 +108,38 @@ def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, re
 
 
 @pytest.mark.parametrize(
-    ("response", "overloaded", "retry_after", "worth_retrying"),
+    ("response", "kind", "retry_after"),
     [
-        (error_response(429, "RESOURCE_EXHAUSTED", "slow down", retry_delay_s=2), True, 2.0, True),
-        (error_response(503, "UNAVAILABLE", "overloaded"), True, None, True),
-        (error_response(500, "INTERNAL", "oops"), False, None, True),
-        (error_response(400, "INVALID_ARGUMENT", "Unable to process input image"), False, None, False),
-        (Response("<html>gateway</html>", status_code=502), False, None, True),
-        (Response('{"candidates": [{"con', media_type="application/json"), False, None, True),
-        (JSONResponse({"error": {"code": 429}}, status_code=429, headers={"Retry-After": "7"}), True, 7.0, True),
-        (error_response(500, "INTERNAL", "a\nb\x1b[31m" + "x" * 10_000), False, None, True),
-        *((JSONResponse(body), False, None, True) for body in (None, [], 5, "text", {"error": "text"})),
-        *((JSONResponse({"error": error}, status_code=500), False, None, True) for error in (None, 5, {"message": 5})),
-        (JSONResponse({"error": {"details": {"a": 1}}}, status_code=500), False, None, True),
-        (Response("no gzip", headers={"Content-Encoding": "gzip"}), False, None, True),
+        (error_response(429, "RESOURCE_EXHAUSTED", "slow down", retry_delay_s=2), FailureKind.OVERLOADED, 2.0),
+        (error_response(503, "UNAVAILABLE", "overloaded"), FailureKind.OVERLOADED, None),
+        (error_response(500, "INTERNAL", "oops"), FailureKind.TRANSIENT, None),
+        (content_response(None), FailureKind.TRANSIENT, None),
+        (JSONResponse({"candidates": [], "usageMetadata": {"promptTokenCount": 300}}), FailureKind.TRANSIENT, None),
+        (Response("<html>gateway</html>", status_code=502), FailureKind.TRANSIENT, None),
+        (Response('{"candidates": [{"con', media_type="application/json"), FailureKind.TRANSIENT, None),
+        (
+            JSONResponse({"error": {"code": 429}}, status_code=429, headers={"Retry-After": "7"}),
+            FailureKind.OVERLOADED,
+            7.0,
+        ),
+        (error_response(500, "INTERNAL", "a\nb\x1b[31m" + "x" * 10_000), FailureKind.TRANSIENT, None),
+        *((JSONResponse(body), FailureKind.TRANSIENT, None) for body in (None, [], 5, "text", {"error": "text"})),
+        *(
+            (JSONResponse({"error": error}, status_code=500), FailureKind.TRANSIENT, None)
+            for error in (None, 5, {"message": 5})
+        ),
+        (JSONResponse({"error": {"details": {"a": 1}}}, status_code=500), FailureKind.TRANSIENT, None),
+        (Response("no gzip", headers={"Content-Encoding": "gzip"}), FailureKind.TRANSIENT, None),
     ],
 )
 def test_what_may_pass_is_a_failure_for_the_engine(
-    response: Response, overloaded: bool, retry_after: float | None, worth_retrying: bool
+    response: Response, kind: FailureKind, retry_after: float | None
 ) -> None:
     failure = ask_with_response(response)
     assert isinstance(failure, Failure), failure
-    assert (failure.is_overloaded, failure.retry_after, failure.is_retryable) == (
-        overloaded,
-        retry_after,
-        worth_retrying,
-    )
+    assert (failure.kind, failure.retry_after) == (kind, retry_after)
     assert failure.message.isprintable()
-    assert len(failure.message) < 400
+    assert len(failure.message) < 600
 
 
 def test_half_a_surrogate_pair_in_an_answer_is_replaced() -> None:
@@ -153,7 +162,7 @@ def test_a_wrong_key_is_refused_in_one_line_that_does_not_show_it(
     server: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", "wrong-and-secret")
-    with pytest.raises(TeacherError, match="refuses the key") as excinfo:
+    with pytest.raises(TeacherError, match=r"needs a valid key \(400\): set GEMINI_API_KEY") as excinfo:
         ask_all(Gemini(url=server.url), [draft_request(COMBINATION)])
     assert "wrong-and-secret" not in str(excinfo.value)
     assert "\n" not in str(excinfo.value)
@@ -168,7 +177,7 @@ def test_a_server_that_hangs_is_given_up_after_the_time_out() -> None:
     with GeminiServer(latency_s=3) as server:
         (failure,) = ask_all(Gemini(url=server.url, timeout_s=0.2), [draft_request(COMBINATION)])
     assert isinstance(failure, Failure)
-    assert failure.is_retryable
+    assert failure.kind is FailureKind.TRANSIENT
 
 
 def test_nobody_at_the_address_is_a_failure_that_names_it() -> None:
@@ -195,7 +204,7 @@ def test_a_picture_that_is_gone_fails_alone(server: GeminiServer) -> None:
     )
     reply, failure = ask_all(Gemini(url=server.url), [good_request, bad_request])
     assert isinstance(reply, Reply)
-    assert failure == Failure("lost", "b.jpg cannot be read any more", is_retryable=False)
+    assert failure == Failure("lost", "b.jpg cannot be read any more", FailureKind.LOST)
 
 
 def test_no_key_says_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:

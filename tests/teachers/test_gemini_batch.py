@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.methods.compact.prompts import DraftsReply
-from compact_hf.teachers.base import EncodedImage, Failure, Reply, Request
+from compact_hf.teachers.base import EncodedImage, Failure, FailureKind, Reply, Request
 from compact_hf.teachers.gemini import Gemini
 from compact_hf.teachers.gemini_batch.scheduler import BatchLimits
 from compact_hf.teachers.gemini_batch.store import write_requests
@@ -118,7 +118,7 @@ def test_a_picture_that_is_gone_fails_alone(server: GeminiServer, tmp_path: Path
         "lost", "teacher", "1" * 32, encoded_image, good_request.prompt, good_request.schema, good_request.subject
     )
     assert ask_all(batch_teacher(tmp_path, server), [bad_request]) == [
-        Failure("lost", "b.jpg cannot be read any more", is_retryable=False)
+        Failure("lost", "b.jpg cannot be read any more", FailureKind.LOST)
     ]
     assert server.batches.calls.total() == 0
     reply, failure = ask_all(batch_teacher(tmp_path, server), [good_request, bad_request])
@@ -127,18 +127,17 @@ def test_a_picture_that_is_gone_fails_alone(server: GeminiServer, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("response", "worth_retrying"),
+    ("response", "kind"),
     [
-        (error_response(429, "RESOURCE_EXHAUSTED", "slow down", retry_delay_s=9), True),
-        (error_response(503, "UNAVAILABLE", "overloaded"), True),
-        (error_response(14, "UNAVAILABLE", "overloaded, in gRPC's numbers"), True),
-        (error_response(8, "RESOURCE_EXHAUSTED", "too many, in gRPC's numbers"), True),
-        (error_response(400, "INVALID_ARGUMENT", "Unable to process input image"), False),
-        (error_response(3, "INVALID_ARGUMENT", "the same, in gRPC's numbers"), False),
-        (error_response(7, "PERMISSION_DENIED", "not this one"), False),
+        (error_response(429, "RESOURCE_EXHAUSTED", "slow down", retry_delay_s=9), FailureKind.TRANSIENT),
+        (error_response(503, "UNAVAILABLE", "overloaded"), FailureKind.TRANSIENT),
+        (error_response(14, "UNAVAILABLE", "overloaded, in gRPC's numbers"), FailureKind.TRANSIENT),
+        (error_response(8, "RESOURCE_EXHAUSTED", "too many, in gRPC's numbers"), FailureKind.TRANSIENT),
+        (error_response(3, "INVALID_ARGUMENT", "the same, in gRPC's numbers"), FailureKind.REJECTED),
+        (error_response(7, "PERMISSION_DENIED", "not this one"), FailureKind.REJECTED),
     ],
 )
-def test_one_request_of_a_batch_may_fail(response: Response, worth_retrying: bool, tmp_path: Path) -> None:
+def test_one_request_of_a_batch_may_fail(response: Response, kind: FailureKind, tmp_path: Path) -> None:
     response.status_code = 500  # status of a single response; in a batch only the body counts
     with GeminiServer(fault=lambda request, number: response if number == 1 else None) as server:
         first, failure, last = ask_all(batch_teacher(tmp_path, server), draft_requests(3))
@@ -146,7 +145,15 @@ def test_one_request_of_a_batch_may_fail(response: Response, worth_retrying: boo
     assert isinstance(last, Reply)
     assert isinstance(failure, Failure)
     # Not reported as overload: the dispatcher would hold all requests and send one as a probe, in a batch of its own.
-    assert (failure.is_overloaded, failure.is_retryable) == (False, worth_retrying)
+    assert failure.kind is kind
+
+
+def test_an_image_that_the_service_cannot_read_is_refused_in_a_batch_too(tmp_path: Path) -> None:
+    response = error_response(400, "INVALID_ARGUMENT", "Unable to process input image")
+    with GeminiServer(fault=lambda request, number: response if number == 1 else None) as server:
+        _, refusal, _ = ask_all(batch_teacher(tmp_path, server), draft_requests(3))
+    assert isinstance(refusal, Reply)
+    assert refusal.refused == "refused by the teacher (Unable to process input image)"
 
 
 def test_an_answer_that_was_refused_is_final_and_says_why(tmp_path: Path) -> None:
@@ -188,7 +195,7 @@ def test_a_response_that_is_none_is_a_failure(response: object, server: GeminiSe
     server.batches.edit_results = lambda lines: [json.dumps({"key": json.loads(lines[0])["key"], "response": response})]
     (failure,) = ask_all(batch_teacher(tmp_path, server), draft_requests(1))
     assert isinstance(failure, Failure)
-    assert failure.is_retryable
+    assert failure.kind is FailureKind.TRANSIENT
 
 
 def test_what_a_newer_service_adds_to_a_response_is_no_harm(server: GeminiServer, tmp_path: Path) -> None:

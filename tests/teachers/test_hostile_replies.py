@@ -39,6 +39,6 @@ def test_what_was_billed_is_a_number_that_sums_can_be_made_of() -> None:
 
 
 def test_a_finish_reason_that_the_client_does_not_know_is_a_refusal_and_no_warning() -> None:
-    reply = ask_with_response(content_response("{}", finish="BORED"))
+    reply = ask_with_response(content_response('{"question": "Wh', finish="BORED"))
     assert isinstance(reply, Reply)
     assert reply.refused == "finish reason BORED"

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from compact_hf.answers import is_uninformative, normalise, word_overlap
 from compact_hf.methods.compact.preset import Preset
@@ -20,10 +20,10 @@ from compact_hf.methods.compact.reasons import GenerationReason
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.records import Draft, Reject, Turn
 from compact_hf.teachers.base import Reply
+from compact_hf.teachers.reader import parse_json_reply
 
 Failure = tuple[GenerationReason, str]
 """The reason for which a draft is dropped, and a detail such as the offending value."""
-ReplyModel = TypeVar("ReplyModel", bound=BaseModel)
 
 
 class _Numbered(Protocol):
@@ -31,25 +31,6 @@ class _Numbered(Protocol):
 
 
 Item = TypeVar("Item", bound=_Numbered)
-
-_FENCE: Final = "```"
-
-
-def parse_json_reply(schema: type[ReplyModel], text: str) -> ReplyModel:
-    """Parse a reply as JSON of a given schema.
-
-    Args:
-        schema (`type[ReplyModel]`): the pydantic model of the reply.
-        text (`str`): the text of the reply.
-
-    Raises:
-        pydantic.ValidationError: the text is not JSON of this schema.
-    """
-    # Small local models often fence their JSON. Both ends are required, because truncated JSON is never repaired.
-    first, _, rest = text.strip().partition("\n")
-    if first.rstrip().lower() in (_FENCE, f"{_FENCE}json") and rest.endswith(_FENCE):
-        text = rest.removesuffix(_FENCE)
-    return schema.model_validate_json(text)
 
 
 def order_by_number(items: Sequence[Item], count: int) -> list[Item | None]:

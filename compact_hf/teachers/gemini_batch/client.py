@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from compact_hf.errors import TeacherError
-from compact_hf.teachers.base import FailureKind
-from compact_hf.teachers.gemini import translate_api_error
+from compact_hf.teachers.base import FailureKind, Reply
+from compact_hf.teachers.failures import Service
+from compact_hf.teachers.gemini import KEY_VARIABLES, translate_api_error
 from compact_hf.teachers.http import one_line
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class BatchService:
         from google.genai import Client
         from google.genai.types import HttpOptions
 
-        self._teacher = teacher
+        self._service = Service(teacher, server, KEY_VARIABLES[0])
         self._model = model
         self._key = key
         self._server = server
@@ -217,13 +218,18 @@ class BatchService:
         """Return the exception to raise for an error status of the service."""
         if error.code in not_found_codes:
             return NotFoundError(self._clean_message(str(error.message)))
-        failure = translate_api_error("", error, teacher=self._teacher, secret=self._key)
-        if isinstance(failure, TeacherError):
-            return failure
+        failure = translate_api_error("", error, service=self._service, secret=self._key)
+        if isinstance(failure, Reply):
+            return self._refuse(failure.refused)
+        if failure.error is not None:
+            return failure.error
         if failure.kind in (FailureKind.TRANSIENT, FailureKind.OVERLOADED):
             return TemporaryError(failure.message)
+        return self._refuse(failure.message)
+
+    def _refuse(self, reason: str) -> TeacherError:
         return TeacherError(
-            f"{self._teacher} refuses a batch ({failure.message}): send the requests one by one with "
+            f"{self._service.teacher} refuses a batch ({reason}): send the requests one by one with "
             f"--teacher gemini:{self._model}"
         )
 

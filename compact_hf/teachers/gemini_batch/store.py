@@ -25,8 +25,8 @@ from typing import Any, Final, Literal
 
 from compact_hf.errors import JournalError, SourceError
 from compact_hf.teachers.base import Failure, FailureKind, Reply, Request
-from compact_hf.teachers.failures import get_failure_kind
-from compact_hf.teachers.gemini import read_response
+from compact_hf.teachers.failures import Service, ServiceError, get_failure_kind, translate_error
+from compact_hf.teachers.gemini import KEY_VARIABLES, read_response
 from compact_hf.teachers.gemini_request import build_body
 from compact_hf.teachers.http import one_line
 
@@ -104,22 +104,27 @@ def _parse_answer(key: str, record: dict[str, Any], model: str) -> Reply | Failu
     from pydantic import ValidationError
 
     if isinstance(error := record.get("error"), dict):
-        return _parse_failure(key, error)
+        return _translate_error(key, error, model)
     try:
         # Ignore fields that a newer version of the service adds, instead of rejecting the answer.
         response = GenerateContentResponse.model_validate(record.get("response"), extra="ignore")
     except ValidationError:
-        return Failure(key, "the batch's answer to this request is not Gemini's JSON")
+        unreadable = Reply(key, text="", model=f"gemini:{model}", refused="unreadable", has_usage=False)
+        return Failure(key, "the batch's answer to this request is not Gemini's JSON", billed=unreadable)
     return read_response(key, response, model)
 
 
-def _parse_failure(key: str, error: dict[str, Any]) -> Failure:
-    """Return a `google.rpc.Status` as a failure with the corresponding HTTP status."""
+def _translate_error(key: str, error: dict[str, Any], model: str) -> Reply | Failure:
+    """Return a `google.rpc.Status` as what it means for its request."""
     code = error.get("code")
     # A code outside of google.rpc.Code is taken as an HTTP status.
     status = _HTTP_STATUS.get(code, code) if isinstance(code, int) else 500
     message = one_line(str(error.get("message") or error.get("status") or "no message"))
-    # Never `OVERLOADED`: the error of one request in a batch must not delay all later requests.
+    service = Service(f"gemini-batch:{model}", "the Gemini API", KEY_VARIABLES[0])
+    result = translate_error(ServiceError(status, message), key, service)
+    if isinstance(result, Reply):
+        return result
+    # The error of one request in a batch must neither delay nor stop the others.
     kind = get_failure_kind(status)
     return Failure(key, f"{status} {message}", FailureKind.TRANSIENT if kind is FailureKind.OVERLOADED else kind)
 
