@@ -31,6 +31,7 @@ from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.runs.run import checkpoints, create_budget
 from compact_hf.runs.runner import Runner
 from compact_hf.teachers.base import EncodedImage, Request
+from compact_hf.teachers.reader import read_text
 
 SERVER_PREFIX: Final = "openai:"
 # Estimated tokens per request for --dry-run: an image of 1,024 pixels with a question in, a few words out.
@@ -184,5 +185,5 @@ def _process(task: EvaluationTask, questions: Sequence[Question]) -> Process:
         )
     # The runner sends these requests in parallel, and returns the replies in the same order.
     replies = yield requests
-    answers = {question.id: reply.text.strip() for question, reply in zip(questions, replies, strict=True)}
+    answers = {question.id: read_text(reply.text) for question, reply in zip(questions, replies, strict=True)}
     return Result(json.dumps(answers), len(answers))

@@ -250,6 +250,8 @@ _CONTENT_REASONS: Final = re.compile(
     r"content_filter|refusal|SAFETY|RECITATION|LANGUAGE|BLOCKLIST|PROHIBITED_CONTENT|SPII|IMAGE_\w+", re.IGNORECASE
 )
 _TOKEN_LIMIT_REASONS: Final = ("length", "max_tokens")
+# Words of other servers for the end of an answer, in lower case.
+_REGULAR_ENDS: Final = ("", "stop", "eos", "eos_token", "stop_sequence", "end_turn")
 
 
 def judge_reply(reply: Reply, finish: str, *, is_free_text: bool = False) -> Reply | Failure:
@@ -267,7 +269,7 @@ def judge_reply(reply: Reply, finish: str, *, is_free_text: bool = False) -> Rep
     if _CONTENT_REASONS.fullmatch(finish):
         return replace(reply, text="", refused=f"finish reason {finish}")
     is_cut = finish.lower() in _TOKEN_LIMIT_REASONS
-    if is_free_text and (is_cut or not finish):
+    if is_free_text and (is_cut or finish.lower() in _REGULAR_ENDS):
         return reply if reply.text else replace(reply, refused="empty answer")
     if finish.lower() == "error":
         return Failure(reply.key, "the server reports an error instead of a reply (finish reason error)", billed=reply)

@@ -17,6 +17,7 @@ from compact_hf.models import loading
 from compact_hf.models.loading import LOAD_ERRORS, without_progress_bars
 from compact_hf.teachers.base import Failure, FailureKind, Reply, Request
 from compact_hf.teachers.http import one_line
+from compact_hf.teachers.reader import is_complete_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -319,15 +320,14 @@ class LocalModel:
         ).to(self._network.device, dtype=self._network.dtype)
 
     def _make_reply(self, request: Request, input_tokens: int, tokens: list[int]) -> Reply:
-        """Return a row of new tokens, truncated to its limit, as a reply; a row without an end token is a refusal."""
-        text, refused = "", "finish reason MAX_TOKENS"
+        """Return a row of new tokens, truncated to its limit, as a reply; a row with incomplete JSON is a refusal."""
+        refused = ""
         if self._eos_token_id in tokens:
             tokens = tokens[: tokens.index(self._eos_token_id) + 1]
-            # `clean_up_tokenization_spaces` would change the text of the answer.
-            text = self._processor.tokenizer.decode(
-                tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-            refused = ""
+        # `clean_up_tokenization_spaces` would change the text of the answer.
+        text = self._processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if not is_complete_json(text):
+            text, refused = "", "finish reason MAX_TOKENS"
         return Reply(
             request.key,
             text=text,

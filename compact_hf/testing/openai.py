@@ -113,7 +113,7 @@ def content_response(
     text: str | None,
     *,
     model: str = "double",
-    finish: str = "stop",
+    finish: str | None = "stop",
     refusal: str | None = None,
     prompt_tokens: int = 800,
 ) -> Response:
@@ -122,7 +122,7 @@ def content_response(
     Args:
         text (`str`, *optional*): the text of the model; None for a response without content, as with a refusal.
         model (`str`, *optional*, defaults to `double`): the model.
-        finish (`str`, *optional*, defaults to `stop`): the finish reason.
+        finish (`str`, *optional*, defaults to `stop`): the finish reason; None for servers that send none.
         refusal (`str`, *optional*): the text of a refusal.
         prompt_tokens (`int`, *optional*, defaults to 800): number of input tokens.
     """

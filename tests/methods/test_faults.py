@@ -197,14 +197,22 @@ def test_a_body_that_is_cut_is_asked_for_again(
     assert hash_release(tmp_path / "run") == clean[preset]
 
 
-def test_fenced_json_is_worth_as_much_as_bare_json(
+WRAPPINGS = (
+    "{}",
+    "```json\n{}\n```",
+    "<think>A [red] cat {{maybe}}.</think>\n{}<|im_end|>",
+    "Here you are: {} I hope this helps.",
+)
+
+
+def test_wrapped_json_is_worth_as_much_as_bare_json(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
-    def answer_fenced(request: ModelRequest, number: int) -> Response:
-        text = json.dumps(server.make_reply(request), indent=1)
-        return content_response(f"```json\n{text}\n```", model="gemini-3.8-flash-double")
+    def answer_wrapped(request: ModelRequest, number: int) -> Response:
+        text = WRAPPINGS[number % len(WRAPPINGS)].format(json.dumps(server.make_reply(request), indent=1))
+        return content_response(text, model="gemini-3.8-flash-double", finish="STOP" if number % 3 else "OTHER")
 
-    with GeminiServer(accept_rate=0.7, fault=answer_fenced) as server:
+    with GeminiServer(accept_rate=0.7, fault=answer_wrapped) as server:
         generate(str(tiny), tmp_path / "run", teacher_url=server.url, preset=preset)
     assert hash_release(tmp_path / "run") == clean[preset]
 
@@ -221,7 +229,8 @@ CORRUPTIONS: dict[str, Callable[[str], str]] = {
     "a list": lambda text: f"[{text}]",
     "an int for a string": lambda text: text.replace('"answer": "', '"answer": 3, "was": "'),
     "null": lambda text: "null",
-    "prose": lambda text: f"Here you are: {text}",
+    "two answers": lambda text: f"{text} or {text}",
+    "prose": lambda text: "I see a cat.",
 }
 
 
@@ -302,7 +311,7 @@ def test_every_way_not_to_answer_is_a_reject_with_its_reason(
 ) -> None:
     """Every kind of refusal comes once, then real replies.
 
-    The refusals contain replies that would be accepted if they were read.
+    The refusals of filters contain replies that would be accepted if they were read; the others are cut.
     """
     assert {"SAFETY", "MAX_TOKENS", "RECITATION", "LANGUAGE", "SPII", "OTHER"} < set(FINISH_REASONS)
     refusals = [
@@ -316,7 +325,9 @@ def test_every_way_not_to_answer_is_a_reject_with_its_reason(
             return None
         kind, _, reason = (refusal := remaining.pop(0)).rpartition(" ")
         if kind == "finish reason":
-            return content_response(json.dumps(server.make_reply(request)), finish=reason)
+            text = json.dumps(server.make_reply(request))
+            is_filtered = reason in ("SAFETY", "RECITATION", "SPII", "MODEL_ARMOR")
+            return content_response(text if is_filtered else text[:-1], finish=reason)
         if refusal == "empty answer":
             return content_response("")
         feedback = {} if refusal == "no candidates" else {"promptFeedback": {"blockReason": reason}}

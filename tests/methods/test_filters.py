@@ -114,9 +114,10 @@ DRAFT_JSON = '{\n "question": "What color?",\n "answer": "red", "confidence": 80
         f"```\n{DRAFT_JSON}\n```\n",
         f"\n```JSON\r\n{DRAFT_JSON}```",
         f"```json  \n{DRAFT_JSON}\n  ```",
+        f"<think>Red.</think>Here you are:\n```json\n{DRAFT_JSON}\n```</s>",
     ],
 )
-def test_json_in_a_fence_is_read(text: str) -> None:
+def test_json_within_other_text_is_read(text: str) -> None:
     assert parse_draft(make_reply(text)) == Draft("What color?", "red", 80, COMBINATION)
     verdict_json = text.replace(DRAFT_JSON, '{"capabilities": ["color", "counting"], "answer": "3"}')
     assert parse_verdict(make_reply(verdict_json)) == Verdict(COMBINATION, "3")
@@ -129,14 +130,12 @@ def test_json_in_a_fence_is_read(text: str) -> None:
     [
         f"```json\n{DRAFT_JSON}",  # the fence is truncated, so the content may be too
         f"```json\n{DRAFT_JSON[:-1]}\n```",
-        f"```python\n{DRAFT_JSON}\n```",
-        f"Here you are:\n```json\n{DRAFT_JSON}\n```",
         f"```json\n{DRAFT_JSON}\n```\n```json\n{DRAFT_JSON}\n```",
         "```json",
         "``````",
     ],
 )
-def test_nothing_else_around_json_is_mended(text: str) -> None:
+def test_incomplete_and_ambiguous_json_is_not_repaired(text: str) -> None:
     result = parse_draft(make_reply(text))
     assert isinstance(result, Reject)
     assert result.reason == "malformed reply"

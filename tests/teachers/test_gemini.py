@@ -99,6 +99,7 @@ def test_many_requests_are_in_flight_together() -> None:
             error_response(400, "INVALID_ARGUMENT", "Unable to process input image"),
             "refused by the teacher (INVALID_ARGUMENT: Unable to process input image)",
         ),
+        (content_response("{}", finish="SAFETY"), "finish reason SAFETY"),
     ],
 )
 def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, refused: str) -> None:

@@ -42,3 +42,10 @@ def test_a_finish_reason_that_the_client_does_not_know_is_a_refusal_and_no_warni
     reply = ask_with_response(content_response('{"question": "Wh', finish="BORED"))
     assert isinstance(reply, Reply)
     assert reply.refused == "finish reason BORED"
+
+
+@pytest.mark.parametrize("finish", ["MAX_TOKENS", "BORED", "OTHER"])
+def test_complete_json_is_an_answer_whatever_the_finish_reason(finish: str) -> None:
+    reply = ask_with_response(content_response('Here you are: {"a": 1}', finish=finish))
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.refused) == ('Here you are: {"a": 1}', "")

@@ -118,6 +118,7 @@ def test_many_requests_are_in_flight_together() -> None:
         ),
         (content_response(None, finish="content_filter"), "finish reason content_filter"),
         (content_response('{"question": "Wh', finish="abort"), "finish reason abort"),
+        (content_response("{}", finish="content_filter"), "finish reason content_filter"),
         (
             error_response(400, "Your input image may contain content", code="content_policy_violation"),
             "refused by the teacher (content_policy_violation: Your input image may contain content)",
@@ -154,7 +155,16 @@ def test_an_answer_that_was_refused_is_final_and_says_why(response: Response, re
             (JSONResponse({"choices": choices}), FailureKind.TRANSIENT, None)
             for choices in (None, "ab", [5], [{"message": 5}])
         ),
-        (JSONResponse(completion(message={"content": [5]})), FailureKind.TRANSIENT, None),
+        *(
+            (JSONResponse(completion(message=message)), FailureKind.TRANSIENT, None)
+            for message in (
+                {"content": [5]},
+                {"content": ["text"]},
+                {"content": {"text": "{}"}},
+                {"content": None, "reasoning_content": "Red {or} blue"},
+                {"content": None, "reasoning_content": '{"a": '},
+            )
+        ),
         (JSONResponse({**completion(), "usage": "much"}), FailureKind.TRANSIENT, None),
         *(
             (JSONResponse({"error": error}, status_code=500), FailureKind.TRANSIENT, None)
@@ -172,6 +182,26 @@ def test_what_may_pass_is_a_failure_for_the_engine(
     assert (failure.kind, failure.retry_after) == (kind, retry_after)
     assert failure.message.isprintable()
     assert len(failure.message) < 600
+
+
+PARTS = [{"type": "thinking", "thinking": "{}"}, {"type": "text", "text": '{"a": '}, {"type": "text", "text": "1}"}]
+
+
+@pytest.mark.parametrize(
+    ("response", "text"),
+    [
+        *((content_response("{}", finish=finish), "{}") for finish in ("eos", "stop_sequence", "length", "STOP", None)),
+        (content_response("<think>a</think>{}<|im_end|>", finish="eos"), "<think>a</think>{}<|im_end|>"),
+        (JSONResponse(completion(message={"content": PARTS})), '{"a": 1}'),
+        (JSONResponse(completion(message={"content": None, "reasoning_content": "\n{}"})), "\n{}"),
+        (JSONResponse(completion(message={"content": "", "reasoning_content": "{}"}, finish_reason="eos")), "{}"),
+        (JSONResponse(completion(message={"content": "{}", "reasoning_content": '{"a": 1}'})), "{}"),
+    ],
+)
+def test_complete_json_is_an_answer_wherever_it_is_and_kept_as_it_was_sent(response: Response, text: str) -> None:
+    reply = ask_with_response(response)
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.refused) == (text, "")
 
 
 def test_what_a_server_says_of_its_error_is_passed_on() -> None:

@@ -24,6 +24,7 @@ from compact_hf.runs.options import option
 from compact_hf.runs.process import Process, Result, make_request
 from compact_hf.scenes.scene import Scene
 from compact_hf.teachers.base import EncodedImage, Reply, Request, TruthfulReply
+from compact_hf.teachers.reader import parse_json_reply
 
 EXAGGERATION = "exaggeration"
 T = TypeVar("T", bound=BaseModel)
@@ -203,7 +204,7 @@ def write_caption(tone: str, image: ImageInfo, encoded_image: EncodedImage) -> P
 def parse_reply(reply: Reply, schema: type[T]) -> T | None:
     """Return a reply's JSON; None where the teacher refused, or wrote something else: neither may end the run."""
     try:
-        return schema.model_validate_json(reply.text)
+        return parse_json_reply(schema, reply.text)
     except ValidationError:
         return None
 

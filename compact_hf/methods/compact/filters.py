@@ -1,7 +1,6 @@
 """Parses a teacher's reply into drafts and filters them (step 2, conversation generation).
 
-A reply is accepted only if it is the requested JSON, either alone or in one Markdown code fence. Each check is a small
-function that returns None if a draft passes, and otherwise the reason and a detail.
+Each check is a small function that returns None if a draft passes, and otherwise the reason and a detail.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ Any change of a prompt or schema requires a new version of the preset.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from compact_hf.capabilities import CAPABILITIES, NEEDED_RULE, describe_capabilities
 from compact_hf.methods.compact.sampling import Combination
@@ -35,6 +35,14 @@ CapabilityName = Literal[
 ]
 
 
+def _to_percent(confidence: object) -> object:
+    """Return a fraction strictly between 0 and 1 as a percentage, because some models ignore the requested range."""
+    return round(100 * confidence) if isinstance(confidence, float) and 0 < confidence < 1 else confidence
+
+
+Confidence = Annotated[int, Field(ge=0, le=100), BeforeValidator(_to_percent)]
+
+
 class _Reply(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -44,7 +52,7 @@ class DraftReply(_Reply):
 
     question: str
     answer: str
-    confidence: int = Field(ge=0, le=100)
+    confidence: Confidence
 
 
 class NumberedDraft(_Reply):
@@ -54,7 +62,7 @@ class NumberedDraft(_Reply):
     supported: bool
     question: str
     answer: str
-    confidence: int = Field(ge=0, le=100)
+    confidence: Confidence
 
 
 class DraftsReply(_Reply):
