@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -201,6 +203,20 @@ def test_an_extra_that_is_not_installed_is_named_with_the_command_that_installs_
         1,
         "compact: ray is not installed: run pip install 'compact_hf[ray]'",
     )
+
+
+def test_sigterm_ends_any_command_like_ctrl_c(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compact_hf.methods.status.status", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    previous = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert run_failing(capsys, "status", str(run)) == (
+            3,
+            "compact: interrupted; finished work is kept: run the same command again to resume",
+        )
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def test_a_run_of_another_seed_is_refused_and_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,8 +34,6 @@ def _ablate(args: argparse.Namespace) -> int:
         return _print_forecast(args)
     from compact_hf.evaluation.ablation.run import ablate
 
-    # Batch systems end jobs with SIGTERM. It is handled like Ctrl-C, so that a checkpoint is written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # stage -> its bar. Stages follow one after another; the bar of a finished stage stays on the screen.
     bars: dict[str, ProgressBar] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -136,8 +135,6 @@ def _evaluate(args: argparse.Namespace) -> int:
         return _print_plan(args, options)
     from compact_hf.evaluation.evaluate import evaluate
 
-    # Batch systems end jobs with SIGTERM. It is handled like Ctrl-C, so that finished answers are kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressBar("answers") as bar:
         evaluation = evaluate(
             args.models,
@@ -145,6 +142,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             args.out,
             on_progress=bar.show,
             on_failure=lambda line: bar.warn_throttled(f"compact: request failed, retrying: {line}"),
+            on_wait=lambda line: bar.log_note(f"compact: {line}"),
             **options,
         )
     # Notes to stderr: they are not part of the result.

@@ -229,9 +229,7 @@ def _run_generation(args: argparse.Namespace, settings: dict[str, Any], bar: Pro
 
         # `generate_on_ray` sets the shard of each worker.
         del settings["shard"]
-        return generate_on_ray(
-            generate, args.source, args.out, shards=args.shards, on_progress=make_progress_callback(bar), **settings
-        )
+        return generate_on_ray(generate, args.source, args.out, shards=args.shards, **settings, **_callbacks(bar))
     return generate(args.source, args.out, **settings, **_callbacks(bar))
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
@@ -78,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         log(f"compact: {error}")
         return error.exit_status
     args = parser.parse_args(arguments)
+    # Batch systems end jobs with SIGTERM. It is handled like Ctrl-C, so that a checkpoint is written, child processes
+    # are ended, and temporary files are removed. While requests are sent, runs/interrupt.py handles it.
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status: int = args.run(args)
         flush_data()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -223,8 +222,6 @@ def _tune(args: argparse.Namespace) -> int:
         return _print_plan(args.recipe, options, as_json=args.json)
     if args.json:
         raise UsageError("--json needs --dry-run; the record of a training run is training.json in output_dir")
-    # Batch systems end jobs with SIGTERM. It is handled like Ctrl-C, so that a checkpoint is written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = tune(args.recipe, on_line=log, **options)
     duration = "already finished, nothing to do" if result.was_finished else f"in {result.seconds:.0f} s"
     log(f"{result.steps} steps, {duration}")

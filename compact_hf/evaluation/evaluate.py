@@ -97,6 +97,7 @@ def evaluate(
     price_out: float | None = None,
     on_progress: Callable[[int, int], None] = lambda answered, total: None,
     on_failure: Callable[[str], None] = lambda line: None,
+    on_wait: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Ask models a dataset's questions, score their answers, and compare each further model with the first.
 
@@ -137,6 +138,7 @@ def evaluate(
             of all answers, over all models.
         on_failure (`Callable[[str], None]`, *optional*): called with a message when a request to the server failed and
             will be retried.
+        on_wait (`Callable[[str], None]`, *optional*): called with a line that says what is waited for after Ctrl-C.
 
     Raises:
         UsageError: an argument is invalid.
@@ -180,7 +182,14 @@ def evaluate(
                 write_predictions(
                     model_directory,
                     _answer_questions(
-                        chosen_task, entry, question_set, model_directory, settings, on_model_progress, on_failure
+                        chosen_task,
+                        entry,
+                        question_set,
+                        model_directory,
+                        settings,
+                        on_model_progress,
+                        on_failure,
+                        on_wait,
                     ),
                 )
                 # Only now that the final file exists: a process killed before this line loses no answer.
@@ -301,6 +310,7 @@ def _answer_questions(
     settings: EvaluationSettings,
     on_progress: Callable[[int], None],
     on_failure: Callable[[str], None],
+    on_wait: Callable[[str], None],
 ) -> list[Prediction]:
     """Return the answers of one model, local or on a server."""
     if entry.batch_size is None:
@@ -315,6 +325,7 @@ def _answer_questions(
             matching=settings.matching,
             on_progress=on_progress,
             on_failure=on_failure,
+            on_wait=on_wait,
         )
     return predict(
         Student(entry.model),

@@ -23,7 +23,7 @@ from compact_hf.evaluation.questions import Prediction, Question
 from compact_hf.evaluation.task import EvaluationTask
 from compact_hf.images.source import MAX_EDGE
 from compact_hf.records import ImageInfo, digest
-from compact_hf.runs.interrupt import run_async_interruptible
+from compact_hf.runs.interrupt import announce_interrupt, run_async_interruptible
 from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
 from compact_hf.runs.options import RunLimits
 from compact_hf.runs.process import Process, Result, SessionProgress
@@ -50,6 +50,7 @@ def ask_server(
     matching: str,
     on_progress: Callable[[int], None] = lambda answered: None,
     on_failure: Callable[[str], None] = lambda line: None,
+    on_wait: Callable[[str], None] = lambda line: None,
 ) -> list[Prediction]:
     """Return one prediction per question, in the order of the questions; a refused answer is empty.
 
@@ -65,6 +66,7 @@ def ask_server(
         on_progress (`Callable[[int], None]`, *optional*): called with the number of answers so far.
         on_failure (`Callable[[str], None]`, *optional*): called with a message when a request failed and will be
             retried.
+        on_wait (`Callable[[str], None]`, *optional*): called with a line that says what is waited for after Ctrl-C.
 
     Raises:
         UsageError: OpenAI is used without a key, or a limit is invalid.
@@ -108,6 +110,7 @@ def ask_server(
                 stop=stop,
                 on_progress=report_progress,
             )
+            await stack.enter_async_context(announce_interrupt(stop, runner.count_in_flight, on_wait))
             await stack.enter_async_context(checkpoints(journal))
             await runner.run(
                 _iter_pending_images(by_image, journal.finished_ids()),

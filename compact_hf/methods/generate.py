@@ -128,6 +128,7 @@ class MethodCall:
             shard,
             self.run,
             self.run.on_progress,
+            self.run.on_wait,
         )
         try:
             progress = run.run(out)
@@ -196,7 +197,8 @@ def method_keywords(options: Callable[P, object]) -> Callable[[Callable[..., R]]
 def generate(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **options: Any) -> RunProgress:
     """Ask a teacher to write data about images, have it verified, and record everything in the run directory `out`.
 
-    This also works in a notebook. Ctrl-C lets requests in flight finish and stops; the same call resumes the run.
+    This also works in a notebook. Ctrl-C or SIGTERM lets requests in flight finish and stops; the same call resumes
+    the run.
 
     Args:
         source (`str`): a directory, `scenes:N`, or a dataset on the Hub; for a method that needs questions also a JSON

@@ -84,6 +84,7 @@ def generate_on_ray(
     *,
     shards: int,
     on_progress: Callable[[RunProgress], None] = lambda progress: None,
+    on_wait: Callable[[str], None] = lambda line: None,
     **settings: Any,
 ) -> RunProgress:
     """Run `generate` as shards on the connected Ray cluster, or on a local cluster that is started for this call.
@@ -101,6 +102,7 @@ def generate_on_ray(
         shards (`int`): number of shards. Each takes one CPU and, with the teacher `local`, one GPU if the cluster has
             any; shards without a free CPU or GPU wait.
         on_progress (`Callable[[RunProgress], None]`, *optional*): called with the sum over the shards.
+        on_wait (`Callable[[str], None]`, *optional*): called with a line that says what is waited for after Ctrl-C.
         settings: all other keywords of `generate`.
 
     Returns:
@@ -130,7 +132,7 @@ def generate_on_ray(
         uses_gpu = any(backend.uses_gpu for backend in backends.values())
         # In a cluster without GPUs, a task that asks for one would wait forever.
         gpus = 1 if uses_gpu and ray.cluster_resources().get("GPU") else 0
-        ray_run = _RayRun(ray, Path(out), run_name, generate, source, settings, gpus, on_progress)
+        ray_run = _RayRun(ray, Path(out), run_name, generate, source, settings, gpus, on_progress, on_wait)
         progress = run_async_interruptible(partial(ray_run.run_shards, all_shards))
     progress.check_kept(Path(out))
     return progress
@@ -148,6 +150,7 @@ class _RayRun:
     settings: dict[str, Any]
     gpus: int
     on_progress: Callable[[RunProgress], None]
+    on_wait: Callable[[str], None]
     progress_by_shard: dict[Shard, RunProgress] = field(default_factory=dict)
 
     async def run_shards(self, shards: list[Shard], stop: asyncio.Event) -> RunProgress:
@@ -166,6 +169,8 @@ class _RayRun:
                 # Sent once: the shards then finish what is in flight and end by themselves.
                 if stop.is_set() and not is_interrupted:
                     is_interrupted = True
+                    if not any(map(_is_fatal, results.values())):
+                        self.on_wait(f"finishing the requests of {len(tasks)} shards, press again to stop now")
                     await self._get(coordinator.stop.remote())
                 done, _ = await asyncio.to_thread(self.ray.wait, list(tasks), timeout=_POLL_S)
                 for ref in done:

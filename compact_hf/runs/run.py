@@ -21,7 +21,7 @@ from compact_hf.records import ImageInfo
 from compact_hf.runs.budget import Budget
 from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.image_index import iter_inspected, shuffle_refs
-from compact_hf.runs.interrupt import run_async_interruptible
+from compact_hf.runs.interrupt import announce_interrupt, run_async_interruptible
 from compact_hf.runs.journal import FinishedImage, Journal
 from compact_hf.runs.options import RunLimits
 from compact_hf.runs.process import Process, SessionProgress
@@ -141,6 +141,7 @@ class Run:
         shard (`Shard`, *optional*): the shard to process; None for the whole run.
         limits (`RunLimits`, *optional*): limits of the whole run, of which a shard takes its share.
         on_progress (`Callable[[RunProgress], None]`, *optional*): called after each finished image and each failure.
+        on_wait (`Callable[[str], None]`, *optional*): called with a line that says what is waited for after Ctrl-C.
     """
 
     source: ImageSource
@@ -152,6 +153,7 @@ class Run:
     shard: Shard | None = None
     limits: RunLimits = field(default_factory=RunLimits)
     on_progress: Callable[[RunProgress], None] = lambda progress: None
+    on_wait: Callable[[str], None] = lambda line: None
 
     def run(self, out: Path) -> RunProgress:
         """Process all images and write the journal in the run directory `out`; after Ctrl-C, finish what is in flight.
@@ -194,10 +196,16 @@ class Run:
         stop: asyncio.Event,
     ) -> RunProgress:
         """Process all images; the body of `run` inside the event loop."""
-        # The same order on all machines, of which each shard takes its part.
-        refs = await asyncio.to_thread(shuffle_refs, self.source, self.seed)
-        refs = refs if self.shard is None else self.shard.select(refs)
+        runner: Runner | None = None
+
+        def count_in_flight() -> int | None:
+            return 0 if runner is None else runner.count_in_flight()
+
         async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(announce_interrupt(stop, count_in_flight, self.on_wait))
+            # The same order on all machines, of which each shard takes its part.
+            refs = await asyncio.to_thread(shuffle_refs, self.source, self.seed)
+            refs = refs if self.shard is None else self.shard.select(refs)
             for teacher in self.teachers.values():
                 stack.push_async_callback(teacher.close)
             journal = stack.enter_context(open_journal())

@@ -22,6 +22,7 @@ from compact_hf.teachers.base import Reply, Request, Role, Teacher
 _MIN_PREPARED: Final = 4
 # Maximum number of active images if a teacher answers in batches; more than the requests of the largest batch.
 _BATCH_MAX_ACTIVE: Final = 10_000
+_POLL_S: Final = 0.05
 
 
 class Runner:
@@ -74,6 +75,12 @@ class Runner:
             max_prepared=max_prepared,
             on_failure=lambda: on_progress(self.progress, None),
         )
+
+    def count_in_flight(self) -> int | None:
+        """Return the number of requests whose replies are waited for after Ctrl-C; None if the run stops by itself."""
+        if self._state.stop_error is not None:
+            return None
+        return sum(len(queue.pending) for queue in self._dispatcher.queues if not queue.teacher.is_batch)
 
     async def run(
         self, images: AsyncGenerator[ImageInfo, None], process: Callable[[ImageInfo], Process]
@@ -138,7 +145,9 @@ class Runner:
         return error
 
     async def _wait_for_interrupt(self) -> None:
-        """Return when Ctrl-C is pressed, so that the run ends without waiting for batches, which are not lost.
+        """Return after Ctrl-C, so that the run ends without waiting for batches, which are not lost.
+
+        Requests that are sent one by one are waited for, because their replies would be lost.
 
         If `stop` was set for another reason, such as a used-up budget, never return: the replies that were paid for
         are waited for.
@@ -146,6 +155,8 @@ class Runner:
         await self._state.stop.wait()
         if self._state.stop_error is not None:
             await asyncio.Event().wait()
+        while self.count_in_flight():
+            await asyncio.sleep(_POLL_S)
         self._state.is_incomplete = True
 
     async def _feed(self, images: AsyncGenerator[ImageInfo, None], process: Callable[[ImageInfo], Process]) -> None:

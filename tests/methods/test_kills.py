@@ -5,10 +5,13 @@ Nothing may be lost, and no request may be paid for twice.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -103,26 +106,49 @@ def check_kill_and_resume(tiny: Path, clean: dict[str, str], preset: str, kills:
         assert hash_release(run) == clean
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "efficient"])
-def test_ctrl_c_finishes_what_is_in_flight_and_says_how_to_go_on(
-    tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str
+def test_ctrl_c_and_sigterm_finish_what_is_in_flight_and_say_how_to_resume(
+    tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str, sent: signal.Signals
 ) -> None:
     run, pressed = tmp_path / "run", threading.Event()
     with GeminiServer(accept_rate=0.7, latency_s=0.2, fault=call_at_request(6, pressed.set)) as server:
         command = generate_command(tiny, run, server, "--preset", preset, "--concurrency", "4")
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        with preforked.Popen(command, stderr=subprocess.PIPE, text=True) as child:
             assert pressed.wait(60)
-            child.send_signal(signal.SIGINT)
+            child.send_signal(sent)
             _, stderr = child.communicate(timeout=60)
     assert child.returncode == 3
+    assert re.search(r"^compact: finishing [1-4] requests?, press again to stop now$", stderr, re.MULTILINE)
     assert stderr.splitlines()[-1].startswith("compact: stopped after")
     assert "run the same command again to resume" in stderr
     assert "Traceback" not in stderr
     assert read_reply_keys(run) == set(request_keys(tiny, server.requests))  # the command waited for requests in flight
     assert len(server.requests) <= 7 + 4
+    before = read_reply_keys(run)
     with GeminiServer(accept_rate=0.7) as server:
         generate(str(tiny), run, teacher_url=server.url, preset=preset)
+    assert not before & set(request_keys(tiny, server.requests))
     assert hash_release(run) == clean[preset]
+
+
+def test_ctrl_c_says_what_it_waits_for_and_the_second_stops_at_once(tiny: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        command = [*COMMAND, "generate", str(tiny), "--out", str(tmp_path / "run"), "--teacher-url", url]
+        command += ["--concurrency", "4"]
+        with preforked.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+            listener.settimeout(60)
+            # A server that accepts requests and never answers.
+            connections = [stack.enter_context(listener.accept()[0]) for _ in range(4)]
+            assert all(connection.recv(1) for connection in connections)
+            child.send_signal(signal.SIGINT)
+            assert child.stderr is not None
+            assert child.stderr.readline() == "compact: finishing 4 requests, press again to stop now\n"
+            child.send_signal(signal.SIGINT)
+            _, stderr = child.communicate(timeout=20)
+    assert child.returncode == 3
+    assert stderr.splitlines() == ["compact: interrupted; finished work is kept: run the same command again to resume"]
 
 
 def call_at_request(number: int, callback: Callable[[], object]) -> Callable[[ModelRequest, int], Response | None]:

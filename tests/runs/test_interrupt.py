@@ -1,4 +1,4 @@
-"""Tests of Ctrl-C in commands, scripts and notebooks: the first one lets work finish, further ones end it at once."""
+"""Tests of signals in commands, scripts and notebooks: the first one lets work finish, further ones end it at once."""
 
 from __future__ import annotations
 
@@ -38,17 +38,26 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("place", ["script", "cell"])
 @pytest.mark.parametrize(
-    ("presses", "seconds", "told"), [(1, "0.1", "cleaned up finished"), (2, "60", "cleaned up interrupted")]
+    ("sent", "seconds", "told"),
+    [
+        ([signal.SIGINT], "0.1", "cleaned up finished"),
+        ([signal.SIGTERM], "0.1", "cleaned up finished"),
+        ([signal.SIGHUP], "0.1", "cleaned up finished"),
+        # As `timeout` sends it: to the process and to its group.
+        ([signal.SIGTERM, signal.SIGTERM], "0.3", "cleaned up finished"),
+        ([signal.SIGINT, signal.SIGINT], "60", "cleaned up interrupted"),
+        ([signal.SIGTERM, signal.SIGINT], "60", "cleaned up interrupted"),
+    ],
 )
-def test_the_first_ctrl_c_lets_work_finish_and_the_second_ends_it(
-    place: str, presses: int, seconds: str, told: str
+def test_the_first_signal_lets_work_finish_and_the_second_ends_it(
+    place: str, sent: list[signal.Signals], seconds: str, told: str
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", CHILD, place, seconds], stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None
-            for expected in ("started", "stopping")[:presses]:
+            for expected, number in zip(("started", "stopping"), sent, strict=False):
                 assert child.stdout.readline().strip() == expected
-                child.send_signal(signal.SIGINT)
+                child.send_signal(number)
             output, _ = child.communicate(timeout=30)
         finally:
             child.kill()

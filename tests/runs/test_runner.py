@@ -394,6 +394,44 @@ def test_a_batch_in_flight_is_waited_for_when_the_other_teacher_ends_the_run(jou
     assert [reply.text for _, _, reply in journal.replies()] == ["A"]
 
 
+def test_after_ctrl_c_single_requests_are_waited_for_and_batches_are_not(journal: Journal) -> None:
+    class NeverReady(BatchTeacher):
+        is_batch = True
+
+        async def flush(self) -> None: ...
+
+    stop = asyncio.Event()
+
+    class Slow(EchoTeacher):
+        async def _answer_request(self, request: Request) -> Reply | Failure:
+            stop.set()
+            await asyncio.sleep(0.2)
+            return await super()._answer_request(request)
+
+    def process(image: ImageInfo) -> Process:
+        yield [replace(make_request(image, "a"), role="teacher" if image.ref == "0.jpg" else "verifier")]
+        return Result("{}", 1)
+
+    in_flight: list[int | None] = []
+
+    async def main() -> None:
+        teachers: Mapping[Role, Teacher] = {"teacher": NeverReady(), "verifier": Slow()}
+        runner = Runner(journal, teachers, rate_limits=RateLimits(4), retry_policy=FAST_RETRY, stop=stop)
+
+        async def count() -> None:
+            await stop.wait()
+            in_flight.append(runner.count_in_flight())
+
+        counting = asyncio.ensure_future(count())
+        await asyncio.wait_for(runner.run(iter_images(3), process), 30)
+        await counting
+
+    with pytest.raises(StoppedEarly, match="run the same command again to resume"):
+        asyncio.run(main())
+    assert in_flight == [2]
+    assert [reply.text for _, _, reply in journal.replies()] == ["A", "A"]
+
+
 def test_beside_batches_no_more_pictures_are_made_ready_than_can_be_sent_soon(journal: Journal) -> None:
     class Prepared(EchoTeacher):
         ready = most = 0
