@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from compact_hf.errors import JournalError, TeacherError, TeacherUnavailableError
 from compact_hf.teachers.base import Failure, Reply, Request
@@ -53,6 +54,58 @@ def test_trouble_in_any_call_costs_nothing_but_time(
     assert all(isinstance(answer, Reply) for answer in answers)
     assert (len(server.batches.jobs), server.request_count) == (1, 3)
     assert any("will retry" in line for line in messages)
+
+
+def endless_body() -> Response:
+    return StreamingResponse(itertools.repeat(bytes(2**20)))
+
+
+def dripping_body() -> Response:
+    async def drip() -> AsyncGenerator[bytes, None]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.05)
+
+    return StreamingResponse(drip())
+
+
+@pytest.mark.parametrize(
+    ("call", "make_response", "reason"),
+    [
+        ("get", endless_body, "is larger than 8,388,608 bytes"),
+        ("create", lambda: Response(b"x", headers={"Content-Encoding": "br"}), "is compressed (br)"),
+        ("download", lambda: Response(b"x", headers={"Content-Encoding": "gzip"}), "is compressed (gzip)"),
+        ("get", dripping_body, "gave no complete answer within 0.5 s"),
+        ("get", lambda: Response("[" * 200_000), "is not Gemini's JSON"),
+    ],
+)
+def test_a_reply_of_unusual_size_costs_nothing_but_time(
+    call: str, make_response: Callable[[], Response], reason: str, server: GeminiServer, tmp_path: Path
+) -> None:
+    messages: list[str] = []
+    server.batches.fault = lambda called, number: make_response() if (called, number) == (call, 0) else None
+    teacher = batch_teacher(tmp_path, server, on_wait=messages.append, timeout_s=0.5 if "0.5" in reason else 60)
+    assert all(isinstance(answer, Reply) for answer in ask_all(teacher, draft_requests(2)))
+    assert any(reason in line for line in messages), messages
+
+
+@pytest.mark.parametrize("call", ["upload", "chunk", "create", "get", "download"])
+def test_no_redirect_is_followed(call: str, server: GeminiServer, tmp_path: Path) -> None:
+    with GeminiServer() as other:
+        redirect = Response(status_code=307, headers={"Location": f"{other.url}/elsewhere?key={KEY}"})
+        server.batches.fault = fail_first_call(call, redirect)
+        with pytest.raises(TeacherError) as excinfo:
+            ask_all(batch_teacher(tmp_path, server), draft_requests(1))
+        assert other.batches.calls == {}
+    assert f"redirects requests to {other.url}/elsewhere (307)" in str(excinfo.value)
+
+
+def test_a_line_of_results_that_is_too_long_is_left_out(server: GeminiServer, tmp_path: Path) -> None:
+    server.batches.edit_results = lambda lines: [lines[0], f"{lines[1]}{' ' * 9 * 2**20}", "[" * 200_000, lines[2]]
+    first, failure, last = ask_all(batch_teacher(tmp_path, server), draft_requests(3))
+    assert isinstance(first, Reply)
+    assert isinstance(failure, Failure)
+    assert isinstance(last, Reply)
 
 
 def test_a_key_that_is_revoked_ends_all_at_once_and_a_new_one_goes_on(server: GeminiServer, tmp_path: Path) -> None:

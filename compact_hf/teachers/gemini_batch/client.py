@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Awaitable
+import time
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import httpx
 
 from compact_hf.errors import TeacherError
 from compact_hf.teachers.base import FailureKind, Reply
 from compact_hf.teachers.failures import Service
 from compact_hf.teachers.gemini import KEY_VARIABLES, translate_api_error
-from compact_hf.teachers.http import one_line
+from compact_hf.teachers.http import MAX_RESPONSE_BYTES, one_line, refuse_redirect
 
 if TYPE_CHECKING:
-    import httpx
     from google.genai.errors import APIError
 
 T = TypeVar("T")
@@ -28,6 +30,8 @@ T = TypeVar("T")
 _END_STATES: Final = ("SUCCEEDED", "PARTIALLY_SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED")
 _JOB_PATH: Final = re.compile(r"/batches/[^/:]+$")
 _PAGE_SIZE: Final = 100
+_MAX_FILE_BYTES: Final = 2 * 2**30  # the maximum of the service
+_BYTES_PER_TIMEOUT: Final = 8 * 2**20
 
 
 class TemporaryError(Exception):
@@ -78,7 +82,6 @@ class BatchService:
     """
 
     def __init__(self, teacher: str, model: str, *, key: str, server: str, url: str | None, timeout_s: float) -> None:
-        import httpx
         from google.genai import Client
         from google.genai.types import HttpOptions
 
@@ -89,7 +92,12 @@ class BatchService:
         self._timeout_s = timeout_s
         # Job name -> JSON of the newest response about the job, because google-genai's types omit parts of it.
         self._job_bodies: dict[str, dict[str, Any]] = {}
-        self._http = httpx.AsyncClient(timeout=timeout_s, event_hooks={"response": [self._capture_job]})
+        self._http = httpx.AsyncClient(
+            timeout=timeout_s,
+            # httpx decompresses without a limit, so compressed responses are refused.
+            headers={"accept-encoding": "identity"},
+            event_hooks={"response": [self._limit_response, self._capture_job]},
+        )
         options = HttpOptions(
             base_url=url,
             # The service documents batches and files for this version.
@@ -193,7 +201,6 @@ class BatchService:
 
     async def _call(self, call: Awaitable[T], not_found_codes: tuple[int, ...] = ()) -> T:
         """Await a call of google-genai and translate its errors; `not_found_codes` become `NotFoundError`."""
-        import httpx
         from google.genai.errors import APIError
 
         problem: Exception
@@ -207,7 +214,7 @@ class BatchService:
             problem = TemporaryError(f"{self._server} cannot be reached ({type(error).__name__})")
         except httpx.HTTPError as error:
             problem = TemporaryError(f"the connection to {self._server} was lost ({type(error).__name__})")
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             # google-genai does not validate bodies: a truncated or foreign one may raise any of these.
             problem = TemporaryError(f"the reply of {self._server} is not Gemini's JSON ({type(error).__name__})")
         # Raised outside of `except`, so that the traceback does not include the original error, which may quote the
@@ -241,6 +248,21 @@ class BatchService:
     def _clean_message(self, text: str) -> str:
         return one_line(text.replace(self._key, "<key>"))
 
+    async def _limit_response(self, response: httpx.Response) -> None:
+        """Refuse a redirect or a compressed response, and limit the size and the time of the body; an event hook."""
+        refuse_redirect(self._server, str(response.request.url), response.status_code, response.headers)
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise TemporaryError(f"the reply of {self._server} is compressed ({one_line(encoding)})")
+        is_file = response.status_code == 200 and response.request.url.path.endswith(":download")
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _BoundedStream(
+            response.stream,
+            self._server,
+            max_bytes=_MAX_FILE_BYTES if is_file else MAX_RESPONSE_BYTES,
+            timeout_s=self._timeout_s,
+        )
+
     async def _capture_job(self, response: httpx.Response) -> None:
         """Keep the JSON of a response about a job; an event hook of httpx."""
         if response.request.method != "GET" or not _JOB_PATH.search(response.request.url.path):
@@ -248,9 +270,32 @@ class BatchService:
         await response.aread()
         try:
             body = _as_dict(response.json())
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         self._job_bodies[str(body.get("name", ""))] = body
+
+
+class _BoundedStream(httpx.AsyncByteStream):
+    """A body of limited size, which must arrive at 8 MiB per timeout; httpx limits only the time between two bytes."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, server: str, *, max_bytes: int, timeout_s: float) -> None:
+        self._stream = stream
+        self._server = server
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size, start = 0, time.monotonic()
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise TemporaryError(f"the reply of {self._server} is larger than {self._max_bytes:,} bytes")
+            if time.monotonic() - start > self._timeout_s * (1 + size / _BYTES_PER_TIMEOUT):
+                raise TemporaryError(f"{self._server} gave no complete answer within {self._timeout_s:g} s")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def _as_dict(value: object) -> dict[str, Any]:

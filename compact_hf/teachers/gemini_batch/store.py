@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 from compact_hf.errors import JournalError, SourceError
 from compact_hf.teachers.base import Failure, FailureKind, Reply, Request
 from compact_hf.teachers.failures import Service, ServiceError, get_failure_kind, translate_error
 from compact_hf.teachers.gemini import KEY_VARIABLES, read_response
 from compact_hf.teachers.gemini_request import build_body
-from compact_hf.teachers.http import one_line
+from compact_hf.teachers.http import MAX_RESPONSE_BYTES, one_line
 
 # google.rpc.Code (0 to 16) -> the corresponding HTTP status, as listed in google/rpc/code.proto.
 _HTTP_STATUS: Final = dict(
@@ -70,7 +70,7 @@ async def write_requests(
 
 
 def read_results(path: Path, model: str) -> Iterator[Reply | Failure]:
-    """Yield the answers in a file of results, in the order of the file; skip lines without a key.
+    """Yield the answers in a file of results, in the order of the file; skip lines without a key, and too long ones.
 
     Args:
         path (`Path`): file of results, one JSON object `{key, response}` or `{key, error}` per line.
@@ -80,14 +80,24 @@ def read_results(path: Path, model: str) -> Iterator[Reply | Failure]:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        for line in file:
+        for line in _iter_lines(file):
             try:
                 record = json.loads(line)
                 key = record["key"]
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue
             if isinstance(key, str):
                 yield _parse_answer(key, record, model)
+
+
+def _iter_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file that are not longer than a response may be."""
+    is_rest = False  # of a line whose beginning was skipped
+    while part := file.readline(MAX_RESPONSE_BYTES):
+        is_end = part.endswith(b"\n") or len(part) < MAX_RESPONSE_BYTES
+        if is_end and not is_rest:
+            yield part
+        is_rest = not is_end
 
 
 async def _format_request(request: Request) -> bytes:
