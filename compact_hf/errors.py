@@ -130,10 +130,12 @@ class HubUnavailableError(HubError):
 
     Attributes:
         retry_after_s (`float`): seconds that the Hub asked to wait, 0 if it did not.
+        was_retried (`bool`): whether the request was already repeated for minutes, so that another try is in vain.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+    def __init__(self, message: str, *, retry_after_s: float = 0.0, was_retried: bool = False) -> None:
         self.retry_after_s = retry_after_s
+        self.was_retried = was_retried
         super().__init__(message)
 
 

@@ -213,13 +213,14 @@ def check_publishable(config: Config) -> str:
     return config.repository
 
 
-def publish_once(release: Path, repository: str, *, version: str) -> str:
+def publish_once(release: Path, repository: str, *, version: str, pull_request: bool = True) -> str:
     """Publish a release, unless a killed command has already published it, and return the URL of the tag.
 
     Args:
         release (`Path`): the directory of the release.
         repository (`str`): the Hub repository.
         version (`str`): the version of the release, without the `v` of the tag.
+        pull_request (`bool`, *optional*, defaults to True): publish by a pull request instead of a branch.
 
     Raises:
         CompactError: publishing failed, for example because the version exists with other rows.
@@ -234,7 +235,7 @@ def publish_once(release: Path, repository: str, *, version: str) -> str:
         if not any(path.startswith("data/") for path in iter_differences(remote_files, release)):
             return f"{HfApi().endpoint}/datasets/{repository}/tree/{tag}"
     # If the tag exists with other data files, this call raises the error.
-    push_result = publish(release, repository, on_progress=log).pushed
+    push_result = publish(release, repository, pull_request=pull_request, on_progress=log).pushed
     assert push_result is not None, "only a dry run pushes nothing"
     return push_result.url
 
@@ -326,6 +327,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="directory for run and release")
     parser.add_argument("--publish", action="store_true", help="publish the release to the repository in the config")
     parser.add_argument(
+        "--no-pr",
+        action="store_false",
+        dest="pull_request",
+        help="with --publish: upload to a branch and commit to main, for a Hub without pull requests",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print requests, tokens, cost, time and disk space, without any request or API key",
@@ -357,6 +364,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     """Print the forecast, or build the release and publish it if requested. Prints its directory or its URL."""
     config = read_config(args.config, Config, example="compact-scenes.yaml")
+    if not args.pull_request and not args.publish:
+        raise UsageError("--no-pr can only be used with --publish")
     if args.conversations is not None:
         # A release of another size than its config says could not be made again from the config.
         if args.publish:
@@ -371,7 +380,10 @@ def _run(args: argparse.Namespace) -> None:
         return
     repository = check_publishable(config) if args.publish else None
     release = build(config, args.out, concurrency=args.concurrency, max_cost=args.max_cost)
-    print(release if repository is None else publish_once(release, repository, version=config.version))
+    if repository is None:
+        print(release)
+    else:
+        print(publish_once(release, repository, version=config.version, pull_request=args.pull_request))
 
 
 if __name__ == "__main__":

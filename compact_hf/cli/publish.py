@@ -37,6 +37,12 @@ def add_publish(publish: argparse.ArgumentParser) -> None:
     publish.add_argument(
         "--private", action="store_true", help="create the repository private; refuse an existing public one"
     )
+    publish.add_argument(
+        "--no-pr",
+        action="store_false",
+        dest="pull_request",
+        help="upload to a branch and commit to main, for a Hub or a repository without pull requests",
+    )
     publish.add_argument("--dry-run", action="store_true", help="check, and list files and changes, without publishing")
     model = publish.add_argument_group(
         "options of models and adapters (a dataset release has its version and license in its card)"
@@ -76,7 +82,14 @@ def _publish(args: argparse.Namespace) -> int:
 def _publish_release(args: argparse.Namespace) -> int:
     from compact_hf.dataset.publish import publish
 
-    result = publish(args.directory, args.repository, private=args.private, dry_run=args.dry_run, on_progress=log)
+    result = publish(
+        args.directory,
+        args.repository,
+        private=args.private,
+        pull_request=args.pull_request,
+        dry_run=args.dry_run,
+        on_progress=log,
+    )
     # What to do next, shown only if something was published.
     code = f"load_dataset({args.repository!r}, revision={result.tag!r})"
     return _print_result(result.files, result.pushed, result.tag, code=code, difference=result.difference)
@@ -93,6 +106,7 @@ def _publish_model(args: argparse.Namespace) -> int:
         results=args.results,
         license=args.license,
         private=args.private,
+        pull_request=args.pull_request,
         dry_run=args.dry_run,
         on_progress=log,
     )
@@ -111,6 +125,7 @@ def _publish_space(args: argparse.Namespace) -> int:
         args.repository,
         wheel=args.wheel,
         private=args.private,
+        pull_request=args.pull_request,
         dry_run=args.dry_run,
         on_progress=log,
     )

@@ -4,7 +4,7 @@
 
 hub/push.py uploads and merges it in one step. This module checks what is required before: the release is valid, its
 version number is higher by as large a step as its differences to the last version require (diff.py), CHANGELOG.md has
-an entry for it, and `datasets` finds the files of every config in the pull request.
+an entry for it, and `datasets` finds the files of every config where they were uploaded.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def publish(
     repo_id: str,
     *,
     private: bool = False,
+    pull_request: bool = True,
     dry_run: bool = False,
     on_progress: Callable[[str], None] = lambda message: None,
 ) -> PublishedDataset:
@@ -64,6 +65,8 @@ def publish(
         repo_id (`str`): `namespace/name`; the repository is created if it does not exist.
         private (`bool`, *optional*, defaults to False): create a private repository, and refuse to publish to a public
             one.
+        pull_request (`bool`, *optional*, defaults to True): upload to a pull request and merge it; if False, upload to
+            a branch and make one commit on main, for a Hub or a repository without pull requests.
         dry_run (`bool`, *optional*, defaults to False): only check the release and list the files.
         on_progress (`Callable[[str], None]`, *optional*): called with a message at each step.
 
@@ -109,6 +112,7 @@ def publish(
         message=f"Release {version.tag}",
         tag=version.tag,
         private=private,
+        pull_request=pull_request,
         check=partial(_check_loadable, repo_id, header, files),
         on_progress=on_progress,
     )

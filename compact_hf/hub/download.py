@@ -15,7 +15,7 @@ from compact_hf.hub.errors import check_repo_id, translate_read_errors
 from compact_hf.hub.files import get_repo_files
 
 if TYPE_CHECKING:
-    from compact_hf.hub.push import RepoType
+    from compact_hf.hub.staging import RepoType
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import HubError, HubUnavailableError, UsageError
+from compact_hf.hub.xet import translate_xet_errors
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
+
+_REPO_WRITE: Final = "repo.write"
+_DISCUSSION_WRITE: Final = "discussion.write"
+_STEPS: Final = (
+    (r"/repos/create$", "create", _REPO_WRITE),
+    (r"/discussions/\d+/merge$", "merge pull requests in", f"{_REPO_WRITE} and {_DISCUSSION_WRITE}"),
+    (r"/discussions\b", "open pull requests in", _DISCUSSION_WRITE),
+    (r"/branch/", "create branches in", _REPO_WRITE),
+    (r"/tag/", "set tags in", _REPO_WRITE),
+    (r"/(preupload|commit)/|/info/lfs/", "upload to", _REPO_WRITE),
+    (r"", "write to", _REPO_WRITE),
+)
+"""A pattern of a request's path, what the request does, and the permission of a fine-grained token that it needs."""
 
 
 def check_repo_id(repo_id: str) -> str:
@@ -39,7 +54,8 @@ def translate_write_errors(repo_id: str, directory: Path | None = None) -> Itera
     from huggingface_hub import errors
 
     try:
-        yield
+        with translate_xet_errors(repo_id):
+            yield
     # The order matters: the client's errors derive from OSError, ValueError or ConnectionError, which come last.
     except errors.LocalTokenNotFoundError:
         raise HubError("no token for the Hub was found: set HF_TOKEN, or run `hf auth login`") from None
@@ -82,7 +98,8 @@ def translate_read_errors(repo_id: str, revision: str | None = None) -> Iterator
 
     repo = f"{repo_id}@{revision}" if revision else repo_id
     try:
-        yield
+        with translate_xet_errors(repo):
+            yield
     except errors.HFValidationError as error:
         raise UsageError(f"{repo_id!r} is not the name of a repository: {_one_line(error)}") from error
     except errors.OfflineModeIsEnabled:
@@ -97,8 +114,8 @@ def translate_read_errors(repo_id: str, revision: str | None = None) -> Iterator
         ) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        if status == 429 or status >= 500:
-            raise HubUnavailableError(f"the Hub is busy or failing ({status}): try again later") from error
+        if unavailable := _unavailable_from_response(error):
+            raise unavailable from error
         # The Hub does not reveal private repositories: a wrong name and a missing permission look alike.
         raise HubError(
             f"{repo} was not found on the Hub, and there is no such directory ({status}): "
@@ -117,30 +134,81 @@ def translate_read_errors(repo_id: str, revision: str | None = None) -> Iterator
         ) from error
 
 
+def missing_pull_requests(repo_id: str, reason: str) -> HubError:
+    """Return the error for a Hub or a repository without pull requests.
+
+    Args:
+        repo_id (`str`): name of the repository, for the message.
+        reason (`str`): what the Hub answered.
+    """
+    return HubError(
+        f"{repo_id} cannot have pull requests ({reason}): add --no-pr, which uploads to a branch and commits to main"
+    )
+
+
 def _error_from_response(repo_id: str, error: HfHubHTTPError) -> HubError:
     """Return the error for a response that reports a failure."""
+    from huggingface_hub import constants
+
+    if unavailable := _unavailable_from_response(error):
+        return unavailable
     status, message = error.response.status_code, _one_line(error.server_message or error)
+    url = error.response.request.url
+    action, permission = next((step[1], step[2]) for step in _STEPS if re.search(step[0], url.path))
+    if not str(url).startswith(constants.ENDPOINT):  # files are uploaded to URLs that are valid for a short time
+        return HubError(
+            f"the storage of {url.host} rejected a file of {repo_id} ({status}: {message}): run the command again"
+        )
+    is_missing = status == 404 and error.response.headers.get("X-Error-Code") != "RepoNotFound"
+    if permission == _DISCUSSION_WRITE and (
+        is_missing or status in (405, 410, 501) or re.search(r"\bdisabled\b", message, re.IGNORECASE)
+    ):
+        return missing_pull_requests(repo_id, f"{status}: {message}")
     match status:
         case 401:
             return HubError(
                 f"the Hub rejected the token (401: {message}): create one at huggingface.co/settings/tokens"
             )
-        case 402 | 403:
-            return HubError(f"the token may not write to {repo_id} ({status}: {message}): use one with write access")
+        case 402:
+            return HubError(f"the Hub asks for payment to {action} {repo_id} (402: {message}): check the plan")
+        case 403:
+            alternative = ", or add --no-pr" if permission == _DISCUSSION_WRITE else ""
+            return HubError(
+                f"the token may not {action} {repo_id} (403: {message}): use one with write access, or with the "
+                f"permission {permission}{alternative}"
+            )
         case 404:
             return HubError(f"{repo_id} was not found, or the token has no access to it (404: {message})")
+        case 405 | 501:
+            return HubError(f"this Hub cannot {action} {repo_id} ({status}: {message})")
         # A conflict, or `parent_commit` is not the newest commit any more.
         case 409 | 412:
             return HubError(f"{repo_id} was changed in the meantime ({status}: {message}): run the command again")
-        case _ if status == 429 or status >= 500:
-            # Only whole seconds; the header may also have a date, which is treated as missing.
-            retry_after = error.response.headers.get("Retry-After", "")
-            return HubUnavailableError(
-                f"the Hub is busy or failing ({status}: {message})",
-                retry_after_s=float(retry_after) if retry_after.isdigit() else 0.0,
-            )
         case _:
             return HubError(f"the Hub rejected the request for {repo_id} ({status}: {message})")
+
+
+def _unavailable_from_response(error: HfHubHTTPError) -> HubUnavailableError | None:
+    """Return the error for a response after which a retry makes sense, None for any other response."""
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+
+    headers, status = error.response.headers, error.response.status_code
+    if status not in (408, 429) and (status < 500 or status in (501, 505)):
+        return None
+    # The Hub sends the header with every response, also with those that have another reason.
+    limit = parse_ratelimit_headers(headers) if status == 429 else None
+    if limit is not None and limit.remaining == 0:
+        requests = "" if limit.limit is None else f"; {limit.limit} requests in {limit.window_seconds} s are allowed"
+        return HubUnavailableError(
+            f"the rate limit of the Hub is reached (429{requests}): it allows more in {limit.reset_in_seconds} s",
+            retry_after_s=limit.reset_in_seconds + 1.0,  # because the header has whole seconds
+        )
+    # Only whole seconds; the header may also have a date, which is treated as missing.
+    retry_after = headers.get("Retry-After", "")
+    return HubUnavailableError(
+        f"the Hub is busy or failing ({status}: {_one_line(error.server_message or error)})",
+        retry_after_s=float(retry_after) if retry_after.isdigit() else 0.0,
+    )
 
 
 def _one_line(error: object) -> str:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile
 
 _CHUNK_SIZE: Final = 1 << 20
-_HUB_MANAGED_FILE: Final = ".gitattributes"  # the Hub adds it to every repository
+HUB_MANAGED_FILE: Final = ".gitattributes"
+"""The file that the Hub adds to every repository and changes by itself."""
 
 
 def list_files(directory: str | Path) -> dict[str, int]:
@@ -62,7 +63,7 @@ def iter_differences(remote: Mapping[str, RepoFile], directory: Path) -> Iterato
         directory (`Path`): the local directory.
     """
     local = list_files(directory)
-    for name in remote.keys() - local.keys() - {_HUB_MANAGED_FILE}:
+    for name in remote.keys() - local.keys() - {HUB_MANAGED_FILE}:
         yield f"{name} is not in the directory"
     for name in local.keys() - remote.keys():
         yield f"{name} is missing"

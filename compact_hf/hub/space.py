@@ -61,6 +61,7 @@ def publish_space(
     *,
     wheel: str | Path | None = None,
     private: bool = False,
+    pull_request: bool = True,
     dry_run: bool = False,
     on_progress: Callable[[str], None] = lambda message: None,
 ) -> PublishedSpace:
@@ -72,6 +73,8 @@ def publish_space(
         repo_id (`str`): `namespace/name`; the Space is created if it does not exist.
         wheel (`str | Path`, *optional*): wheel of this package, for a Space whose requirements name the package.
         private (`bool`, *optional*, defaults to False): create a private Space, and refuse to publish to a public one.
+        pull_request (`bool`, *optional*, defaults to True): upload to a pull request and merge it; if False, upload to
+            a branch and make one commit on main, for a Hub or a repository without pull requests.
         dry_run (`bool`, *optional*, defaults to False): only check the directory and list the files.
         on_progress (`Callable[[str], None]`, *optional*): called with a message at each step.
 
@@ -105,7 +108,13 @@ def publish_space(
         if not dry_run:
             message = f"Publish {_read_card_header(directory / CARD).get('title') or directory.name}"
             push_result = push(
-                staging, repo_id, repo_type="space", message=message, private=private, on_progress=on_progress
+                staging,
+                repo_id,
+                repo_type="space",
+                message=message,
+                private=private,
+                pull_request=pull_request,
+                on_progress=on_progress,
             )
         return PublishedSpace(
             list_files(staging), requirement[1] if requirement and wheel is None else None, push_result

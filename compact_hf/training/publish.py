@@ -88,6 +88,7 @@ def publish_model(
     results: str | Path | None = None,
     license: str | None = None,
     private: bool = False,
+    pull_request: bool = True,
     dry_run: bool = False,
     on_progress: Callable[[str], None] = lambda message: None,
 ) -> PublishedModel:
@@ -107,6 +108,8 @@ def publish_model(
         license (`str`, *optional*, defaults to the base's): the Hub's identifier of the license.
         private (`bool`, *optional*, defaults to False): create a private repository, and refuse to publish to a
             public one.
+        pull_request (`bool`, *optional*, defaults to True): upload to a pull request and merge it; if False, upload to
+            a branch and make one commit on main, for a Hub or a repository without pull requests.
         dry_run (`bool`, *optional*, defaults to False): only check and list the files.
         on_progress (`Callable[[str], None]`, *optional*): called with a message at each step.
 
@@ -145,7 +148,14 @@ def publish_model(
         if not dry_run:
             message = f"Release {tag}" if tag else "Publish the model"
             pushed = push(
-                staging, repo_id, repo_type="model", message=message, tag=tag, private=private, on_progress=on_progress
+                staging,
+                repo_id,
+                repo_type="model",
+                message=message,
+                tag=tag,
+                private=private,
+                pull_request=pull_request,
+                on_progress=on_progress,
             )
     return PublishedModel(tag, files, record.base, record.base_revision, pushed)
 

@@ -7,11 +7,13 @@ import threading
 from pathlib import Path
 from typing import Final
 
+import pytest
 from starlette.responses import PlainTextResponse, Response
 
 from tests.doubles.hub.http import (
     DroppedConnection,
     LostResponse,
+    RateLimit,
     StalledResponse,
     service_unavailable,
     too_many_requests,
@@ -127,17 +129,20 @@ def test_a_large_upload_in_several_commits_is_not_seen_before_its_end(tmp_path: 
         assert not [entry for entry in server.requests if entry.path.startswith("/lfs/")]
 
 
-def test_broken_connections_and_lost_answers_leave_one_pull_request_and_the_whole_folder(
-    server: HubServer, folder: Path, tmp_path: Path
+@pytest.mark.parametrize("options", [{}, {"pull_request": False}])
+def test_broken_connections_and_lost_answers_leave_no_second_upload_and_the_whole_folder(
+    server: HubServer, folder: Path, tmp_path: Path, options: dict[str, bool]
 ) -> None:
     broken: set[str] = set()
     steps = {
         "/api/repos/create": LostResponse(),
-        "/discussions": LostResponse(),
         "/lfs/": DroppedConnection(),
-        "/commit/": LostResponse(),
-        "/merge": LostResponse(),
         "/tag/": LostResponse(),
+        **(
+            {"/branch/": LostResponse(), "/commit/compact-publish-v1": LostResponse(), "/commit/main": LostResponse()}
+            if options
+            else {"/discussions": LostResponse(), "/commit/": LostResponse(), "/merge": LostResponse()}
+        ),
     }
 
     def fail_once(request: HubRequest, number: int) -> Response | None:
@@ -149,11 +154,13 @@ def test_broken_connections_and_lost_answers_leave_one_pull_request_and_the_whol
         return None
 
     server.fault = fail_once
-    run_source(server, SHORT_WAITS + PUSH, folder, home=tmp_path / "home")
+    source = PUSH.replace('tag="v1"', f'tag="v1", **{options}')
+    run_source(server, SHORT_WAITS + source, folder, home=tmp_path / "home")
     assert broken == set(steps)
     repository = get_repository(server)
     assert revision_files(repository, "v1") == revision_files(repository, "main") == contents(folder)
-    assert statuses(repository) == ["merged"]
+    assert statuses(repository) == ([] if options else ["merged"])
+    assert len(list(repository.history("main"))) == 2
 
 
 def test_an_upload_that_is_cut_in_its_middle_is_sent_again_and_the_others_are_not(
@@ -195,3 +202,23 @@ def test_bursts_of_429_and_5xx_are_waited_out(server: HubServer, folder: Path, t
     assert re.search(r"the Hub is busy or failing \(429: .*\); retrying in 1 s\n", process.stderr)
     assert revision_files(get_repository(server), "v1") == contents(folder)
     assert statuses(get_repository(server)) == ["merged"]
+
+
+def test_a_rate_limit_is_waited_out_for_as_long_as_its_headers_say(folder: Path, tmp_path: Path) -> None:
+    source = SHORT_WAITS + PUSH.replace('tag="v1"', 'tag="v1", on_progress=lambda line: print(line, file=sys.stderr)')
+    with HubServer(rate_limit=RateLimit(limit=25, window_s=1)) as server:
+        process = run(server, source, folder, home=tmp_path / "home")
+        assert process.returncode == 0, process.stderr
+        waits = [line for line in process.stderr.splitlines() if "25 requests in 1 s are allowed" in line]
+        reason = "the rate limit of the Hub is reached (429; 25 requests in 1 s are allowed): it allows more in 1 s"
+        assert waits
+        assert set(waits) == {f"{reason}; retrying in 2 s"}
+        assert revision_files(get_repository(server), "v1") == contents(folder)
+
+
+def test_a_limit_of_an_hour_ends_the_push_at_once(server: HubServer, folder: Path, tmp_path: Path) -> None:
+    hour = RateLimit(limit=100, window_s=3600, used=100)
+    server.fault = lambda request, number: hour.refuse() if request.method == "POST" else None
+    process = run(server, PUSH, folder, home=tmp_path / "home")
+    assert process.stderr.splitlines()[-1].endswith("it allows more in 3600 s")
+    assert len([request for request in server.requests if request.method == "POST"]) == 1

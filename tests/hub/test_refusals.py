@@ -71,8 +71,8 @@ refused("tag taken", tag="v1")
     expected = {
         "no token": ("HubError", "set HF_TOKEN"),
         "unknown token": ("HubError", "rejected the token"),
-        "may only read": ("HubError", "may not write to org/things"),
-        "another's namespace": ("HubError", "may not write to someone/things"),
+        "may only read": ("HubError", "may not create org/things"),
+        "another's namespace": ("HubError", "may not create someone/things"),
         "bad characters": ("UsageError", "'org/thi ngs' is not the name of a repository"),
         "no namespace": ("UsageError", "give namespace/name"),
         "no folder": ("UsageError", "is not a directory"),

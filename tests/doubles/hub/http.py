@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from tests.doubles.hub.store import Repository, RequestError, Store
+from tests.doubles.hub.xet import XetStorage
 
 
 class _Revision(StringConvertor):
@@ -30,6 +32,44 @@ API_PATH: Final = "/api/{kind:kind}/{namespace}/{name}"
 """What is asked about a repository starts so."""
 PAGE_PATHS: Final = ("/{kind:kind}/{namespace}/{name}", "/{namespace}/{name}")
 """What belongs to its page (files, LFS) starts so: models have no prefix."""
+
+
+@dataclass(slots=True)
+class RateLimit:
+    """The requests that the Hub allows in a window, with the headers that it sends with every response.
+
+    A window ends `window_s` after its requests are used up, so that tests do not depend on the speed of the machine.
+
+    Attributes:
+        limit (`int`): requests in one window.
+        window_s (`int`): length of a window in seconds.
+        used (`int`): requests in the current window.
+    """
+
+    limit: int
+    window_s: int
+    used: int = 0
+    _end: float = 0.0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {
+            "RateLimit": f'"api";r={self.limit - self.used};t={self.window_s}',
+            "RateLimit-Policy": f'"fixed window";"api";q={self.limit};w={self.window_s}',
+        }
+
+    def use(self) -> bool:
+        """Count a request; return False if none is left in the window."""
+        if self.used == self.limit:
+            if time.monotonic() < self._end:
+                return False
+            self.used = 0
+        self.used += 1
+        self._end = time.monotonic() + self.window_s
+        return True
+
+    def refuse(self) -> Response:
+        return JSONResponse({"error": "We had to rate limit you"}, 429, headers=self.headers)
 
 
 def too_many_requests(*, retry_after_s: int = 1) -> Response:
@@ -77,6 +117,16 @@ TOKEN: Final = "hf_test"
 """The token that may read and write."""
 READ_TOKEN: Final = "hf_test_read"
 """The token that may only read."""
+REPO_TOKEN: Final = "hf_test_repo"
+"""A fine-grained token that may read and write, but not open discussions."""
+REPO_SCOPE: Final = "repo.write"
+DISCUSSION_SCOPE: Final = "discussion.write"
+_SCOPES: Final = {
+    TOKEN: ("write", {REPO_SCOPE, DISCUSSION_SCOPE}),
+    READ_TOKEN: ("read", set[str]()),
+    REPO_TOKEN: ("fineGrained", {REPO_SCOPE}),
+}
+"""Role and permissions of each token."""
 USER: Final = "tester"
 ORGANIZATION: Final = "org"
 
@@ -90,11 +140,13 @@ class HubState:
     Attributes:
         url (`str`): of the server, for the addresses that it gives out.
         all_regular (`bool`): whether no file goes to LFS.
+        xet (`XetStorage`, *optional*): where large files are if they do not go to LFS.
     """
 
     store: Store
     url: str
     all_regular: bool
+    xet: XetStorage | None
 
 
 def get_state(request: Request) -> HubState:
@@ -124,19 +176,26 @@ def get_repository(request: Request, *, needs_write: bool = False) -> Repository
 
 
 def get_role(request: Request) -> str:
-    """Return `write`, `read`, or an empty string without a token; refuse a token that is not known."""
-    token = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if token and token not in (TOKEN, READ_TOKEN):
-        raise RequestError(401, "Invalid credentials in Authorization header")
-    return {TOKEN: "write", READ_TOKEN: "read"}.get(token, "")
+    """Return the role of the token, an empty string without a token; refuse a token that is not known."""
+    return _get_access(request)[0]
 
 
-def check_write_access(request: Request, namespace: str) -> None:
-    role = get_role(request)
+def check_write_access(request: Request, namespace: str, *, scope: str = REPO_SCOPE) -> None:
+    """Refuse a token without this permission, or for another namespace."""
+    role, scopes = _get_access(request)
     if not role:
         raise RequestError(401, "Invalid username or password.")
-    if role != "write" or namespace not in (USER, ORGANIZATION):
+    if namespace not in (USER, ORGANIZATION):
         raise RequestError(403, f"You don't have the rights to write under the namespace {namespace!r}")
+    if scope not in scopes:
+        raise RequestError(403, "This token does not have the required permissions")
+
+
+def _get_access(request: Request) -> tuple[str, set[str]]:
+    token = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if token and token not in _SCOPES:
+        raise RequestError(401, "Invalid credentials in Authorization header")
+    return _SCOPES.get(token, ("", set()))
 
 
 async def handle_request_error(_: Request, error: Exception) -> Response:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.doubles.hub.http import API_PATH, USER, check_write_access, get_repository
+from tests.doubles.hub.http import API_PATH, DISCUSSION_SCOPE, USER, check_write_access, get_repository
 from tests.doubles.hub.store import MAIN, PullRequest, Repository, RequestError
 
 _DISCUSSIONS: Final = f"{API_PATH}/discussions"
@@ -16,7 +16,7 @@ _UNMERGED: Final = ("draft", "open")
 
 
 async def _list(request: Request) -> Response:
-    repository = get_repository(request)
+    repository = _get_repository(request)
     params = request.query_params
     status = params.get("status", "all")
     status_groups = {"all": ("draft", "open", "closed", "merged"), "open": _UNMERGED, "closed": ("closed", "merged")}
@@ -30,8 +30,8 @@ async def _list(request: Request) -> Response:
 
 
 async def _open(request: Request) -> Response:
-    repository = get_repository(request)
-    check_write_access(request, USER)  # whoever has an account may propose a change
+    repository = _get_repository(request)
+    check_write_access(request, USER, scope=DISCUSSION_SCOPE)  # whoever has an account may propose a change
     body = await request.json()
     if not body["pullRequest"]:
         raise RequestError(400, "only pull requests can be opened here")
@@ -40,7 +40,7 @@ async def _open(request: Request) -> Response:
 
 
 async def _details(request: Request) -> Response:
-    repository = get_repository(request)
+    repository = _get_repository(request)
     pull = repository.get_pull_request(request.path_params["number"])
     changes = {"base": MAIN, **({"mergeCommitId": pull.merge_commit} if pull.merge_commit else {})}
     return JSONResponse(
@@ -49,7 +49,7 @@ async def _details(request: Request) -> Response:
 
 
 async def _change_status(request: Request) -> Response:
-    pull = get_repository(request, needs_write=True).get_pull_request(request.path_params["number"])
+    pull = _get_repository(request, needs_write=True).get_pull_request(request.path_params["number"])
     if pull.status == "merged":
         raise RequestError(400, "Cannot change the status of a merged pull request")
     pull.status = (await request.json())["status"]
@@ -58,8 +58,18 @@ async def _change_status(request: Request) -> Response:
 
 
 async def _merge(request: Request) -> Response:
-    get_repository(request, needs_write=True).merge(request.path_params["number"], author=USER)
+    _get_repository(request, needs_write=True).merge(request.path_params["number"], author=USER)
     return JSONResponse({})
+
+
+def _get_repository(request: Request, *, needs_write: bool = False) -> Repository:
+    """Return the repository, and refuse if its discussions, which pull requests belong to, are switched off."""
+    repository = get_repository(request, needs_write=needs_write)
+    if needs_write:
+        check_write_access(request, request.path_params["namespace"], scope=DISCUSSION_SCOPE)
+    if repository.discussions_disabled:
+        raise RequestError(403, "Discussions are disabled for this repo")
+    return repository
 
 
 def _to_json(repository: Repository, pull: PullRequest) -> dict[str, Any]:

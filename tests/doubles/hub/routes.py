@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from hashlib import sha1
 from typing import Any, Final
@@ -121,6 +122,10 @@ async def _file(request: Request) -> Response:
     headers = {"X-Repo-Commit": commit.sha, "ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(len(file.data))}
+    if file.xet_hash:
+        kind, name = request.path_params.get("kind", "models"), "{namespace}/{name}".format(**request.path_params)
+        token_url = f"{get_state(request).url}/api/{kind}/{name}/xet-read-token/{commit.sha}"
+        headers |= {"X-Xet-Hash": file.xet_hash, "Link": f'<{token_url}>; rel="xet-auth"'}
     if request.method == "HEAD":
         return Response(headers={**headers, "Content-Length": str(len(file.data))})
     if not (range_header := request.headers.get("range")):
@@ -163,7 +168,8 @@ def _iter_entries(commit: Commit, directory: str, *, recursive: bool) -> Iterato
 def _file_entry(path: str, file: File) -> dict[str, Any]:
     size = len(file.data)
     lfs = {"lfs": {"oid": file.sha256, "size": size, "pointerSize": 134}} if file.lfs else {}
-    return {"type": "file", "oid": file.oid, "size": size, "path": path, **lfs}
+    xet = {"xetHash": file.xet_hash} if file.xet_hash else {}
+    return {"type": "file", "oid": file.oid, "size": size, "path": path, **lfs, **xet}
 
 
 def _page_response(request: Request, entries: Sequence[Any]) -> Response:
@@ -306,10 +312,12 @@ def _apply_operation(request: Request, key: str, value: dict[str, Any], files: d
         case "file":
             files[path] = File.from_bytes(base64.b64decode(value["content"]), lfs=False)
         case "lfsFile":
-            data = get_state(request).store.objects.get(value["oid"])
+            state = get_state(request)
+            xet_hash, data = state.xet.read(value["oid"]) if state.xet else ("", None)
+            data = state.store.objects.get(value["oid"]) if data is None else data
             if data is None:
                 raise RequestError(400, f"the LFS object {value['oid']} of {path} was not uploaded")
-            files[path] = File.from_bytes(data, lfs=True)
+            files[path] = File.from_bytes(data, lfs=True, xet_hash=xet_hash)
         case "deletedFile" if path in files:
             del files[path]
         case "deletedFolder" if children := [name for name in files if name.startswith(path.rstrip("/") + "/")]:
@@ -319,6 +327,39 @@ def _apply_operation(request: Request, key: str, value: dict[str, Any], files: d
             raise RequestError(404, f"A file with this name doesn't exist: {path}", code="EntryNotFound")
         case _:
             raise RequestError(400, f"unknown operation {key}")
+
+
+async def _delete(request: Request) -> Response:
+    body = await request.json()
+    namespace, kind = body.get("organization") or USER, body.get("type") or "model"
+    check_write_access(request, namespace)
+    get_state(request).store.delete(kind, f"{namespace}/{body['name']}")
+    return JSONResponse({})
+
+
+async def _xet_token(request: Request) -> Response:
+    """Give the address of the storage and a token for it, both as hf_xet (JSON) and the client (headers) read them."""
+    get_repository(request, needs_write=request.path_params["access"] == "write")
+    state = get_state(request)
+    if state.xet is None:
+        raise RequestError(404, "Not found")
+    expiration = int(time.time()) + 3600
+    headers = {
+        "X-Xet-Cas-Url": state.xet.url,
+        "X-Xet-Access-Token": "xet_test",
+        "X-Xet-Token-Expiration": str(expiration),
+    }
+    body = {"casUrl": state.xet.url, "accessToken": "xet_test", "exp": expiration}
+    return JSONResponse(body, headers=headers)
+
+
+async def _branch(request: Request) -> Response:
+    repository, branch = get_repository(request, needs_write=True), request.path_params["branch"]
+    if request.method == "DELETE":
+        repository.delete_branch(branch)
+    else:
+        repository.add_branch(branch, (await request.json()).get("startingPoint", "main"))
+    return JSONResponse({})
 
 
 async def _tag(request: Request) -> Response:
@@ -337,9 +378,12 @@ def _page_url(request: Request, kind: str, name: str) -> str:
 
 WRITING_ROUTES: Final = [
     Route("/api/repos/create", _create, methods=["POST"]),
+    Route("/api/repos/delete", _delete, methods=["DELETE"]),
     Route("/api/validate-yaml", _validate_yaml, methods=["POST"]),
     Route(API_PATH + "/preupload/{revision:revision}", _preupload, methods=["POST"]),
     Route(API_PATH + "/commit/{revision:revision}", _commit, methods=["POST"]),
+    Route(API_PATH + "/xet-{access}-token/{revision:revision}", _xet_token),
+    Route(API_PATH + "/branch/{branch}", _branch, methods=["POST", "DELETE"]),
     Route(API_PATH + "/tag/{revision:revision}", _tag, methods=["POST", "DELETE"]),
     Route("/lfs/{oid}", _lfs_put, methods=["PUT"]),
     *(Route(f"{page}{_LFS}/objects/batch", _lfs_batch, methods=["POST"]) for page in PAGE_PATHS),

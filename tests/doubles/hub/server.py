@@ -3,10 +3,10 @@
     with HubServer() as server:
         subprocess.run(["compact", "publish", "release", "org/compact"], env=os.environ | server.environment)
 
-It takes what huggingface_hub and datasets send (repositories, files, LFS, commits, pull requests, tags) and answers as
-the Hub does, each revision with its own files and tags. Everything is kept in memory. The clients read their settings
-once, when they are imported, so they run in a process that was started with `environment`. What goes wrong is decided
-by its `fault` (http.py has the usual ones).
+It takes what huggingface_hub and datasets send (repositories, files, LFS, Xet, commits, branches, pull requests, tags)
+and answers as the Hub does, each revision with its own files and tags. Everything is kept in memory. The clients read
+their settings once, when they are imported, so they run in a process that was started with `environment`. What goes
+wrong is decided by its `fault` (http.py has the usual ones).
 
 As a program it serves until Ctrl-C:
 
@@ -18,16 +18,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from compact_hf.testing.server import LocalServer
 from tests.doubles.hub import pull_requests, routes
-from tests.doubles.hub.http import TOKEN, HubState, LostResponse, handle_request_error
+from tests.doubles.hub.http import TOKEN, HubState, LostResponse, RateLimit, handle_request_error
 from tests.doubles.hub.store import RequestError, Store
+from tests.doubles.hub.xet import XetStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,9 @@ class HubServer(LocalServer):
         all_regular (`bool`, *optional*, defaults to False): let no file go to LFS; by default a file with zero bytes
             at its beginning, or of more than 10 MB, does.
         fault (`Fault`, *optional*): decides which requests go wrong, and how.
+        rate_limit (`RateLimit`, *optional*): refuse requests after so many.
+        xet_directory (`Path`, *optional*): let clients upload large files to a Xet storage in this directory, not to
+            LFS.
 
     Attributes:
         requests (`list[HubRequest]`): every request, in order.
@@ -67,7 +73,14 @@ class HubServer(LocalServer):
         environment (`dict[str, str]`): what a client's process needs to talk to this server instead of the Hub.
     """
 
-    def __init__(self, *, all_regular: bool = False, fault: Fault = lambda request, number: None) -> None:
+    def __init__(
+        self,
+        *,
+        all_regular: bool = False,
+        fault: Fault = lambda request, number: None,
+        rate_limit: RateLimit | None = None,
+        xet_directory: Path | None = None,
+    ) -> None:
         app = Starlette(
             routes=[*pull_requests.ROUTES, *routes.WRITING_ROUTES, *routes.READING_ROUTES],
             exception_handlers={RequestError: handle_request_error},
@@ -77,13 +90,15 @@ class HubServer(LocalServer):
         self.requests: list[HubRequest] = []
         self.bytes_sent: Counter[str] = Counter()
         self.fault = fault
+        self.rate_limit = rate_limit
         self.store = Store()
-        app.state.hub = HubState(self.store, self.url, all_regular)
+        xet = XetStorage(xet_directory) if xet_directory else None
+        app.state.hub = HubState(self.store, self.url, all_regular, xet)
         self.environment = {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": TOKEN,
             "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_XET": "0" if xet else "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
 
@@ -100,10 +115,15 @@ class _RecordingMiddleware:
         request = HubRequest(scope["method"], scope["path"], scope["query_string"].decode(), headers)
         self._server.requests.append(request)
         response = self._server.fault(request, len(self._server.requests) - 1)
+        rate_limit = self._server.rate_limit
+        if rate_limit and not rate_limit.use():
+            response = rate_limit.refuse()
         if isinstance(response, LostResponse):
             await self._app(scope, receive, _discard)
 
         async def send_and_count(message: Message) -> None:
+            if rate_limit and message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(rate_limit.headers)
             await send(message)
             self._server.bytes_sent[request.path] += len(message.get("body", b""))
 

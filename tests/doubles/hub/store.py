@@ -39,18 +39,20 @@ class File:
         lfs (`bool`): whether git holds a pointer to it only.
         sha256 (`str`): of the content.
         oid (`str`): git's hash, of the pointer where `lfs`.
+        xet_hash (`str`): hash of the content in the Xet storage, empty if it is not there.
     """
 
     data: bytes = field(repr=False)
     lfs: bool
     sha256: str
     oid: str
+    xet_hash: str = ""
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, lfs: bool) -> File:
+    def from_bytes(cls, data: bytes, *, lfs: bool, xet_hash: str = "") -> File:
         sha256 = hashlib.sha256(data).hexdigest()
         blob = _POINTER.format(oid=sha256, size=len(data)).encode() if lfs else data
-        return cls(data, lfs, sha256, hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest())
+        return cls(data, lfs, sha256, hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest(), xet_hash)
 
     @property
     def etag(self) -> str:
@@ -101,6 +103,7 @@ class Repository:
         kind (`str`): `model`, `dataset` or `space`.
         name (`str`): `namespace/name`.
         private (`bool`): whether only those with a token see it.
+        discussions_disabled (`bool`): whether its settings switch discussions and pull requests off.
         refs (`dict[str, str]`): full reference (`refs/heads/main`, `refs/tags/v1`, `refs/pr/1`) -> commit.
     """
 
@@ -108,6 +111,7 @@ class Repository:
         self.kind = kind
         self.name = name
         self.private = private
+        self.discussions_disabled = False
         self.created = _now()
         self.refs: dict[str, str] = {}
         self.pull_requests: list[PullRequest] = []
@@ -140,6 +144,17 @@ class Repository:
         self._commits[sha] = Commit(sha, parent, title, message, author, _now(), dict(files))
         self.refs[ref] = sha
         return self._commits[sha]
+
+    def add_branch(self, name: str, revision: str) -> None:
+        if f"refs/heads/{name}" in self.refs:
+            raise RequestError(409, f"Reference already exists: {name}")
+        self.refs[f"refs/heads/{name}"] = self.get_commit(revision).sha
+
+    def delete_branch(self, name: str) -> None:
+        if name == "main":
+            raise RequestError(403, "The main branch cannot be deleted")
+        if self.refs.pop(f"refs/heads/{name}", None) is None:
+            raise RequestError(404, f"Branch {name} does not exist", code="RevisionNotFound")
 
     def add_tag(self, name: str, revision: str) -> None:
         if f"refs/tags/{name}" in self.refs:
@@ -208,6 +223,10 @@ class Store:
 
     def has(self, kind: str, name: str) -> bool:
         return (kind, name) in self._repositories
+
+    def delete(self, kind: str, name: str) -> None:
+        self.repository(kind, name)
+        del self._repositories[kind, name]
 
     def repository(self, kind: str, name: str) -> Repository:
         if (kind, name) not in self._repositories:
