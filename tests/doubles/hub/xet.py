@@ -39,7 +39,7 @@ class XetStorage:
         with TemporaryDirectory() as temp_directory:
             # A copy, because the client's process still holds the lock of the storage.
             copy = Path(temp_directory, "copy")
-            shutil.copytree(self.directory, copy, ignore=shutil.ignore_patterns("*.redb"))
+            shutil.copytree(self.directory, copy)
             target = Path(temp_directory, "file")
             with XetSession().new_file_download_group(endpoint=f"local://{copy}") as group:
                 group.start_download_file(XetFileInfo(*info), str(target))
