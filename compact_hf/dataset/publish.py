@@ -4,7 +4,7 @@
 
 hub/push.py uploads and merges it in one step. This module checks what is required before: the release is valid, its
 version number is higher by as large a step as its differences to the last version require (diff.py), CHANGELOG.md has
-an entry for it, and `datasets` finds the files of every config where they were uploaded.
+an entry for it, and `datasets` finds the files of every config in the upload.
 """
 
 from __future__ import annotations

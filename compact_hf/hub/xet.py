@@ -13,7 +13,8 @@ from typing import Final
 
 from compact_hf.errors import HubError, HubUnavailableError
 
-_WITHOUT_XET: Final = "set HF_HUB_DISABLE_XET=1 to do without it"
+WITHOUT_XET: Final = "set HF_HUB_DISABLE_XET=1 to do without it"
+"""What to do if the Hub has no Xet, for the end of a message."""
 _TOKEN_ROUTE: Final = re.compile(r"/xet-(?:read|write)-token/")
 # hf_xet has no exceptions of its own for most errors, but all its messages begin with the kind of the error.
 _KIND: Final = re.compile(
@@ -21,6 +22,7 @@ _KIND: Final = re.compile(
     r"|Timeout|Not found|Data integrity error|Configuration error|I/O error|Internal error|Operation cancelled): "
 )
 _STATUS: Final = re.compile(r"HTTP status \w+ error \((?P<status>\d{3})[^)]*\), domain: (?P<url>\S+)")
+_NO_HEADERS: Final = "Xet headers have not been correctly set by the server."
 _RETRIED_KINDS: Final = ("Network error", "Rate limited", "Server error", "Timeout")
 
 
@@ -31,26 +33,42 @@ def translate_xet_errors(repo_id: str) -> Iterator[None]:
     Args:
         repo_id (`str`): name of the repository, for the message.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:
         yield
-    except HfHubHTTPError as error:  # a download: here the client asks for the token, and not hf_xet
-        if not _TOKEN_ROUTE.search(error.response.request.url.path):
-            raise
-        raise _error_from_status(repo_id, error.response.status_code, str(error.response.request.url)) from error
     except (OSError, RuntimeError, ValueError) as error:
-        message = " ".join(str(error).split())
-        if message == "Xet headers have not been correctly set by the server.":
-            raise HubError(f"the Hub gives no token for the Xet storage of {repo_id}: {_WITHOUT_XET}") from error
-        match = _KIND.match(message)
-        if match is None:
-            raise
-        if status := _STATUS.search(message):
-            raise _error_from_status(repo_id, int(status["status"]), status["url"]) from error
-        if match["kind"] in _RETRIED_KINDS:
-            raise _unavailable(repo_id, message) from error
-        raise HubError(f"the Xet storage of {repo_id} failed ({message}): {_WITHOUT_XET}") from error
+        if is_xet_error(error):
+            raise _error_from_client(repo_id, error) from error
+        raise
+
+
+def is_xet_error(error: Exception) -> bool:
+    """Return whether an exception of the Hub's client concerns Xet.
+
+    Args:
+        error (`Exception`): the exception.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):  # a download: here the client asks for the token, and not hf_xet
+        return bool(_TOKEN_ROUTE.search(error.response.request.url.path))
+    return str(error) == _NO_HEADERS or bool(_KIND.match(str(error)))
+
+
+def _error_from_client(repo_id: str, error: Exception) -> HubError:
+    """Return the error for an exception that concerns Xet."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return _error_from_status(repo_id, error.response.status_code, str(error.response.request.url))
+    message = " ".join(str(error).split())
+    if message == _NO_HEADERS:
+        return HubError(f"the Hub gives no token for the Xet storage of {repo_id}: {WITHOUT_XET}")
+    if status := _STATUS.search(message):
+        return _error_from_status(repo_id, int(status["status"]), status["url"])
+    match = _KIND.match(message)
+    if match and match["kind"] in _RETRIED_KINDS:
+        return _unavailable(repo_id, message)
+    return HubError(f"the Xet storage of {repo_id} failed ({message}): {WITHOUT_XET}")
 
 
 def _error_from_status(repo_id: str, status: int, url: str) -> HubError:
@@ -58,18 +76,18 @@ def _error_from_status(repo_id: str, status: int, url: str) -> HubError:
     if status in (408, 429) or (status >= 500 and status not in (501, 505)):
         return _unavailable(repo_id, f"{status} of {url}")
     if status == 401:
-        return HubError(f"the Xet storage of {repo_id} rejected the token (401 of {url}): check it, or {_WITHOUT_XET}")
+        return HubError(f"the Xet storage of {repo_id} rejected the token (401 of {url}): check it, or {WITHOUT_XET}")
     if status == 403:
         return HubError(
             f"the token may not use the Xet storage of {repo_id} (403 of {url}): use one with access to the "
-            f"repository, or {_WITHOUT_XET}"
+            f"repository, or {WITHOUT_XET}"
         )
-    return HubError(f"the Hub has no Xet storage for {repo_id} ({status} of {url}): {_WITHOUT_XET}")
+    return HubError(f"the Hub has no Xet storage for {repo_id} ({status} of {url}): {WITHOUT_XET}")
 
 
 def _unavailable(repo_id: str, reason: str) -> HubUnavailableError:
     """Return the error for a storage that cannot be reached. hf_xet repeats requests for up to six minutes."""
     return HubUnavailableError(
-        f"the Xet storage of {repo_id} cannot be reached ({reason}): try again later, or {_WITHOUT_XET}",
+        f"the Xet storage of {repo_id} cannot be reached ({reason}): try again later, or {WITHOUT_XET}",
         was_retried=True,
     )

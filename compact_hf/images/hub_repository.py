@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compact_hf.errors import SourceError
+from compact_hf.hub.xet import WITHOUT_XET, is_xet_error
 from compact_hf.images.address import HUB_PREFIX, Address
 from compact_hf.records import digest
 from compact_hf.storage import atomic_file
@@ -101,6 +102,8 @@ def _suggest_fix(address: Address, error: Exception) -> str:
         return "free disk space or set HF_HOME to a directory on a larger disk, then run the same command to resume"
     if not address.on_hub:
         return "give a directory that load_dataset accepts"
+    if is_xet_error(error):
+        return WITHOUT_XET
     if isinstance(error, HfHubHTTPError) and (error.response.status_code >= 500 or error.response.status_code == 429):
         return "run the same command to resume when the Hub is available again"
     return "check the name, the revision and HF_TOKEN"

@@ -44,7 +44,7 @@ told["all"] = ids()
 told["k2"] = ids("v1.0.0", "k2")
 streamed = load_dataset("org/compact", "k3", split="train", streaming=True)
 told["streamed"] = [[row["id"], row["images"][0].size] for row in streamed]
-told["second"] = compact("publish", second, "org/compact")
+told["second"] = compact("publish", second, "org/compact", "--no-pr")
 told["old"], told["new"] = ids("v1.0.0"), ids()
 told["same"] = compact("publish", second, "org/compact")
 told["older"] = compact("publish", first, "org/compact")
@@ -139,7 +139,8 @@ def test_a_later_version_replaces_main_and_leaves_the_earlier_one_as_it_was(way:
     assert (way.results["old"], way.results["new"]) == (read_ids(way.first), read_ids(way.second))
     assert revision_files(way.repository, "v1.0.0") == contents(way.first)
     assert revision_files(way.repository, "v2.0.0") == revision_files(way.repository, "main") == contents(way.second)
-    assert [pull.status for pull in way.repository.pull_requests] == ["merged", "merged"]
+    assert [pull.status for pull in way.repository.pull_requests] == ["merged"]  # the second went to a branch
+    assert [ref for ref in way.repository.refs if ref.startswith("refs/heads/")] == ["refs/heads/main"]
 
 
 @pytest.mark.parametrize(

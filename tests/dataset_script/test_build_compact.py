@@ -131,6 +131,7 @@ def test_a_dry_run_says_requests_price_and_disk_and_leaves_nothing(
     [
         (["--publish", "--conversations", "5"], "cannot be combined: set `conversations` in the config"),
         (["--conversations", "0"], "give at least 1"),
+        (["--no-pr"], "--no-pr can only be used with --publish"),
         (["--publish"], "needs `repository: org/name`"),
     ],
 )

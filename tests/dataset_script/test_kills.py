@@ -126,9 +126,9 @@ def test_another_release_is_not_put_over_a_version_that_is_there(
     other_config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"seed": 1, "conversations": 20}))
     small_config = tmp_path / "small.yaml"
     small_config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"conversations": 20}))
-    assert (
-        run(server, SCRIPT, small_config, "--out", tmp_path / "a", "--publish", home=tmp_path / "home").returncode == 0
-    )
+    publish = ["--publish", "--no-pr"]
+    assert run(server, SCRIPT, small_config, "--out", tmp_path / "a", *publish, home=tmp_path / "home").returncode == 0
+    assert server.store.repository("dataset", "org/compact-scenes").pull_requests == []
     process = run(server, SCRIPT, other_config, "--out", tmp_path / "b", "--publish", home=tmp_path / "home")
     assert (process.returncode, "v1.0.0 exists" in process.stderr.splitlines()[-1]) == (1, True)
 
