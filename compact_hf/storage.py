@@ -1,8 +1,9 @@
 """Writes files and directories atomically, prefetches items in threads, and detects network file systems.
 
 A file or directory is either written completely or not at all. A new directory is built in a hidden directory beside
-`out`, on the same file system, and then renamed. The hidden directory also contains the lock and, for a moment, the old
-directory. If the process is killed, `out` has either the old or the new contents, and the next call removes the rest.
+`out`, on the same file system, and then renamed. The hidden directory also contains the lock, which marks it as ours,
+and, for a moment, the old directory. If the process is killed, `out` has either the old or the new contents, and the
+next call removes the rest.
 """
 
 from __future__ import annotations
@@ -146,47 +147,90 @@ def is_empty_directory(path: Path, *, besides: Collection[str] = ()) -> bool:
     )
 
 
+_LOCK_NAME: Final = "compact_hf.lock"  # the first file of a hidden directory: it marks the directory as ours
+
+
 @contextmanager
-def replace_directory(out: Path, *, is_replaceable: Callable[[Path], bool]) -> Iterator[Path]:
+def hidden_directory(out: Path, *, error_type: type[CompactError] = ReleaseError) -> Iterator[Path]:
+    """Yield a locked hidden directory beside `out` for the temporary files of one process.
+
+    It is named `.NAME.writing`. A directory of this name is used only if it is new, empty, or was left by a killed
+    process of this package, as its lock file shows. The caller removes its own files; then the directory is removed.
+
+    Args:
+        out (`Path`): the file or directory that is written, as an absolute path.
+        error_type (`type[CompactError]`, *optional*, defaults to `ReleaseError`): the class of the error.
+
+    Yields:
+        `Path`: the hidden directory, on the same file system as `out`.
+
+    Raises:
+        CompactError: `error_type`, if the name is taken by something else, or another process writes `out`.
+        OSError: the directory cannot be created.
+    """
+    from filelock import FileLock, Timeout
+
+    directory = out.parent / f".{out.name}.writing"
+    with suppress(FileExistsError):
+        directory.mkdir(parents=True)
+    lock_file = directory / _LOCK_NAME
+    if directory.is_symlink() or not directory.is_dir() or not (lock_file.is_file() or not any(directory.iterdir())):
+        raise error_type(
+            f"{directory} is needed for temporary files and has other contents: rename it, or choose another --out"
+        )
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise error_type(
+            f"{out} is being written by another process: wait until it ends, or choose another --out"
+        ) from None
+    try:
+        yield directory
+    finally:
+        lock_file.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: another process or a user has put a file there
+            directory.rmdir()
+        lock.release()
+
+
+@contextmanager
+def replace_directory(
+    out: Path, *, is_replaceable: Callable[[Path], bool], error_type: type[CompactError] = ReleaseError
+) -> Iterator[Path]:
     """Yield an empty directory, which replaces `out` if the block ends without an exception.
 
     Args:
         out (`Path`): the directory to write. It may exist if it is empty, or if `is_replaceable` accepts it.
         is_replaceable (`Callable[[Path], bool]`): returns whether an existing directory may be replaced.
+        error_type (`type[CompactError]`, *optional*, defaults to `ReleaseError`): the class of the error.
 
     Yields:
         `Path`: the directory to fill, on the same file system as `out`.
 
     Raises:
-        ReleaseError: `out` has contents that may not be replaced, or is being written by another process.
+        CompactError: `error_type`, if `out` has contents that may not be replaced, the hidden directory beside it has
+            other contents, or another process writes `out`.
         OSError: the directory cannot be created or renamed.
     """
-    from filelock import FileLock, Timeout
-
     out = Path(os.path.abspath(out))  # a path such as `..` has no name from which to make that of the hidden directory
-    staging = out.parent / f".{out.name}.writing"
-    new, old = staging / "new", staging / "old"
-    staging.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(staging / "lock", timeout=0):
-            try:
-                _put_back(old, out)  # an earlier process may have been killed between the two renames below
-                _check_replaceable(out, is_replaceable)
-                for leftover in (old, new):
-                    shutil.rmtree(leftover, ignore_errors=True)
-                new.mkdir()
-                yield new
-                _check_replaceable(out, is_replaceable)  # it may have changed in the meantime
-                if out.exists():
-                    out.rename(old)
-                new.rename(out)
-            finally:
-                _put_back(old, out)
-                shutil.rmtree(staging, ignore_errors=True)
-    except Timeout:
-        raise ReleaseError(
-            f"{out} is being written by another process: wait until it ends, or choose another --out"
-        ) from None
+    with hidden_directory(out, error_type=error_type) as hidden:
+        new, old = hidden / "new", hidden / "old"
+        try:
+            _put_back(old, out)  # an earlier process may have been killed between the two renames below
+            _check_replaceable(out, is_replaceable, error_type)
+            for leftover in (old, new):
+                shutil.rmtree(leftover, ignore_errors=True)
+            new.mkdir()
+            yield new
+            _check_replaceable(out, is_replaceable, error_type)  # it may have changed in the meantime
+            if out.exists():
+                out.rename(old)
+            new.rename(out)
+        finally:
+            _put_back(old, out)
+            for leftover in (old, new):
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _put_back(old: Path, out: Path) -> None:
@@ -195,14 +239,14 @@ def _put_back(old: Path, out: Path) -> None:
         old.rename(out)
 
 
-def _check_replaceable(out: Path, is_replaceable: Callable[[Path], bool]) -> None:
-    """Raise `ReleaseError` if `out` exists and may not be replaced."""
+def _check_replaceable(out: Path, is_replaceable: Callable[[Path], bool], error_type: type[CompactError]) -> None:
+    """Raise `error_type` if `out` exists and may not be replaced."""
     if not out.exists() and not out.is_symlink():
         return
     if out.is_symlink() or not out.is_dir():
-        raise ReleaseError(f"{out} is not a directory: choose a new directory as --out")
-    if not is_empty_directory(out) and not is_replaceable(out):
-        raise ReleaseError(
+        raise error_type(f"{out} is not a directory: choose a new directory as --out")
+    if any(out.iterdir()) and not is_replaceable(out):
+        raise error_type(
             f"{out} has contents other than an earlier release, which would be deleted: "
             "choose an --out that is new, empty, or a release without other files"
         )

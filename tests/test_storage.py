@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compact_hf.dataset.export import export
+from compact_hf.dataset.writer import write_dataset
+from compact_hf.errors import CompactError, ReleaseError
+from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.storage import (
     MOUNTS,
     atomic_file,
     get_network_file_system,
+    hidden_directory,
     is_empty_directory,
+    replace_directory,
     write_atomically,
 )
+from tests.dataset.samples import make_rows
 
 MOUNTINFO = """\
 22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw
@@ -123,3 +131,59 @@ def test_writers_of_the_same_file_do_not_take_each_others_half(tmp_path: Path) -
         second.write_text("second")
     assert path.read_text() == "first", "the outer block ends last"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _write_release(out: Path) -> None:
+    write_dataset(make_rows(2), out, sources=("compact",), version="1.0.0")
+
+
+def _export_release(out: Path) -> None:
+    _write_release(out.with_name("release"))
+    export(out.with_name("release"), out, format="messages")
+
+
+@pytest.mark.parametrize("write", [_write_release, _export_release, copy_aligned])
+def test_a_directory_of_the_temporary_name_that_is_not_ours_is_left_alone(
+    write: Callable[[Path], object], tmp_path: Path
+) -> None:
+    hidden = tmp_path / ".out.writing"
+    for name in ("new", "old"):
+        (hidden / name).mkdir(parents=True)
+        (hidden / name / "thesis.txt").write_text("mine")
+    with pytest.raises(CompactError, match=r"\.out\.writing .*has other contents: rename it, or choose another --out"):
+        write(tmp_path / "out")
+    assert [(hidden / name / "thesis.txt").read_text() for name in ("new", "old")] == ["mine", "mine"]
+    hidden.rename(tmp_path / "mine")  # what the message says
+    write(tmp_path / "out")
+    assert not hidden.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link to an empty directory", "link to nothing"])
+def test_other_things_of_the_temporary_name_are_left_alone(kind: str, tmp_path: Path) -> None:
+    hidden, target = tmp_path / ".out.writing", tmp_path / "target"
+    if kind == "file":
+        hidden.write_text("mine")
+    else:
+        hidden.symlink_to(target)
+    if kind == "link to an empty directory":
+        target.mkdir()
+    with pytest.raises(ReleaseError, match="has other contents"), hidden_directory(tmp_path / "out"):
+        pass
+    assert hidden.is_symlink() or hidden.read_text() == "mine"
+    assert target.exists() == (kind == "link to an empty directory")
+
+
+def test_what_a_user_puts_into_the_temporary_directory_stays_there(tmp_path: Path) -> None:
+    with replace_directory(tmp_path / "out", is_replaceable=lambda directory: False) as new:
+        (new.parent / "note.txt").write_text("mine")
+    assert (tmp_path / "out").is_dir()
+    assert [path.name for path in (tmp_path / ".out.writing").iterdir()] == ["note.txt"]
+
+
+def test_a_hidden_file_that_looks_unfinished_is_not_deleted_with_the_directory(tmp_path: Path) -> None:
+    download = tmp_path / "out" / ".film.mkv.part"
+    download.parent.mkdir()
+    download.write_text("mine")
+    with pytest.raises(ReleaseError, match="would be deleted"):
+        _write_release(tmp_path / "out")
+    assert download.read_text() == "mine"

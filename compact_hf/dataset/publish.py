@@ -26,7 +26,7 @@ from compact_hf.dataset.validate import validate
 from compact_hf.errors import ReleaseError
 from compact_hf.hub.files import list_files
 from compact_hf.hub.push import PushResult, RemoteState, get_remote_state, push
-from compact_hf.storage import translate_disk_errors
+from compact_hf.storage import hidden_directory, translate_disk_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +168,11 @@ def _build_changelog(
 
 def _write_changelog(changelog: bytes, directory: Path) -> None:
     """Replace the changelog atomically; the temporary file is outside the directory, so a kill leaves none in it."""
-    temp_file = directory.absolute().parent / f".{directory.absolute().name}.changelog"
-    with translate_disk_errors(ReleaseError, directory / CHANGELOG, "nothing was published, make the file writable"):
+    with (
+        translate_disk_errors(ReleaseError, directory / CHANGELOG, "nothing was published, make the file writable"),
+        hidden_directory(Path(os.path.abspath(directory))) as hidden,
+    ):
+        temp_file = hidden / CHANGELOG
         temp_file.write_bytes(changelog)
         os.replace(temp_file, directory / CHANGELOG)
 

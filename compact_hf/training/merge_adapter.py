@@ -19,7 +19,7 @@ from compact_hf.errors import TuningError, UsageError
 from compact_hf.models.adapter import AdapterInfo, check_adapter_base, load_merged_model
 from compact_hf.models.loading import is_adapter, load_processor, resolve_model, without_progress_bars
 from compact_hf.records import to_json
-from compact_hf.storage import translate_disk_errors
+from compact_hf.storage import replace_directory, translate_disk_errors
 from compact_hf.training.model_card import is_repository, write_card
 from compact_hf.training.training_record import RECORD_FILE, read_adapter_info, read_training_record
 
@@ -62,15 +62,11 @@ def merge_adapter(
     base_directory = _find_base(info, str(base) if base else None)
     check_adapter_base(directory, base_directory)
     on_progress(f"merging {adapter} into {base or info.base}")
-    # Beside `out`, on the same disk, so that the final rename is atomic.
-    temp_directory = out.absolute().parent / f".{out.absolute().name}.half"
-    try:
-        with translate_disk_errors(TuningError, out, "free disk space and retry"):
-            shutil.rmtree(temp_directory, ignore_errors=True)
-            _save_merged(directory, base_directory, temp_directory, name=adapter)
-            temp_directory.rename(out)
-    finally:
-        shutil.rmtree(temp_directory, ignore_errors=True)
+    with (
+        translate_disk_errors(TuningError, out, "free disk space and retry"),
+        replace_directory(out, is_replaceable=lambda directory: False, error_type=UsageError) as temp_directory,
+    ):
+        _save_merged(directory, base_directory, temp_directory, name=adapter)
     return out
 
 

@@ -277,6 +277,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     write_dataset(make_rows(5), out, sources=("compact",), version="1.0.0")
     before = contents(out)
     old.parent.mkdir()
+    (old.parent / "compact_hf.lock").touch()
     out.rename(old)  # what a kill leaves behind
     with pytest.raises(ReleaseError, match="no rows"):
         write_dataset([], out, sources=("compact",), version="2.0.0")
@@ -287,6 +288,7 @@ def test_a_kill_after_the_two_renames_is_cleared_away(tmp_path: Path) -> None:
     out, old = tmp_path / "out", tmp_path / ".out.writing" / "old"
     write_dataset(make_rows(5), out, sources=("compact",), version="1.0.0")
     shutil.copytree(out, old)
+    (old.parent / "compact_hf.lock").touch()
     write_dataset(make_rows(9), out, sources=("compact",), version="2.0.0")
     assert validate(out).is_valid
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from compact_hf.errors import ReleaseError, TuningError, UsageError
+from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.push import PushResult, get_remote_state, push
 from compact_hf.models.llava.config import build_base_config, build_base_processor, build_generation_config
 from compact_hf.models.llava.parts import ROLES, Part, find_part
@@ -257,11 +257,10 @@ def _assemble(
     check_free_memory(estimate_peak_memory(weights))
     record = _build_record(parts, dtype, config, on_note)
     try:
-        with replace_directory(out, is_replaceable=lambda directory: False) as directory:
+        # Raises UsageError if another process is writing `out`, or has written it in the meantime.
+        with replace_directory(out, is_replaceable=lambda directory: False, error_type=UsageError) as directory:
             write_weights(weights, directory, on_progress=on_progress)
             _write_other_files(directory, parts, config, processor, record, weights)
-    except ReleaseError as error:  # another process is writing `out`, or has written it in the meantime
-        raise UsageError(str(error)) from error
     except OSError as error:
         raise TuningError(f"{out} cannot be written ({error}): free disk space or choose another --out") from error
 

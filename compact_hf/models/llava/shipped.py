@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import TuningError
+from compact_hf.storage import replace_directory
 
 ALIGNED: Final = "aligned"
 TUNED: Final = "tuned"
@@ -52,22 +53,18 @@ def copy_aligned(out: Path | str) -> Path:
 
 def _copy_checkpoint(name: str, out: Path, *, base: str | None = None) -> Path:
     """Copy a checkpoint to a new directory, which appears only when it is complete."""
-    temp_directory = out.with_name(f".{out.name}.part")
     try:
         if out.exists():
-            # Raised here, because `rename` would replace an empty directory.
+            # Raised here, because an empty directory would be replaced.
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        # A killed copy may have left its directory behind: it gets its final name only when it is complete.
-        shutil.rmtree(temp_directory, ignore_errors=True)
-        shutil.copytree(CHECKPOINTS_DIRECTORY / name, temp_directory)
-        if base is not None:
-            set_adapter_base(temp_directory, base)
-        return temp_directory.rename(out)
+        with replace_directory(out, is_replaceable=lambda directory: False, error_type=TuningError) as temp_directory:
+            shutil.copytree(CHECKPOINTS_DIRECTORY / name, temp_directory, dirs_exist_ok=True)
+            if base is not None:
+                set_adapter_base(temp_directory, base)
     except OSError as error:
         reason = error.strerror or error
         raise TuningError(f"the student cannot be copied to {out} ({reason}): give a new directory") from error
-    finally:
-        shutil.rmtree(temp_directory, ignore_errors=True)
+    return out
 
 
 def set_adapter_base(adapter: Path, base: str) -> None:
