@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from compact_hf.errors import CompactError, SettingsMismatchError, UsageError
 from compact_hf.storage import (
@@ -31,6 +31,8 @@ from compact_hf.storage import (
     translate_disk_errors,
     write_atomically,
 )
+
+_LOCK_WAIT_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,8 @@ class OutputDirectory:
         with self._translate_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             try:
-                # No waiting: the other process may run for days.
-                lock.acquire(timeout=0)
+                # Only as long as `is_locked` may hold it: another process that works here may run for days.
+                lock.acquire(timeout=_LOCK_WAIT_S, poll_interval=_LOCK_WAIT_S / 10)
             except Timeout:
                 raise self.error_type(
                     f"{self.path} is in use by another process: wait until it ends, or give another {self.option}"
@@ -119,6 +121,23 @@ class OutputDirectory:
             yield
         finally:
             lock.release()
+
+    def is_locked(self) -> bool:
+        """Return whether a process has locked the directory. Nothing is written, so a read-only directory is fine."""
+        import fcntl
+
+        try:
+            lock_file = os.open(self.path / self.lock_name, os.O_RDONLY)
+        except OSError:
+            return False  # no lock was ever taken, or this user cannot see it
+        try:
+            # A shared lock, so that several readers do not find each other; it is released when the file is closed.
+            fcntl.flock(lock_file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock_file)
+        return False
 
     def read_settings(self) -> dict[str, Any] | None:
         """Return the settings in the marker, or None if there is no marker.

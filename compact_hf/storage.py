@@ -245,7 +245,7 @@ def _check_replaceable(out: Path, is_replaceable: Callable[[Path], bool], error_
         return
     if out.is_symlink() or not out.is_dir():
         raise error_type(f"{out} is not a directory: choose a new directory as --out")
-    if any(out.iterdir()) and not is_replaceable(out):
+    if not is_empty_directory(out) and not is_replaceable(out):
         raise error_type(
             f"{out} has contents other than an earlier release, which would be deleted: "
             "choose an --out that is new, empty, or a release without other files"

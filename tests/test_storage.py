@@ -178,12 +178,3 @@ def test_what_a_user_puts_into_the_temporary_directory_stays_there(tmp_path: Pat
         (new.parent / "note.txt").write_text("mine")
     assert (tmp_path / "out").is_dir()
     assert [path.name for path in (tmp_path / ".out.writing").iterdir()] == ["note.txt"]
-
-
-def test_a_hidden_file_that_looks_unfinished_is_not_deleted_with_the_directory(tmp_path: Path) -> None:
-    download = tmp_path / "out" / ".film.mkv.part"
-    download.parent.mkdir()
-    download.write_text("mine")
-    with pytest.raises(ReleaseError, match="would be deleted"):
-        _write_release(tmp_path / "out")
-    assert download.read_text() == "mine"

@@ -28,7 +28,7 @@ from compact_hf.images.address import HUB_PREFIX, Address
 from compact_hf.images.codec import ImageError, strip_metadata
 from compact_hf.images.conversations import IMAGE_TOKEN
 from compact_hf.images.inspection import compute_image_id
-from compact_hf.storage import replace_directory, translate_disk_errors
+from compact_hf.storage import is_empty_directory, replace_directory, translate_disk_errors
 
 COLUMNS: Final = ("id", "images", "messages", "turns", "source")
 """The columns that exports need; no others are read."""
@@ -355,5 +355,5 @@ def _write_splits(config_files: ConfigFiles, directory: Path, write_split: Calla
 
 
 def _check_empty(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and not is_empty_directory(out):
         raise ReleaseError(f"{out} is not empty: choose a new or empty directory for --out")

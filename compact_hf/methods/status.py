@@ -6,7 +6,6 @@ Figures that all methods have are counted here; the run's method adds figures an
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,14 +18,15 @@ from compact_hf.methods.registry import get_method
 from compact_hf.records import Reject
 from compact_hf.reports.table import NotebookSummary, Table
 from compact_hf.runs.identity import RunIdentity
-from compact_hf.runs.journal import Journal
+from compact_hf.runs.journal import Journal, run_directory
+from compact_hf.runs.ray import ray_directory
 from compact_hf.runs.shards import find_runs
 from compact_hf.runs.usage import RoleUsage, usage_by_role
 from compact_hf.teachers.base import Role
 from compact_hf.teachers.registry import BACKENDS
 
 IDLE_S: Final = 300.0
-"""Seconds without a finished image after which a run counts as not running."""
+"""Seconds without a finished image that end the interval from which the pace is computed."""
 MAX_EXAMPLES: Final = 3
 """Number of example rejects kept per reason."""
 # The order in which rejects are reported; `status` does not read rejects of the stage `assembly`.
@@ -90,7 +90,8 @@ class RunStatus(NotebookSummary):
         left (`int | None`): images that still have to be processed, as known by the newest session; None if unknown.
         pace (`float | None`): images per second, from the newest ones since the run was last idle; None before there
             are two.
-        is_running (`bool`): whether an image was finished in the last five minutes.
+        is_running (`bool`): whether a process on this machine is working on the run now; for a run on Ray, whether its
+            driver is.
     """
 
     identity: dict[str, Any]
@@ -230,8 +231,9 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         UsageError: only one of the prices is given, or one is negative.
     """
     # The journals of all shards stay open for reading; a run may write to them at the same time.
+    directories = find_runs(Path(run))
     with ExitStack() as stack:
-        journals = [stack.enter_context(Journal.read(directory)) for directory in find_runs(Path(run))]
+        journals = [stack.enter_context(Journal.read(directory)) for directory in directories]
         identity = RunIdentity.of(journals[0])
         if len(journals) > 1:
             identity = replace(identity, shard=None)  # the shards are reported as one run
@@ -270,7 +272,8 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         last_at=timestamps[-1] if timestamps else None,
         left=max(0, sum(planned_counts) - finished) if len(planned_counts) == len(journals) else None,
         pace=_pace(timestamps),
-        is_running=bool(timestamps) and time.time() - timestamps[-1] <= IDLE_S,
+        # The workers of a run on Ray lock their journals on their own machines.
+        is_running=ray_directory(Path(run)).is_locked() or any(run_directory(path).is_locked() for path in directories),
         **counter.figures(),
     )
 

@@ -87,17 +87,17 @@ def format_forecast(forecast: Forecast) -> Iterator[str | Table]:
 
 def _format_pace(status: RunStatus) -> str:
     """Return whether the run is running, how fast it is and how long it will take."""
+    state = "running" if status.is_running else "not running"
     if status.last_at is None:
-        return "no image is finished yet"
+        return f"{state}, no image is finished yet"
     age = _format_duration(time.time() - status.last_at)
-    # State: finished. Otherwise the run is either running or was stopped; `is_running` only looks at the last image.
-    if status.left == 0:
+    if status.left == 0 and not status.is_running:
         return f"all images are finished, the last one {age} ago"
     pace = "" if status.pace is None else f" at {_format_rate(status.pace)}"
     remaining = "" if status.left is None else f", {status.left:,} left"
     if status.left and status.pace:
         remaining += f": about {_format_duration(status.left / status.pace)}"
-    return f"{'running' if status.is_running else 'not running'}{pace}, last image {age} ago{remaining}"
+    return f"{state}{pace}, last image {age} ago{remaining}"
 
 
 def _usage_table(status: RunStatus) -> Table:

@@ -39,6 +39,15 @@ from compact_hf.teachers.base import Reply, Role
 FILE_NAME: Final = "journal.sqlite"
 
 
+def run_directory(run: Path) -> OutputDirectory:
+    """Return the directory of a run, which is locked while a process writes its journal.
+
+    Args:
+        run (`Path`): the run directory.
+    """
+    return OutputDirectory(run, "a run", FILE_NAME, lock_name="journal.lock", error_type=JournalError)
+
+
 # Fields of replies that version 0.1.0 does not have. They are stored only if they have another value, so that the same
 # reply is the same text in all journals.
 _ADDED_FIELDS: Final = {"has_usage": True, "is_fault": False}
@@ -118,7 +127,7 @@ class Journal:
                 disk is full.
             UsageError: the directory holds something that is not a run.
         """
-        directory = OutputDirectory(run, "a run", FILE_NAME, lock_name="journal.lock", error_type=JournalError)
+        directory = run_directory(run)
         directory.claim()
         if (kind := get_network_file_system(run)) is not None:
             raise JournalError(

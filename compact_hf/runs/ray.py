@@ -38,6 +38,15 @@ from compact_hf.teachers.registry import BACKENDS
 RUN_FILE: Final = "ray-run.json"
 
 
+def ray_directory(out: Path) -> OutputDirectory:
+    """Return the directory in which a run on Ray is collected, which the driver locks while it runs.
+
+    Args:
+        out (`Path`): directory of the run.
+    """
+    return OutputDirectory(out, "a run on Ray", RUN_FILE, lock_name="ray-run.lock", error_type=JournalError)
+
+
 @contextmanager
 def lock_ray_run(out: Path, shards: int) -> Iterator[str]:
     """Lock the output directory, and yield the run's name, which identifies it on all machines.
@@ -55,7 +64,7 @@ def lock_ray_run(out: Path, shards: int) -> Iterator[str]:
         UsageError: the directory holds something else, or the run has another number of shards.
         JournalError: another process uses the directory, its ray-run.json is damaged, or it cannot be written.
     """
-    directory = OutputDirectory(out, "a run on Ray", RUN_FILE, lock_name="ray-run.lock", error_type=JournalError)
+    directory = ray_directory(out)
     directory.claim()
     with directory.lock():
         if directory.read_settings() is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.main import main
-from compact_hf.methods import status as status_file
+from compact_hf.methods import tables as tables_file
 from compact_hf.methods.annotate.annotation import AnnotationOutcome
 from compact_hf.methods.compact.conversation import Outcome, parse_outcome
 from compact_hf.methods.compact.status import QuestionRunStatus
@@ -22,7 +23,8 @@ from compact_hf.methods.status import status
 from compact_hf.methods.tables import WIDTH, format_status
 from compact_hf.records import Reject, to_json
 from compact_hf.runs import journal as journal_file
-from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
+from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal, run_directory
+from compact_hf.runs.ray import lock_ray_run
 from compact_hf.teachers.base import Reply
 from compact_hf.teachers.prices import lookup_price
 from compact_hf.testing.gemini import GeminiServer
@@ -138,7 +140,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(journal_file, "time", clock)
-    monkeypatch.setattr(status_file, "time", clock)
+    monkeypatch.setattr(tables_file, "time", clock)
     return clock
 
 
@@ -163,12 +165,44 @@ def test_the_pace_is_that_of_the_newest_pictures_since_the_last_pause(tmp_path: 
             clock.now += 2
             journal.record_outcome(make_empty_outcome(number))
         run_status = status(tmp_path / "run")
-        assert (run_status.pace, run_status.is_running) == (pytest.approx(1 / 2), True)
+        assert run_status.pace == pytest.approx(1 / 2)
         assert (run_status.first_at, run_status.last_at) == (first_at + 60, clock.now)
-        clock.now += 301
+
+
+def test_a_run_is_running_as_long_as_its_process_works_on_it(tmp_path: Path, clock: Clock) -> None:
+    """A batch teacher may finish no image for hours, and a run is over as soon as Ctrl-C has ended it."""
+    with Journal.open(tmp_path / "run", IDENTITY | TEACHERS) as journal:
+        assert "running, no image is finished yet" in list(format_status(status(tmp_path / "run")))
+        journal.record_outcome(make_empty_outcome(1))
+        clock.now += 8 * 3600
         run_status = status(tmp_path / "run")
-        assert (run_status.pace, run_status.is_running) == (pytest.approx(1 / 2), False)
-        assert any("not running" in str(part) for part in format_status(run_status))
+        assert run_status.is_running
+        assert any(str(part).startswith("running, last image 8 h") for part in format_status(run_status))
+    run_status = status(tmp_path / "run")
+    assert not run_status.is_running
+    assert any(str(part).startswith("not running, last image 8 h") for part in format_status(run_status))
+
+
+def test_a_finished_run_is_not_running(found: QuestionRunStatus) -> None:
+    assert (found.left, found.is_running) == (0, False)
+
+
+def test_a_run_on_ray_is_running_as_long_as_its_driver_is(tmp_path: Path) -> None:
+    with lock_ray_run(tmp_path / "run", 2):
+        for index in (1, 2):
+            directory = tmp_path / "run" / f"shard-{index}-of-2"
+            Journal.open(directory, IDENTITY | TEACHERS | {"shard": f"{index}/2"}).close()
+        assert status(tmp_path / "run").is_running
+    assert not status(tmp_path / "run").is_running
+
+
+def test_looking_at_a_run_never_keeps_another_process_from_starting_it(tmp_path: Path) -> None:
+    Journal.open(tmp_path / "run", IDENTITY | TEACHERS).close()
+    with ThreadPoolExecutor(4) as pool:
+        checks = [pool.submit(run_directory(tmp_path / "run").is_locked) for _ in range(2000)]
+        for _ in range(5):
+            Journal.open(tmp_path / "run", IDENTITY | TEACHERS).close()
+        assert not checks[-1].result()
 
 
 def test_the_time_that_is_left_is_that_of_the_pictures_left_at_this_pace(tmp_path: Path, clock: Clock) -> None:
@@ -194,7 +228,7 @@ def test_a_run_without_a_finished_picture_has_no_pace(tmp_path: Path) -> None:
     run_status = status(tmp_path / "run")
     assert (run_status.finished, run_status.pace, run_status.is_running, run_status.first_at) == (0, None, False, None)
     assert (run_status.cost, run_status.cost_per_question) == (0, None)
-    assert "no image is finished yet" in list(format_status(run_status))
+    assert "not running, no image is finished yet" in list(format_status(run_status))
 
 
 def test_it_reads_what_is_there_while_a_writer_writes(tmp_path: Path) -> None:
