@@ -26,6 +26,7 @@ from compact_hf.dataset.schema import (
     parse_data_path,
 )
 from compact_hf.dataset.stats import DatasetStats
+from compact_hf.hub.card import CARD
 from compact_hf.methods.row_kind import RowStatistics
 from compact_hf.reports.theme import get_label
 from compact_hf.teachers.registry import BACKENDS
@@ -113,7 +114,6 @@ def _figure_path(name: str) -> str:
     return f"{FIGURE_DIRECTORY}/{name}.png"
 
 
-CARD: Final = "README.md"
 CHANGELOG: Final = "CHANGELOG.md"
 TAG: Final = "compact_hf"
 """Tag in the card's header that marks a release as written by this package."""

@@ -25,11 +25,12 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from compact_hf.dataset.card import CARD, parse_header
+from compact_hf.dataset.card import parse_header
 from compact_hf.dataset.reader import DatasetReader, DirectoryReader, open_dataset, read_parquet
 from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.dataset.schema import SPLITS, configs_from_subsets, parse_data_path, subset_order
 from compact_hf.errors import ReleaseError
+from compact_hf.hub.card import CARD
 from compact_hf.reports.table import NotebookSummary, Table
 
 Step = Literal["major", "minor", "patch"]

@@ -24,7 +24,8 @@ from compact_hf.dataset.diff import Difference, Version, diff, highest_version, 
 from compact_hf.dataset.reader import HubReader
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import ReleaseError
-from compact_hf.hub.files import list_files
+from compact_hf.hub.card import check_remote_card, read_card
+from compact_hf.hub.files import is_at_revision, list_files
 from compact_hf.hub.push import PushResult, RemoteState, get_remote_state, push
 from compact_hf.storage import hidden_directory, translate_disk_errors
 
@@ -57,7 +58,8 @@ def publish(
 ) -> PublishedDataset:
     """Publish a release as the next version of a dataset repository, in one step.
 
-    After an interruption, the same call resumes. Until it is complete, readers see the previous version.
+    After an interruption, the same call resumes. Until it is complete, readers see the previous version. A version that
+    was published with exactly these files is left as it is.
 
     Args:
         directory (`str | Path`): a release that `validate` accepts. Its CHANGELOG.md is replaced by that of the
@@ -75,9 +77,11 @@ def publish(
 
     Raises:
         UsageError: `directory` is not a directory, or `repo_id` is not `namespace/name`.
-        ReleaseError: the release is not valid; its version exists, is not higher than the last one, or is too small a
-            step; the repository contains other files; or `datasets` would not load the right files from the Hub.
-        HubError: the Hub cannot be reached or rejects the request.
+        ReleaseError: the release is not valid; its version exists with other files, is not higher than the last one, or
+            is too small a step; the repository contains other files; or `datasets` would not load the right files from
+            the Hub.
+        HubError: the Hub cannot be reached or rejects the request; or the card of the repository was edited there, and
+            would be replaced by a generated one.
     """
     directory = Path(directory)
     files = list_files(directory)
@@ -92,19 +96,26 @@ def publish(
         )
     _check_valid(directory)
     header = read_header(directory)
-    version = _check_version(repo_id, str(header["configs"][0]["version"]), remote.tags)
-    latest = highest_version(remote.tags)
-    # The first version may have any number; later ones are compared with the highest tag, not with main.
-    difference = diff(f"{repo_id}@{latest.tag}", directory) if latest else None
-    if latest and difference:
-        _check_step(repo_id, latest, version, difference)
-    changelog = _build_changelog(directory, repo_id, remote, version, difference)
-    # The size of the changelog as it will be published; the local file is still without the date.
-    files = dict(sorted({**files, CHANGELOG: len(changelog)}.items()))
+    version = _parse_card_version(str(header["configs"][0]["version"]))
+    difference, changelog = None, b""
+    # If the tag has these files, an earlier call was complete, or was killed after its last step.
+    is_published = version.tag in remote.tags and is_at_revision(
+        directory, repo_id, repo_type="dataset", revision=version.tag
+    )
+    if not is_published:
+        _check_is_higher(repo_id, version, remote.tags)
+        check_remote_card(
+            repo_id, repo_type="dataset", remote_files=remote.files, card=read_card(directory), directory=directory
+        )
+        difference = _compare_with_latest(directory, repo_id, version, remote.tags)
+        changelog = _build_changelog(directory, repo_id, remote, version, difference)
+        # The size of the changelog as it will be published; the local file is still without the date.
+        files = dict(sorted({**files, CHANGELOG: len(changelog)}.items()))
     # Nothing has been written so far, neither here nor on the Hub.
     if dry_run:
         return PublishedDataset(version.tag, files, difference, None)
-    _write_changelog(changelog, directory)
+    if not is_published:
+        _write_changelog(changelog, directory)
     result = push(
         directory,
         repo_id,
@@ -131,21 +142,32 @@ def _check_valid(directory: Path) -> None:
         )
 
 
-def _check_version(repo_id: str, text: str, tags: tuple[str, ...]) -> Version:
-    """Return the version that the card states; raise if it is not higher than all published versions."""
-    version, latest = parse_version(text), highest_version(tags)
+def _parse_card_version(text: str) -> Version:
+    version = parse_version(text)
     if version is None:
         raise ReleaseError(f"the card's version {text!r} is not of the form X.Y.Z: assemble the release again")
+    return version
+
+
+def _check_is_higher(repo_id: str, version: Version, tags: tuple[str, ...]) -> None:
+    latest = highest_version(tags)
     if latest is not None and version <= latest:
         state = "exists already" if version.tag in tags else "is not higher"
         raise ReleaseError(
             f"{repo_id} is at {latest.tag}, and {version.tag} {state}; published versions are never replaced: "
             "assemble the release with a higher version"
         )
-    return version
 
 
-def _check_step(repo_id: str, latest: Version, version: Version, difference: Difference) -> None:
+def _compare_with_latest(directory: Path, repo_id: str, version: Version, tags: tuple[str, ...]) -> Difference | None:
+    """Return the difference to the highest published version, None for the first one; raise if the step is too small.
+
+    The first version may have any number; later ones are compared with the highest tag, not with main.
+    """
+    latest = highest_version(tags)
+    if latest is None:
+        return None
+    difference = diff(f"{repo_id}@{latest.tag}", directory)
     lowest = next_version(latest, difference.step)
     if version < lowest:
         raise ReleaseError(
@@ -153,6 +175,7 @@ def _check_step(repo_id: str, latest: Version, version: Version, difference: Dif
             f"({'; '.join(difference.reasons()[:5])}, which is a {difference.step} change): "
             f"assemble with --version {lowest} or higher"
         )
+    return difference
 
 
 def _build_changelog(

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.dataset.card import (
-    CARD,
     header_configs,
     iter_figure_defects,
     iter_text_defects,
@@ -42,6 +41,7 @@ from compact_hf.dataset.schema import (
 from compact_hf.dataset.stats import DatasetStats, RowCounter, SplitSize
 from compact_hf.dataset.writer import MAX_GROUP_ROWS
 from compact_hf.errors import UsageError
+from compact_hf.hub.card import CARD
 from compact_hf.hub.download import download_snapshot
 from compact_hf.hub.ref import RepoRef
 from compact_hf.images.address import HUB_PREFIX

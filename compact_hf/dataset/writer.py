@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from compact_hf.dataset.card import (
-    CARD,
     CHANGELOG,
     LICENSES,
     draw_figures,
@@ -32,6 +31,7 @@ from compact_hf.dataset.row_kinds import get_row_kind
 from compact_hf.dataset.schema import data_path, features, get_split, get_subset, subset_order, to_record
 from compact_hf.dataset.stats import DatasetStats, RowCounter, SplitSize
 from compact_hf.errors import ReleaseError, UsageError
+from compact_hf.hub.card import CARD, is_edited, mark_card, read_card
 from compact_hf.images.codec import ImageError, clean_image
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Reject, Row
@@ -208,7 +208,8 @@ def write_dataset(
     Args:
         rows (`Iterable[Row | Reject]`): the rows, in their order inside each subset, and the rejects, which the card
             counts. They are read once, as a stream.
-        out (`Path`): the output directory: new, empty, or an earlier release, which is replaced.
+        out (`Path`): the output directory: new, empty, or an earlier release, which is replaced unless its card was
+            edited by hand.
         version (`str`): version of the release, X.Y.Z.
         sources (`Collection[str]`): names of the methods that rows may come from, and `instruction`. The files have the
             columns of all of them.
@@ -221,8 +222,8 @@ def write_dataset(
 
     Raises:
         UsageError: `version` is not X.Y.Z, the Hub does not know the license, or a source is not a registered method.
-        ReleaseError: `out` contains other files or cannot be written, there are no rows, or an image cannot be read any
-            more or has changed since the run. `out` is then left unchanged.
+        ReleaseError: `out` contains other files or an edited card, or cannot be written, there are no rows, or an image
+            cannot be read any more or has changed since the run. `out` is then left unchanged.
     """
     if not _VERSION.fullmatch(version):
         raise UsageError(f"{version!r} is not a version: give three numbers such as 1.0.0")
@@ -238,7 +239,7 @@ def write_dataset(
         )
     with (
         translate_disk_errors(ReleaseError, out, "nothing was changed, free some disk space or choose another --out"),
-        replace_directory(out, is_replaceable=is_dataset_directory) as directory,
+        replace_directory(out, is_replaceable=_is_replaceable) as directory,
     ):
         row_counter = RowCounter()
         sizes = _write_splits(rows, directory, features(sources), row_counter)
@@ -247,9 +248,21 @@ def write_dataset(
         stats = DatasetStats(version, sizes, row_counter, tuple(sorted(sources)), license, provenance)
         figures = draw_figures(stats)
         write_figures(figures, stats, directory)
-        (directory / CARD).write_text(render_card(stats, figures), encoding="utf-8")
+        (directory / CARD).write_text(mark_card(render_card(stats, figures)), encoding="utf-8")
         (directory / CHANGELOG).write_text(initial_changelog(stats), encoding="utf-8")
     return stats
+
+
+def _is_replaceable(directory: Path) -> bool:
+    """Return whether a directory is an earlier release; raise ReleaseError if its card was edited by hand."""
+    if not is_dataset_directory(directory):
+        return False
+    if is_edited(read_card(directory)):
+        raise ReleaseError(
+            f"{directory / CARD} was edited by hand and would be replaced: choose another --out and copy what you "
+            f"wrote to its {CARD}, or remove {directory}"
+        )
+    return True
 
 
 def _write_splits(

@@ -33,6 +33,7 @@ from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.questions import SWAPPED_IMAGES
 from compact_hf.evaluation.task import DEFAULT_TASK
 from compact_hf.evaluation.tasks.compact.scoring import CompactResults
+from compact_hf.hub.card import is_edited, read_card
 from compact_hf.methods.generate import generate
 from compact_hf.methods.status import status
 from compact_hf.models.llava.shipped import copy_aligned
@@ -197,9 +198,10 @@ def run_demo(
         on_progress,
         swap_images=True,
     )
-    # Replaces the model card that TRL wrote, now that the scores are known.
+    # Replaces the model card of the training, now that the scores are known.
     scores = read_card_results(training.output_dir, directory / "after")
-    write_card(training.output_dir, settings={**read_recipe(recipe_path(RECIPE)), **settings}, results=scores)
+    if not is_edited(read_card(training.output_dir)):
+        write_card(training.output_dir, settings={**read_recipe(recipe_path(RECIPE)), **settings}, results=scores)
     demo = DemoResults(directory, status(directory / "run"), stats, code, output, training, before, after, swapped)
     page, sheet = directory / "report.html", directory / "contact_sheet.png"
     report = make_report(demo)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import UsageError
+from compact_hf.hub.errors import translate_read_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile
@@ -53,6 +54,25 @@ def get_repo_files(api: HfApi, repo_id: str, *, repo_type: str, revision: str) -
 
     entries = api.list_repo_tree(repo_id, repo_type=repo_type, revision=revision, recursive=True)
     return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def is_at_revision(directory: Path, repo_id: str, *, repo_type: str, revision: str) -> bool:
+    """Return whether a revision of a repository has exactly the files of a directory.
+
+    Args:
+        directory (`Path`): the local directory.
+        repo_id (`str`): `namespace/name`.
+        repo_type (`str`): `dataset`, `model` or `space`.
+        revision (`str`): a branch, tag or commit.
+
+    Raises:
+        HubError: the Hub cannot be reached or rejects the request.
+    """
+    from huggingface_hub import HfApi
+
+    with translate_read_errors(repo_id, revision):
+        remote = get_repo_files(HfApi(), repo_id, repo_type=repo_type, revision=revision)
+    return next(iter_differences(remote, directory), None) is None
 
 
 def iter_differences(remote: Mapping[str, RepoFile], directory: Path) -> Iterator[str]:

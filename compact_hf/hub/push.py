@@ -171,6 +171,7 @@ def _push(upload: Upload, *, private: bool, pull_request: bool) -> PushResult:
         if diff := upload.find_difference(tag):
             raise HubError(f"{upload.repo_id} already has a tag {tag} with other files ({diff}): choose another tag")
         commit = upload.get_commit(tag)
+        upload.on_progress(f"{upload.repo_id} has {tag} already, with exactly these files")
     else:
         # If main has the files already, an earlier call was interrupted between merge and tag: only the tag is missing.
         commit = upload.get_commit("main")

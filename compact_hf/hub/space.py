@@ -19,10 +19,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from compact_hf.errors import HubError, UsageError
+from compact_hf.hub.card import CARD, read_card, read_remote_card
 from compact_hf.hub.files import list_files
 from compact_hf.hub.push import PushResult, get_remote_state, push
 
-CARD: Final = "README.md"
 REQUIREMENTS: Final = "requirements.txt"
 _HUB_MANAGED_FILES: Final = {".gitattributes", CARD}  # files of a Space that was created on the website of the Hub
 _IGNORED: Final = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
@@ -104,6 +104,8 @@ def publish_space(
         if wheel is not None:
             _add_wheel(staging, Path(wheel), repo_id)
         requirement = _PACKAGE_LINE.search((staging / REQUIREMENTS).read_text(encoding="utf-8"))
+        if CARD in existing and read_remote_card(repo_id, repo_type="space").strip() != read_card(staging).strip():
+            on_progress(f"{CARD} of {repo_id} differs from {directory / CARD}, which replaces it")
         push_result = None
         if not dry_run:
             message = f"Publish {_read_card_header(directory / CARD).get('title') or directory.name}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
+from compact_hf.hub.card import CARD, mark_card
 from compact_hf.hub.ref import RepoRef
 from compact_hf.models.loading import ADAPTER_CONFIG, is_adapter
 from compact_hf.reports.score_charts import plot_loss
@@ -24,12 +25,8 @@ from compact_hf.training.training_record import TrainingRecord, find_family, rea
 if TYPE_CHECKING:
     from compact_hf.reports.figure import Plot
 
-CARD_FILE: Final = "README.md"
 CURVE_FILE: Final = "training_curve.png"
 ACCURACY_FILE: Final = "accuracy_by_k.png"
-GENERATED_MARKER: Final = (
-    "<!-- compact_hf writes this card anew; take this line out, and it leaves your own words alone. -->"
-)
 
 ModelKind = Literal["adapter", "merge", "finetune"]
 
@@ -67,7 +64,7 @@ def write_card(
         )
     except OSError as error:
         raise TuningError(
-            f"the card {directory / CARD_FILE} cannot be written ({error.strerror or error}): make its directory "
+            f"the card {directory / CARD} cannot be written ({error.strerror or error}): make its directory "
             "writable, or free disk space"
         ) from error
 
@@ -108,8 +105,8 @@ def write_card_files(
         (directory / ACCURACY_FILE).write_bytes(results.plot().png())
     else:
         (directory / ACCURACY_FILE).unlink(missing_ok=True)  # left by an earlier model in this directory
-    path = directory / CARD_FILE
-    path.write_text(_render_card(directory, record, name, results, license, curve), encoding="utf-8")
+    path = directory / CARD
+    path.write_text(mark_card(_render_card(directory, record, name, results, license, curve)), encoding="utf-8")
     return path
 
 
@@ -127,9 +124,9 @@ def read_base_license(record: TrainingRecord) -> dict[str, str]:
     base = record.base or ""
     # A local base has its card beside its weights. For one on the Hub, only the cache is read, so that this works
     # offline.
-    path: Any = Path(base) / CARD_FILE
+    path: Any = Path(base) / CARD
     if is_repository(base):
-        path = try_to_load_from_cache(base, CARD_FILE, revision=record.base_revision)
+        path = try_to_load_from_cache(base, CARD, revision=record.base_revision)
     # The cache returns None for an unknown file, and a marker object for one that does not exist in the repository.
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}
@@ -140,16 +137,6 @@ def read_base_license(record: TrainingRecord) -> dict[str, str]:
             f"the header of the base's card {path} is not valid YAML ({error}): fix it and retry"
         ) from error
     return {key: str(header[key]) for key in ("license", "license_name", "license_link") if header.get(key)}
-
-
-def is_generated(text: str) -> bool:
-    """Return whether a card was generated, by us, TRL or PEFT, and may be replaced.
-
-    Args:
-        text (`str`): content of README.md.
-    """
-    # The other two texts are in the cards that PEFT and TRL write.
-    return GENERATED_MARKER in text or "[More Information Needed]" in text or "- generated_from_trainer" in text
 
 
 def is_repository(name: str) -> bool:
@@ -204,7 +191,6 @@ def _render_card(
         accuracy_file=ACCURACY_FILE,
         license=license.get("license_name") or license.get("license"),
         of_base=license == read_base_license(record),
-        mark=GENERATED_MARKER,
     )
 
 

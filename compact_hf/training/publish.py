@@ -21,9 +21,10 @@ from typing import Any, Final
 
 from compact_hf.dataset.diff import highest_version, parse_version
 from compact_hf.errors import TuningError, UsageError
+from compact_hf.hub.card import CARD, check_remote_card, is_edited, read_card
 from compact_hf.hub.errors import translate_read_errors
-from compact_hf.hub.files import get_repo_files, list_files
-from compact_hf.hub.push import PushResult, get_remote_state, push
+from compact_hf.hub.files import get_repo_files, is_at_revision, list_files
+from compact_hf.hub.push import PushResult, RemoteState, get_remote_state, push
 from compact_hf.hub.ref import RepoRef
 from compact_hf.models.adapter import check_adapter_base
 from compact_hf.models.loading import (
@@ -37,9 +38,7 @@ from compact_hf.models.loading import (
 from compact_hf.training.card_results import read_card_results
 from compact_hf.training.model_card import (
     ACCURACY_FILE,
-    CARD_FILE,
     CURVE_FILE,
-    is_generated,
     is_repository,
     read_base_license,
     write_card_files,
@@ -55,8 +54,8 @@ _PUBLISHED_PATTERNS: Final = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
     *("LICENSE*", "NOTICE*", "*.png", "assembly.json"),
 )
-_CARD_FILES: Final = (CARD_FILE, CURVE_FILE, ACCURACY_FILE)
-_HUB_DEFAULT_FILES: Final = {".gitattributes", CARD_FILE}  # the files of a repository created on the Hub's website
+_CARD_FILES: Final = (CARD, CURVE_FILE, ACCURACY_FILE)
+_HUB_DEFAULT_FILES: Final = {".gitattributes", CARD}  # the files of a repository created on the Hub's website
 _LOCAL_PATH_KEYS: Final = ("_name_or_path", "name_or_path")  # older transformers wrote the path of loading to configs
 
 
@@ -125,14 +124,16 @@ def publish_model(
     """
     directory = Path(directory)
     _check_loadable(directory)
-    has_user_card = _has_user_card(directory)
+    has_user_card = is_edited(read_card(directory))
     if has_user_card and (results or license):
         raise UsageError(
-            f"{directory / CARD_FILE} was written by hand: add scores and license there yourself, or remove it to "
+            f"{directory / CARD} was written by hand: add scores and license there yourself, or remove it to "
             "have a card generated"
         )
     # All checks, here and on the Hub, come before the upload is assembled.
-    tag = _choose_tag(directory, repo_id, version)
+    remote = get_remote_state(repo_id, repo_type="model")
+    _check_repository(directory, repo_id, remote)
+    tag = _choose_tag(repo_id, version, remote)
     record = _resolve_public_base(directory, read_training_record(directory), base)
     scores = read_card_results(directory, Path(results)) if results else None
     license_fields = {"license": license} if license else read_base_license(record)
@@ -140,9 +141,14 @@ def publish_model(
         staging = Path(temp_directory)
         _stage_files(directory, staging, record, on_progress)
         if has_user_card:
-            on_progress(f"{directory / CARD_FILE} was written by hand and is published unchanged")
+            on_progress(f"{directory / CARD} was written by hand and is published unchanged")
         else:
             write_card_files(staging, record, name=repo_id, results=scores, license=license_fields)
+        if tag in remote.tags and not is_at_revision(staging, repo_id, repo_type="model", revision=tag):
+            raise TuningError(_describe_taken_version(repo_id, remote))
+        check_remote_card(
+            repo_id, repo_type="model", remote_files=remote.files, card=read_card(staging), directory=directory
+        )
         files = list_files(staging)
         pushed = None
         if not dry_run:
@@ -197,23 +203,31 @@ def _check_loadable(directory: Path) -> None:
         )
 
 
-def _choose_tag(directory: Path, repo_id: str, version: str | None) -> str | None:
-    """Return the tag to set; raise if the repository is not this model's, or has this or a higher version."""
-    remote = get_remote_state(repo_id, repo_type="model")
+def _check_repository(directory: Path, repo_id: str, remote: RemoteState) -> None:
+    """Raise if the repository has files that are not those of a model of this kind."""
     config_file = ADAPTER_CONFIG if is_adapter(directory) else MODEL_CONFIG
     # Publishing replaces all files of the repository, so a repository of another kind is refused.
     if set(remote.files) - _HUB_DEFAULT_FILES and config_file not in remote.files:
         raise TuningError(
             f"{repo_id} holds other files (no {config_file}), which would be replaced: choose another repository"
         )
+
+
+def _choose_tag(repo_id: str, version: str | None, remote: RemoteState) -> str | None:
+    """Return the tag to set, or one that exists already; raise if the repository has a higher version."""
     if version is None:
         return None
     requested, last = parse_version(version), highest_version(remote.tags)
     if requested is None:
         raise UsageError(f"{version!r} is not a version: give three numbers such as 1.0.0")
-    if last is not None and requested <= last:
-        raise TuningError(f"{repo_id} is at {last.tag}, and versions are never replaced: give a higher version")
+    if last is not None and requested <= last and requested.tag not in remote.tags:
+        raise TuningError(_describe_taken_version(repo_id, remote))
     return requested.tag
+
+
+def _describe_taken_version(repo_id: str, remote: RemoteState) -> str:
+    last = highest_version(remote.tags)
+    return f"{repo_id} is at {last and last.tag}, and versions are never replaced: give a higher version"
 
 
 def _resolve_public_base(directory: Path, record: TrainingRecord, base: str | None) -> TrainingRecord:
@@ -238,7 +252,7 @@ def _resolve_public_base(directory: Path, record: TrainingRecord, base: str | No
         if base:
             commit = HfApi().model_info(name, revision=commit).sha
         with suppress(EntryNotFoundError):
-            hf_hub_download(name, CARD_FILE, revision=commit)  # into the cache, where read_base_license looks for it
+            hf_hub_download(name, CARD, revision=commit)  # into the cache, where read_base_license looks for it
     if base and record.base and Path(record.base).is_dir():
         _check_same_weights(Path(record.base), name, str(commit))
     if is_adapter(directory):
@@ -278,7 +292,7 @@ def _stage_files(directory: Path, staging: Path, record: TrainingRecord, on_prog
             (staging / path.name).symlink_to(path.resolve())
         else:
             (staging / path.name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if _has_user_card(directory):
+    if is_edited(read_card(directory)):
         for name in _CARD_FILES:
             if (directory / name).is_file():
                 (staging / name).symlink_to((directory / name).resolve())
@@ -299,9 +313,3 @@ def _public_config(path: Path, record: TrainingRecord) -> Mapping[str, Any] | No
         # PEFT recorded the name that training used, which may be a local path.
         public |= {"base_model_name_or_path": record.base, "revision": record.base_revision}
     return public if public != config else None
-
-
-def _has_user_card(directory: Path) -> bool:
-    """Return whether the card was written or changed by hand."""
-    path = directory / CARD_FILE
-    return path.is_file() and not is_generated(path.read_text(encoding="utf-8"))

@@ -23,7 +23,8 @@ from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from types import MappingProxyType
 from typing import IO, Any, Final
 
-from compact_hf.errors import TuningError
+from compact_hf.errors import TuningError, UsageError
+from compact_hf.hub.card import CARD, is_edited, read_card
 from compact_hf.models.registry import iter_families
 from compact_hf.training.checkpoints import init_output_dir, pin_revision, read_finished_record
 from compact_hf.training.child_output import ChildOutput
@@ -207,6 +208,11 @@ def tune(
     # Training had finished before this call: nothing is left to do.
     if record := read_finished_record(job.output_dir):
         return _build_result(job.output_dir, record, was_finished=True)
+    if is_edited(read_card(job.output_dir)):
+        raise UsageError(
+            f"{job.output_dir / CARD} was edited by hand and training would replace it: move it to another directory, "
+            "and put it back after training"
+        )
     _check_bfloat16_support(job)
     command = [sys.executable, "-m", "compact_hf.training.launch", "--config", str(job.recipe), *job.options]
     output, status = _run_child(command, log=log, on_line=on_line, output_dir=job.output_dir)

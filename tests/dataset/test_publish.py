@@ -37,7 +37,7 @@ def ids(revision=None, config=None):
     loaded = load_dataset("org/compact", config, revision=revision)
     return {split: sorted(loaded[split]["id"]) for split in loaded}
 
-first, second, lower = sys.argv[1:]
+first, second, lower, other = sys.argv[1:]
 told = {"dry": compact("publish", first, "org/compact", "--dry-run")}
 told["first"] = compact("publish", first, "org/compact")
 told["all"] = ids()
@@ -47,7 +47,9 @@ told["streamed"] = [[row["id"], row["images"][0].size] for row in streamed]
 told["second"] = compact("publish", second, "org/compact", "--no-pr")
 told["old"], told["new"] = ids("v1.0.0"), ids()
 told["same"] = compact("publish", second, "org/compact")
-told["older"] = compact("publish", first, "org/compact")
+told["same, dry"] = compact("publish", second, "org/compact", "--dry-run")
+told["same, older"] = compact("publish", first, "org/compact")
+told["older"] = compact("publish", other, "org/compact")
 told["lower"] = compact("publish", lower, "org/compact")
 """
 
@@ -84,8 +86,10 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def way(first: Path, second: Path, tmp_path_factory: pytest.TempPathFactory) -> PublishResults:
     lower = tmp_path_factory.mktemp("lower") / "release"
     write_dataset(make_rows(30), lower, sources=("compact",), version="0.9.0")
+    other = tmp_path_factory.mktemp("other") / "release"
+    write_dataset(make_rows(30), other, sources=("compact",), version="1.0.0")
     with HubServer() as server:
-        results = run_source(server, PUBLISH_SOURCE, first, second, lower, home=tmp_path_factory.mktemp("home"))
+        results = run_source(server, PUBLISH_SOURCE, first, second, lower, other, home=tmp_path_factory.mktemp("home"))
         return PublishResults(
             results, server.requests, server.store.repository("dataset", "org/compact"), first, second
         )
@@ -145,12 +149,59 @@ def test_a_later_version_replaces_main_and_leaves_the_earlier_one_as_it_was(way:
 
 @pytest.mark.parametrize(
     ("case", "reason"),
-    [("same", "v2.0.0 exists already"), ("older", "v1.0.0 exists already"), ("lower", "v0.9.0 is not higher")],
+    [("older", "v1.0.0 exists already"), ("lower", "v0.9.0 is not higher")],
 )
 def test_versions_only_rise(way: PublishResults, case: str, reason: str) -> None:
     status, out, err = way.results[case]
     assert (status, out) == (1, "")
     assert err.splitlines()[-1].startswith(f"compact: org/compact is at v2.0.0, and {reason}")
+
+
+@pytest.mark.parametrize(("case", "tag"), [("same", "v2.0.0"), ("same, older", "v1.0.0")])
+def test_a_publish_that_was_killed_after_its_last_step_says_that_it_is_complete(
+    way: PublishResults, case: str, tag: str
+) -> None:
+    status, out, err = way.results[case]
+    assert (status, out.strip().endswith(f"/datasets/org/compact/tree/{tag}")) == (0, True)
+    assert f"org/compact has {tag} already, with exactly these files" in err
+    status, out, _ = way.results["same, dry"]
+    assert (status, "README.md" in out) == (0, True)
+
+
+def test_a_card_that_was_edited_on_the_hub_is_replaced_only_by_an_edited_one(
+    server: HubServer, first: Path, second: Path, tmp_path: Path
+) -> None:
+    second = Path(shutil.copytree(second, tmp_path / "second"))
+    source = """
+import sys
+from pathlib import Path
+from huggingface_hub import HfApi
+from compact_hf import publish
+from compact_hf.errors import HubError
+first, second = sys.argv[1:]
+def attempt(**dry):
+    try:
+        return publish(second, "org/compact", **dry).tag
+    except HubError as error:
+        return str(error)
+publish(first, "org/compact")
+HfApi().upload_file(
+    path_or_fileobj=Path(first, "README.md").read_bytes() + b"Thanks to all.", path_in_repo="README.md",
+    repo_id="org/compact", repo_type="dataset",
+)
+told = [attempt(dry_run=True), attempt()]
+with Path(second, "README.md").open("a") as card:
+    card.write("Thanks to all.")
+told.append(attempt())
+"""
+    *refusals, tag = run_source(server, source, first, second, home=tmp_path / "home")
+    assert refusals == 2 * [
+        "README.md of org/compact was edited on the Hub and would be replaced: make the same changes in "
+        f"{second / 'README.md'}, or delete it on the Hub, and publish again"
+    ]
+    assert tag == "v2.0.0"
+    files = revision_files(server.store.repository("dataset", "org/compact"), "main")
+    assert files["README.md"].endswith(b"Thanks to all.")
 
 
 def test_a_config_downloads_its_own_files_only(server: HubServer, second: Path, tmp_path: Path) -> None:

@@ -213,6 +213,21 @@ def test_anything_else_is_refused_and_left_alone(name: str, tmp_path: Path) -> N
     assert contents(tmp_path) == before
 
 
+def test_a_card_that_was_edited_by_hand_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_dataset(make_rows(5), out, sources=("compact",), version="1.0.0")
+    with (out / "README.md").open("a") as card:
+        card.write("Thanks to all annotators.\n")
+    assert validate(out).is_valid
+    before = contents(tmp_path)
+    with pytest.raises(
+        ReleaseError, match=r"README\.md was edited by hand and would be replaced: choose another --out"
+    ):
+        write_dataset(make_rows(9), out, sources=("compact",), version="1.1.0")
+    assert contents(tmp_path) == before
+    write_dataset(make_rows(9), tmp_path / "another", sources=("compact",), version="1.1.0")
+
+
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ReleaseError, match="not a directory"):

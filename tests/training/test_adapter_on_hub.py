@@ -61,6 +61,7 @@ for options in (["--dry-run"], []):
 
 again = publish_model("tuned", "org/student", base="org/base", results="results")
 told["again"] = again.pushed.commit
+told["same version"] = main(publish)
 
 processor = AutoProcessor.from_pretrained("org/student")
 before = logits(PeftModel.from_pretrained(auto("base"), "tuned"), AutoProcessor.from_pretrained("tuned"))
@@ -98,6 +99,7 @@ told["same"]["student"] = torch.allclose(logits(Student("org/student")._network,
 BAD_INPUT_SOURCE: Final = """
 import json, shutil, sys
 from pathlib import Path
+from huggingface_hub import HfApi
 from compact_hf.errors import CompactError
 from compact_hf import publish_model
 from compact_hf.hub import push as module
@@ -121,7 +123,7 @@ shutil.move(work / "base", work / "gone")
 refused("base of another shape", "tuned", base="org/narrow")
 refused("base not there", "tuned", base="org/nowhere")
 refused("base's revision not there", "tuned", base="org/base@v9")
-refused("version taken", "tuned", "org/student", base="org/base", version="1.0.0")
+refused("version taken", "tuned", "org/student", base="org/base", version="1.0.0", license="mit")
 refused("version below", "tuned", "org/student", base="org/base", version="0.9.0")
 refused("no version", "tuned", "org/student", base="org/base", version="one")
 refused("something else there", "tuned", "org/base", base="org/base")
@@ -134,6 +136,9 @@ refused("broken weights", "broken", base="org/base")
 refused("no model", "results")
 refused("no card", "unknown")
 refused("own card", "other", license="mit")
+publish_model(work / "tuned", "org/thanked", base="org/base")
+HfApi().upload_file(path_or_fileobj=b"# Thanks", path_in_repo="README.md", repo_id="org/thanked")
+refused("card edited on the Hub", "tuned", "org/thanked", base="org/base")
 refused("a shard is missing", "sharded", base="org/base")
 module._RETRY_DELAYS_S = ()
 refused("the Hub fails", "tuned", "org/resumed", base="org/base", version="1.0.0")
@@ -219,6 +224,7 @@ def test_the_round_trip_gives_the_same_logits_by_every_way_to_load(
         student.refs["refs/heads/main"],
         [],
     )  # nothing changed, so there is no commit
+    assert result["same version"] == 0  # as after a kill past the tag
     assert revision_files(server.store.repository("model", "org/base"), result["base at"]) == base_files
     first_status, listing, second_status, url = result["publish"]
     assert (first_status, second_status, url) == (0, 0, f"{server.url}/org/student/tree/v1.0.0\n")
@@ -292,6 +298,7 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "no model": ("UsageError", "give the directory of a model or adapter"),
         "no card": ("TuningError", "has no record of its training"),
         "own card": ("UsageError", "was written by hand"),
+        "card edited on the Hub": ("HubError", "README.md of org/thanked was edited on the Hub and would be replaced"),
         "a shard is missing": ("TuningError", "adapter_model-2.safetensors cannot be read"),
         "the Hub fails": ("HubUnavailableError", "busy or failing (503"),
     }

@@ -12,8 +12,9 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from compact_hf.errors import TuningError
+from compact_hf.hub.card import is_edited
 from compact_hf.training.card_results import CardResults
-from compact_hf.training.model_card import ACCURACY_FILE, CURVE_FILE, GENERATED_MARKER, write_card, write_card_files
+from compact_hf.training.model_card import ACCURACY_FILE, CURVE_FILE, write_card, write_card_files
 from compact_hf.training.recipes import read_recipe
 from compact_hf.training.training_record import RECORD_FILE, TrainingRecord
 
@@ -246,8 +247,9 @@ def test_without_results_it_says_so(adapter: Path) -> None:
     assert card.data.eval_results is None
 
 
-def test_it_is_known_as_ours_until_somebody_takes_the_mark_out(adapter: Path) -> None:
-    assert write_card(adapter, settings=make_settings()).read_text(encoding="utf-8").endswith(f"\n{GENERATED_MARKER}\n")
+def test_it_is_known_as_ours_until_somebody_edits_it(adapter: Path) -> None:
+    text = write_card(adapter, settings=make_settings()).read_text(encoding="utf-8")
+    assert (is_edited(text), is_edited(text.replace("No results yet", "Very good"))) == (False, True)
 
 
 def test_what_makes_no_card_is_told_in_one_line(adapter: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from compact_hf.errors import TuningError, UsageError
-from compact_hf.hub.push import PushResult, get_remote_state, push
+from compact_hf.hub.card import check_remote_card, read_card
+from compact_hf.hub.push import PushResult, RemoteState, get_remote_state, push
 from compact_hf.models.llava.config import build_base_config, build_base_processor, build_generation_config
 from compact_hf.models.llava.parts import ROLES, Part, find_part
 from compact_hf.models.llava.provenance import ASSEMBLY_FILE, AssemblyRecord, read_assembly_record, write_base_card
@@ -205,8 +206,7 @@ def assemble_base(
     if private and push_to is None:
         raise UsageError("--private has no effect without a push: give --push ORG/NAME too")
     _check_output_directory(out)
-    if push_to is not None:
-        _check_repository(push_to)
+    remote = None if push_to is None else _check_repository(push_to)
     parts = tuple(
         find_part(role, name_or_path)
         for role, name_or_path in zip(ROLES, (language_model, vision_tower, projector), strict=True)
@@ -227,7 +227,8 @@ def assemble_base(
     else:
         on_note(f"{out} holds this base already")
     pushed = None
-    if push_to is not None:
+    if push_to is not None and remote is not None:
+        check_remote_card(push_to, repo_type="model", remote_files=remote.files, card=read_card(out), directory=out)
         pushed = push(out, push_to, repo_type="model", message=_COMMIT_MESSAGE, private=private, on_progress=on_note)
     return AssemblyResult(out, part_names, disk_space, vocab_size, is_new, pushed)
 
@@ -311,13 +312,14 @@ def _check_output_directory(out: Path) -> None:
         raise UsageError(f"{out} holds something other than an assembled base: choose a new or empty --out")
 
 
-def _check_repository(repo_id: str) -> None:
-    """Raise if the repository holds something other than an assembled base."""
-    remote_files = get_remote_state(repo_id, repo_type="model").files
-    other_files = [file for file in remote_files if file not in (".gitattributes", "README.md", "LICENSE")]
-    if other_files and ASSEMBLY_FILE not in remote_files:
+def _check_repository(repo_id: str) -> RemoteState:
+    """Return the state of the repository; raise if it holds something other than an assembled base."""
+    remote = get_remote_state(repo_id, repo_type="model")
+    other_files = [file for file in remote.files if file not in (".gitattributes", "README.md", "LICENSE")]
+    if other_files and ASSEMBLY_FILE not in remote.files:
         raise UsageError(
             f"{repo_id} holds something other than an assembled base, which would be lost "
             f"({', '.join(other_files[:3])}): "
             "choose another repository"
         )
+    return remote

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import UsageError
+from compact_hf.hub.card import CARD, mark_card
 from compact_hf.models.llava.processor import IMAGE_TOKEN, PAD_TOKEN
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def write_base_card(
     variables = {"image_tokens": image_tokens, "dtype": dtype, "legacy": str(legacy).lower()}
     is_llama_2 = licenses[0] == _LLAMA_2_LICENSE
     text = _render_card(parts, licenses, record=record, is_llama_2=is_llama_2, **variables)
-    (directory / "README.md").write_text(text, encoding="utf-8")
+    (directory / CARD).write_text(mark_card(text), encoding="utf-8")
     if is_llama_2:
         (directory / "NOTICE").write_text(_NOTICE, encoding="utf-8")
 
