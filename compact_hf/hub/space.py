@@ -93,7 +93,8 @@ def publish_space(
             "--wheel and --private cannot be combined: the build of a Space cannot download a private wheel"
         )
     # Before anything is copied: a repository with other files would lose them, unless it has the same app.
-    existing = set(get_remote_state(repo_id, repo_type="space").files) - _HUB_MANAGED_FILES
+    remote_files = get_remote_state(repo_id, repo_type="space").files
+    existing = set(remote_files) - _HUB_MANAGED_FILES
     app = _read_card_header(directory / CARD)["app_file"]
     if existing and app not in existing:
         raise HubError(f"{repo_id} contains something else ({sorted(existing)[0]}, but no {app}): choose another name")
@@ -104,7 +105,7 @@ def publish_space(
         if wheel is not None:
             _add_wheel(staging, Path(wheel), repo_id)
         requirement = _PACKAGE_LINE.search((staging / REQUIREMENTS).read_text(encoding="utf-8"))
-        if CARD in existing and read_remote_card(repo_id, repo_type="space").strip() != read_card(staging).strip():
+        if CARD in remote_files and read_remote_card(repo_id, repo_type="space").strip() != read_card(staging).strip():
             on_progress(f"{CARD} of {repo_id} differs from {directory / CARD}, which replaces it")
         push_result = None
         if not dry_run:

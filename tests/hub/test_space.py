@@ -44,6 +44,13 @@ def test_a_metric_becomes_a_space_of_just_its_files(server: HubServer, tmp_path:
     second_process = run(server, COMPACT, "publish", str(METRIC), "org/compact_accuracy", home=home)
     assert (second_process.returncode, repository.refs["refs/heads/main"]) == (0, commit)
     assert statuses(repository) == ["merged"]
+    assert "README.md" not in second_process.stderr
+    edited = shutil.copytree(METRIC, tmp_path / "metric", ignore=shutil.ignore_patterns("__pycache__"))
+    with (edited / "README.md").open("a") as card:
+        card.write("Thanks.\n")
+    third_process = run(server, COMPACT, "publish", str(edited), "org/compact_accuracy", home=home)
+    assert third_process.returncode == 0, third_process.stderr
+    assert f"README.md of org/compact_accuracy differs from {edited / 'README.md'}, which" in third_process.stderr
 
 
 def test_a_space_is_pushed_with_a_wheel_that_its_requirements_can_fetch(

@@ -16,7 +16,7 @@ import pytest
 
 from compact_hf.errors import StoppedEarly, TuningError, UsageError
 from compact_hf.training import train
-from compact_hf.training.checkpoints import find_last_checkpoint
+from compact_hf.training.checkpoints import find_last_checkpoint, init_output_dir
 from compact_hf.training.train import build_job, tune
 from tests import preforked
 from tests.training.samples import make_settings, write_base_and_release
@@ -137,6 +137,18 @@ def test_a_recipe_without_output_dir_is_told_before_anything_starts(tmp_path: Pa
 def test_bfloat16_without_a_gpu_is_told_before_anything_starts(overrides: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(TuningError, match="but torch finds no GPU that supports it"):
         tune("llava15-7b-lora", overrides={**overrides, "output_dir": str(tmp_path / "out")})
+
+
+def test_a_card_that_was_edited_by_hand_stops_training_before_it_would_be_replaced(
+    overrides: dict[str, str], tmp_path: Path
+) -> None:
+    own_overrides = {**overrides, "output_dir": str(tmp_path / "out")}
+    job = build_job("tiny-cpu", overrides=own_overrides)
+    init_output_dir(job.output_dir, job.settings)
+    (tmp_path / "out" / "README.md").write_text("My student, half trained.")
+    with pytest.raises(UsageError, match=r"README\.md was edited by hand .*: move it to another directory"):
+        tune("tiny-cpu", overrides=own_overrides)
+    assert (tmp_path / "out" / "README.md").read_text() == "My student, half trained."
 
 
 def test_a_revision_needs_a_repository(overrides: dict[str, str], tmp_path: Path) -> None:
