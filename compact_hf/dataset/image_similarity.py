@@ -130,9 +130,11 @@ def _read_fingerprint(look: _Look) -> str:
     try:
         fingerprint = fingerprint_image(row.read_images[look.index]())
     except OSError as error:
-        raise ReleaseError(f"the image of row {row.id} cannot be read any more ({error}): restore it") from error
+        raise ReleaseError(
+            f"the image of row {row.id} cannot be read any more ({error}): restore it, or run the same command again"
+        ) from error
     if row.image_ids[look.index] not in fingerprint.ids:  # else the cache would store a wrong fingerprint
-        raise ReleaseError(f"the image of row {row.id} has changed since the run: restore it")
+        raise ReleaseError(f"the image of row {row.id} has changed since it was inspected: run the same command again")
     return json.dumps([sorted(fingerprint.ids), fingerprint.hash])
 
 

@@ -287,10 +287,14 @@ def _read_image(row: Row, image_id: str, read: Callable[[], bytes]) -> bytes:
         data = read()
         # The id decides the split and is published, so the bytes must be those that it was computed from.
         if compute_image_id(data) != image_id:
-            raise ReleaseError(f"the image of row {row.id} has changed since the run: restore it")
+            raise ReleaseError(
+                f"the image of row {row.id} has changed since it was inspected: run the same command again"
+            )
         return clean_image(data)
     except (OSError, ImageError) as error:
-        raise ReleaseError(f"the image of row {row.id} cannot be read any more ({error}): restore it") from error
+        raise ReleaseError(
+            f"the image of row {row.id} cannot be read any more ({error}): restore it, or run the same command again"
+        ) from error
 
 
 def _count_rejects(rows: Iterable[Row | Reject], row_counter: RowCounter) -> Iterator[Row]:

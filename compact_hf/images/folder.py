@@ -71,12 +71,16 @@ class ImageFolder:
         return self._name, "unknown"
 
     def stamp(self, ref: str) -> str:
-        """Return the file's size and modification time, or an empty string if the file does not exist."""
+        """Return the file's size and times of change, or an empty string if the file does not exist.
+
+        The time of the last change of its status (ctime) is included, because copying a file can set the modification
+        time to an earlier one.
+        """
         try:
             stat = os.stat(f"{self.identity}/{ref}")
         except OSError:
             return ""
-        return f"{stat.st_size}:{stat.st_mtime_ns}"
+        return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
 
     def read(self, ref: str) -> bytes:
         """Return the file's bytes.

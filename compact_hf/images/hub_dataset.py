@@ -122,7 +122,7 @@ class DatasetSource:
         return read_license(self.address) if self.address.on_hub else "unknown"
 
     def stamp(self, ref: str) -> str:
-        """Return the commit; for a directory a hash of the names, sizes and modification times of its files."""
+        """Return the commit; for a directory a hash of the names, sizes and times of change of its files."""
         return self._stamp if self._parse_ref(ref) else ""
 
     def read(self, ref: str) -> bytes:
@@ -248,7 +248,11 @@ def _allowed_roots(address: Address) -> Iterator[Path]:
 
 
 def _hash_files(directory: Path) -> str:
-    """Return a hash of the paths, sizes and modification times of all files in a directory."""
+    """Return a hash of the paths, sizes and times of change of all files in a directory."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    entries = [(str(path.relative_to(directory)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
+    stats = [path.stat() for path in files]
+    entries = [
+        (str(path.relative_to(directory)), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        for path, stat in zip(files, stats, strict=True)
+    ]
     return digest(entries, length=16)

@@ -115,13 +115,16 @@ def reread_verified(source: ImageSource, image: ImageInfo) -> bytes:
     Raises:
         SourceError: the image can no longer be read, or its content changed.
     """
-    hint = "restore the image, or run `compact generate` again to skip it"
+    # Running it again inspects the image again, because its stamp is another one.
+    hint = "restore the image, or run the command that made the run again, which"
     try:
         data = source.read(image.ref)
     except OSError as error:
         raise SourceError(
-            f"{image.ref} in {source.identity} can no longer be read ({error.strerror or error}): {hint}"
+            f"{image.ref} in {source.identity} can no longer be read ({error.strerror or error}): {hint} leaves it out"
         ) from error
     if compute_image_id(data) != image.image_id:
-        raise SourceError(f"{image.ref} in {source.identity} is not the same image as before: {hint}")
+        raise SourceError(
+            f"{image.ref} in {source.identity} is not the same image as before: {hint} treats it as a new image"
+        )
     return data

@@ -85,7 +85,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_picture_that_was_changed_is_not_kept_as_what_it_was(tmp_path: Path) -> None:
     original_row = make_row(1, data=make_image(1))
     changed_row = replace(original_row, read_images=(lambda: make_image(2),))
-    with pytest.raises(ReleaseError, match="has changed since the run"):
+    with pytest.raises(ReleaseError, match="has changed since it was inspected"):
         list(FingerprintReader(FingerprintCache(tmp_path)).iter_fingerprints([changed_row]))
     ((_, (fingerprint,)),) = FingerprintReader(FingerprintCache(tmp_path)).iter_fingerprints([original_row])
     assert original_row.image_id in fingerprint.ids

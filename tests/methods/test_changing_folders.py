@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,39 @@ def test_a_picture_that_was_replaced_is_asked_about_anew(folder: Path, server: G
     generate(str(folder), run, teacher_url=server.url)
     assert list_missing_refs(run) == ["3.jpg"]
     assert read_images(run)[compute_image_id(new_image)]
+
+
+def replace_at_the_same_time(file: Path) -> None:
+    """Replace a file by another image of the same size and modification time, as `cp -p` may."""
+    stat, new_image = file.stat(), photograph(80, 60)
+    file.write_bytes(new_image + bytes(stat.st_size - len(new_image)))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "count"),
+    [
+        (lambda file: file.unlink(), r"can no longer be read .*: .* or run the command .* again, which leaves it", 5),
+        (lambda file: file.write_bytes(b"no image"), "is not the same image .*, or run the command .* again, which", 5),
+        (lambda file: file.write_bytes(photograph(300, 200)), "is not the same image .*, or run the command", 6),
+        (
+            replace_at_the_same_time,
+            "is not the same image .*, or run the command .* again, which treats it as a new",
+            6,
+        ),
+    ],
+)
+def test_the_advice_about_a_changed_image_works(
+    change: Callable[[Path], None], message: str, count: int, folder: Path, server: GeminiServer, tmp_path: Path
+) -> None:
+    (folder / "3.jpg").write_bytes(photograph(600, 400))
+    generate(str(folder), tmp_path / "run", teacher_url=server.url)
+    change(folder / "3.jpg")
+    with pytest.raises(SourceError, match=message):
+        read_images(tmp_path / "run")
+    generate(str(folder), tmp_path / "run", teacher_url=server.url)
+    assert len(read_images(tmp_path / "run")) == count
 
 
 def test_pictures_that_were_moved_within_the_folder_are_found(
