@@ -141,7 +141,8 @@ class Run:
         shard (`Shard`, *optional*): the shard to process; None for the whole run.
         limits (`RunLimits`, *optional*): limits of the whole run, of which a shard takes its share.
         on_progress (`Callable[[RunProgress], None]`, *optional*): called after each finished image and each failure.
-        on_wait (`Callable[[str], None]`, *optional*): called with a line that says what is waited for after Ctrl-C.
+        on_wait (`Callable[[str], None]`, *optional*): called with a line that says what is waited for after Ctrl-C, or
+            which finished images of the run this call does not select.
     """
 
     source: ImageSource
@@ -259,7 +260,20 @@ class Run:
                 if image_id not in finished_ids and (image := journal.get_image(image_id, ref)) is not None:
                     yield image
                 if len(seen) == limit:
-                    return
+                    break
+        if finished_ids - seen:
+            await self._note_unselected(journal, finished_ids - seen)
+
+    async def _note_unselected(self, journal: Journal, image_ids: set[str]) -> None:
+        """Say how many finished images are still in the run although this call does not select them."""
+        inspections = await asyncio.to_thread(journal.inspections)
+        # Without those that are gone, which assembly leaves out and reports.
+        if count := len(image_ids.intersection(image_id for _, image_id in inspections.values() if image_id)):
+            self.on_wait(
+                f"the run also has {count} finished {'image' if count == 1 else 'images'} that this call does not "
+                "select (fewer images or a lower limit than before): assembly uses them too; for a dataset without "
+                "them give another --out"
+            )
 
 
 @contextlib.contextmanager

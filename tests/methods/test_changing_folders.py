@@ -163,6 +163,19 @@ def test_the_count_never_says_more_done_than_there_is(folder: Path, server: Gemi
     assert all(progress.finished <= progress.images for progress in updates)
 
 
+def test_fewer_scenes_or_a_lower_limit_say_that_the_others_stay_in_the_run(tmp_path: Path) -> None:
+    def run(source: str, **options: int) -> list[str]:
+        notes: list[str] = []
+        generate(source, tmp_path / "run", on_wait=notes.append, **options)  # type: ignore[call-overload]
+        return notes
+
+    assert run("scenes:5") == run("scenes:5") == run("scenes:6") == []
+    for notes in (run("scenes:2"), run("scenes:6", limit=2), run("scenes:4-8", limit=4)):
+        (note,) = notes
+        assert note.startswith("the run also has 4 finished images that this call does not select")
+    assert run("scenes:8") == []
+
+
 def test_a_limit_draws_from_the_whole_folder_and_a_larger_one_adds(
     folder: Path, server: GeminiServer, tmp_path: Path
 ) -> None:
