@@ -10,7 +10,8 @@ bytes (with the same version of matplotlib).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -128,8 +129,9 @@ _EXTRA_FILES: Final = re.compile(
 _SECTIONS: Final = ("Load it", "A row", "Licen[cs]es", "Limits", "Versions", "Citation")
 # The block that shows the figures. It depends on them, not only on rows, and is not rendered again to compare.
 _FIGURES_PART: Final = "asks"
-# A number, possibly with separators and a percent sign; text in backticks or double quotes; a capability.
-_FACT: Final = re.compile(rf"""\d+(?:[.,]\d+)*%?|`[^`]+`|"[^"]+"|\b(?:{"|".join(map(get_label, CAPABILITIES))})\b""")
+# A number, possibly with separators and a percent sign; text in backticks or double quotes.
+_VALUE: Final = re.compile(r"""\d+(?:[.,]\d+)*%?|`[^`]+`|"[^"]+\"""")
+_CAPABILITY: Final = re.compile(rf"\b(?:{'|'.join(map(get_label, CAPABILITIES))})\b")
 # (exclusive upper limit of the number of rows, the Hub's name of the category)
 _SIZE_CATEGORIES: Final = (
     (10**3, "n<1K"),
@@ -200,30 +202,55 @@ def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str
         if not re.search(rf"^## {name}$", text, re.MULTILINE):
             yield "card lacks a section", name.replace("[cs]", "s")
     # In the order of the card; a part agrees if its facts are a contiguous sequence of these.
-    card_facts = [fact for fact, _ in _iter_facts(text)]
+    card_facts = list(_iter_facts(text))
     for name, expected in _iter_measured_text(stats):
         facts = list(_iter_facts(expected))
-        if not _is_part([fact for fact, _ in facts], card_facts):
+        if not _is_part(facts, card_facts):
             # If no line is missing, the lines are in another order or have others between them: show the first.
-            line = next((line for fact, line in facts if fact not in card_facts), facts[0][1])
-            yield "card disagrees with the data", f"its part {name} should contain: {line}"
+            missing = (fact for fact in facts if not any(map(fact.is_stated_by, card_facts)))
+            yield "card disagrees with the data", f"its part {name} should contain: {next(missing, facts[0]).line}"
 
 
-def _iter_facts(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (fact, line) for each line of a card that states something measurable.
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """The measurable contents of a line of a card.
 
-    These are the title and the tables as they are, and the numbers, quotations and capabilities of other lines. Other
-    words are not compared, so that they can change between versions of this package.
+    Attributes:
+        line (`str`): the line.
+        values (`str`): the line itself if it is the title or a row of a table, else its numbers and quotations.
+        names (`tuple[str, ...]`): the capabilities that it names, in their order, if it is neither.
+    """
+
+    line: str
+    values: str
+    names: tuple[str, ...]
+
+    def is_stated_by(self, other: _Facts) -> bool:
+        """Return whether a line of a card states these facts. It may name only some of several tied capabilities."""
+        if self.values != other.values or bool(self.names) != bool(other.names):
+            return False
+        # In the same order: `in` consumes the iterator up to the name.
+        names = iter(self.names)
+        return all(name in names for name in other.names)
+
+
+def _iter_facts(text: str) -> Iterator[_Facts]:
+    """Yield the facts of each line of a card that has any.
+
+    Other words are not compared, so that they can change between versions of this package.
     """
     for line in text.splitlines():
         if line.startswith(("|", "# ")):
-            yield line, line
-        elif facts := _FACT.findall(line):
-            yield " ".join(facts), line
+            yield _Facts(line, line, ())
+        elif (values := _VALUE.findall(line)) or _CAPABILITY.search(line):
+            yield _Facts(line, " ".join(values), tuple(_CAPABILITY.findall(line)))
 
 
-def _is_part(part: Sequence[str], whole: Sequence[str]) -> bool:
-    return any(whole[start : start + len(part)] == part for start in range(len(whole) - len(part) + 1))
+def _is_part(part: Sequence[_Facts], whole: Sequence[_Facts]) -> bool:
+    return any(
+        all(map(_Facts.is_stated_by, part, whole[start : start + len(part)]))
+        for start in range(len(whole) - len(part) + 1)
+    )
 
 
 def _iter_measured_text(stats: DatasetStats) -> Iterator[tuple[str, str]]:
@@ -346,6 +373,7 @@ def _load_template(text: str) -> Template:
         "usd": _format_usd,
         "spoken": get_label,
         "listed": _join_names,
+        "code": "`{}`".format,
         "cell": _escape_cell,
     }
     return environment.from_string(text)
@@ -394,7 +422,7 @@ def _format_usd(cost: float | None) -> str:
     return f"{cost:,.2f}" if cost >= 0.1 or not cost else f"{cost:.2g}"
 
 
-def _join_names(names: Collection[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 

@@ -157,6 +157,10 @@ class DatasetStats(NotebookSummary):
             if (not subsets or subset in subsets) and split in (None, split_name)
         )
 
+    def configs_without(self, split: str) -> list[str]:
+        """Return the names of the configs that have no rows in a split, and therefore no such split."""
+        return [name for name, subsets in self.configs.items() if not self.rows(*subsets, split=split)]
+
     def file_bytes(self, *subsets: str) -> int:
         """Return the size in bytes of the files of the given subsets (default: all)."""
         return sum(size.file_bytes for (subset, _), size in self.sizes.items() if not subsets or subset in subsets)

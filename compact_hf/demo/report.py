@@ -181,7 +181,7 @@ def _make_caveat(demo: DemoResults) -> str:
         "so it uses the image"
         # The intervals with the right and with a wrong image do not overlap.
         if after.low > swapped.high
-        else "so it has learnt the wording of questions and the form of answers, but does not use the image yet"
+        else "which does not show that it uses the image"
     )
     return (
         f"Accuracy went from {demo.before.overall.accuracy:.2f} to {after.accuracy:.2f} on {after.n} questions "

@@ -12,6 +12,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from compact_hf.reports.figure import Plot
+from compact_hf.reports.score_charts import Interval, error_bar
 from compact_hf.reports.table import Table
 from compact_hf.reports.theme import jinja_environment, new_figure, tone
 
@@ -232,8 +233,7 @@ def _draw_spread(axes: Axes, y: float, spread: Spread, *, is_hollow: bool, is_la
     axes.errorbar(
         100 * spread.mean,
         y,
-        # matplotlib raises an error for a negative length: a mean outside its interval must not stop the page.
-        xerr=[[100 * max(0.0, spread.mean - spread.low)], [100 * max(0.0, spread.high - spread.mean)]],
+        xerr=[[length] for length in error_bar(Interval(spread.mean, spread.low, spread.high))],
         fmt="D",
         markersize=5.5,
         elinewidth=1.4,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.reports.figure import Plot
 from compact_hf.reports.pair_charts import PAIRS, TRIANGLE_HEIGHT, Cell, draw_triangle
+from compact_hf.reports.ranking import find_extremes, join_names
 from compact_hf.reports.table import Table
 from compact_hf.reports.theme import (
     LABEL_ABOVE,
@@ -210,13 +211,16 @@ def _make_table(
 def _make_alt_text(series: Sequence[Series], names: Sequence[str], format_value: Callable[[float], str]) -> str:
     parts = []
     for dataset in series:
-        ranked = sorted(names, key=lambda category: -dataset.values.get(category, 0))
-        most, least = ranked[0], ranked[-1]
+        values = {name: dataset.values.get(name, 0) for name in names}
+        if (extremes := find_extremes(values)) is None:
+            parts.append(f"{dataset.label}: {format_value(values[names[0]])}{' for each' if len(names) > 1 else ''}.")
+            continue
+        most, least = (join_names(map(get_label, group)) for group in (extremes.highest, extremes.lowest))
         parts.append(
-            f"{dataset.label}: highest {format_value(dataset.values.get(most, 0))} for {get_label(most)}, lowest "
-            f"{format_value(dataset.values.get(least, 0))} for {get_label(least)}."
+            f"{dataset.label}: highest {format_value(values[extremes.highest[0]])} for {most}, lowest "
+            f"{format_value(values[extremes.lowest[0]])} for {least}."
         )
-    return f"A bar chart of {len(names)} values. {' '.join(parts)}"
+    return f"A bar chart of {len(names)} {'value' if len(names) == 1 else 'values'}. {' '.join(parts)}"
 
 
 def _truncate(text: str) -> str:
@@ -324,12 +328,18 @@ def plot_coverage(combination_counts: Mapping[tuple[str, ...], int]) -> Plot:
         hide_axis(axes, "x")
         if ks:
             figure.legend(loc="outside lower center", ncols=legend_layout(labels)[0])
-    fewest = min(names, key=lambda name: counts[name].total())
+    totals = {name: counts[name].total() for name in names}
+    extremes = find_extremes(totals)
+    ranking = (
+        f"Each is needed by the same number of questions, {totals[names[0]]:,}."
+        if extremes is None
+        else f"The fewest questions, {totals[extremes.lowest[0]]:,}, need "
+        f"{join_names(map(get_label, extremes.lowest))}."
+    )
     return Plot(
         "coverage",
         "Questions that need each capability",
-        f"A stacked bar for each of the ten capabilities. The fewest questions, "
-        f"{counts[fewest].total():,}, need {get_label(fewest)}.",
+        f"A stacked bar for each of the ten capabilities. {ranking}",
         Table(
             ("capability", *labels, "all"),
             tuple(
@@ -356,12 +366,17 @@ def plot_cooccurrence(combination_counts: Mapping[tuple[str, ...], int]) -> Plot
     with new_figure(TRIANGLE_HEIGHT) as (figure, axes):
         draw_triangle(axes, {pair: Cell(f"{pairs[pair]:,}", pairs[pair] / max_count) for pair in PAIRS})
     missing = sum(pairs[pair] == 0 for pair in PAIRS)
-    most_common = max(PAIRS, key=lambda pair: pairs[pair])
+    extremes = find_extremes({pair: pairs[pair] for pair in PAIRS})
+    ranking = (
+        f", each in {max_count:,} questions"
+        if extremes is None
+        else f", most often {join_names(' with '.join(map(get_label, pair)) for pair in extremes.highest)} "
+        f"({max_count:,} questions)"
+    )
     return Plot(
         "cooccurrence",
         "Capabilities needed together",
-        f"A triangular matrix of the 45 pairs: {45 - missing} occur, most often {get_label(most_common[0])} and "
-        f"{get_label(most_common[1])} ({pairs[most_common]:,} questions).",
+        f"A triangular matrix of the 45 pairs: {45 - missing} occur{ranking if missing < 45 else ''}.",
         Table(
             ("pair", "questions"),
             tuple(
@@ -456,7 +471,9 @@ def _make_rejects_table(rows: Sequence[RejectCount], *, has_faults: bool) -> Tab
 
 def _make_rejects_alt_text(rows: Sequence[RejectCount], with_faults: Sequence[RejectCount]) -> str:
     total = sum(row.rejected for row in rows)
-    text = f"{total:,} rejects for {len(rows)} reasons" + (f", most often: {rows[0].reason}." if rows else ".")
+    extremes = find_extremes({row.reason: row.rejected for row in rows})
+    most_often = f", most often: {join_names(extremes.highest)}" if extremes else ""
+    text = f"{total:,} rejects for {len(rows)} {'reason' if len(rows) == 1 else 'reasons'}{most_often}."
     if with_faults:
         caught = sum(row.caught_faults or 0 for row in with_faults)
         text += (

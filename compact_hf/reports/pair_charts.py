@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.reports.figure import Plot
+from compact_hf.reports.ranking import find_extremes, join_names
 from compact_hf.reports.table import Table
 from compact_hf.reports.theme import get_label, new_figure, tone
 
@@ -118,8 +119,13 @@ def _make_alt_text(scores: Mapping[Pair, tuple[int, Interval]]) -> str:
     text = f"A triangular matrix of the 45 pairs: {len(scores)} have questions, {len(shares)} have {MIN_N} or more."
     if not shares:
         return text
-    least, most = min(shares, key=lambda pair: shares[pair]), max(shares, key=lambda pair: shares[pair])
-    parts = [f"{' with '.join(map(get_label, pair))} ({shares[pair]:.0%})" for pair in (least, most)]
+    extremes = find_extremes(shares)
+    if extremes is None:
+        return f"{text} Accuracy is {next(iter(shares.values())):.0%} for {'each of ' * (len(shares) > 1)}the latter."
+    parts = [
+        f"{join_names(' with '.join(map(get_label, pair)) for pair in pairs)} ({shares[pairs[0]]:.0%})"
+        for pairs in (extremes.lowest, extremes.highest)
+    ]
     return f"{text} Among the latter, accuracy is lowest for {parts[0]} and highest for {parts[1]}."
 
 

@@ -76,12 +76,16 @@ def plot_loss(points: Sequence[tuple[int, float]]) -> Plot:
     # Eight rows show the course of the curve, however long the training is.
     rows = [points[round(index * (len(points) - 1) / 7)] for index in range(8)] if len(points) > 8 else list(points)
     summary = (
-        f"It falls from {losses[0]:.2f} at step {steps[0]} to {losses[-1]:.2f} at step {steps[-1]}." if points else ""
+        f"The loss is {losses[0]:.2f} at step {steps[0]:,} and {losses[-1]:.2f} at step {steps[-1]:,}."
+        if len(points) > 1
+        else f"The loss is {losses[0]:.2f} at step {steps[0]:,}."
+        if points
+        else ""
     )
     return Plot(
         "loss",
         "Training loss",
-        f"A line chart of {len(points)} logged steps. {summary}".strip(),
+        f"A line chart of {len(points)} logged {'step' if len(points) == 1 else 'steps'}. {summary}".strip(),
         Table(("step", "loss"), tuple((f"{step:,}", f"{value:.3f}") for step, value in rows)),
         figure,
     )
@@ -115,10 +119,7 @@ def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: st
                 [interval.value * 100 for interval in intervals],
                 [position + offset for position in positions],
                 # (2, rows): lengths to the left and to the right of the marker, not positions.
-                xerr=[
-                    [(interval.value - interval.low) * 100 for interval in intervals],
-                    [(interval.high - interval.value) * 100 for interval in intervals],
-                ],
+                xerr=list(zip(*map(error_bar, intervals), strict=True)),
                 **model_style(index),
                 linestyle="",
                 markersize=6.5,
@@ -137,6 +138,18 @@ def plot_accuracy(scores: Sequence[ScoreRow], models: Sequence[str], *, name: st
         axes.spines["left"].set_visible(False)
         figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2)
     return Plot(name, title, " ".join(describe_scores(scores, models)), make_score_table(scores, models), figure)
+
+
+def error_bar(share: Interval) -> tuple[float, float]:
+    """Return the lengths of an error bar to the left and to the right of its marker, in percentage points.
+
+    A value may be outside its interval: by rounding, or because resampling gave an interval beside it. The length is
+    then 0, because matplotlib raises an error for a negative one.
+
+    Args:
+        share (`Interval`): the value with its interval.
+    """
+    return 100 * max(0.0, share.value - share.low), 100 * max(0.0, share.high - share.value)
 
 
 def plot_accuracy_in_handfuls(
@@ -282,11 +295,10 @@ def plot_differences(differences: Sequence[ModelDifference]) -> Plot:
     with new_figure(0.8 + 0.48 * len(differences)) as (figure, axes):
         axes.axvline(0, color=tone("muted"), linewidth=1)
         for position, diff in enumerate(differences):
-            value, low, high = (100 * part for part in (diff.share.value, diff.share.low, diff.share.high))
             axes.errorbar(
-                value,
+                100 * diff.share.value,
                 position,
-                xerr=[[value - low], [high - value]],
+                xerr=[[length] for length in error_bar(diff.share)],
                 marker="D",
                 markersize=6.5,
                 elinewidth=1.6,

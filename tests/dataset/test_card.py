@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import load_dataset
 from PIL import Image
 
+from compact_hf.capabilities import CAPABILITIES
 from compact_hf.dataset.card import _format_size, is_dataset_directory, read_header
 from compact_hf.dataset.provenance import ModelUsage, Provenance
 from compact_hf.dataset.schema import features
@@ -17,7 +20,7 @@ from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.methods.compact.statistics import QuestionStatistics
-from compact_hf.records import Message, Reject, Row, Turn
+from compact_hf.records import Message, Reject, Row, Turn, is_validation_image
 from compact_hf.teachers.base import Role
 
 from .samples import make_row, make_rows
@@ -87,7 +90,9 @@ def test_the_text_says_what_was_measured(tmp_path: Path) -> None:
         "| `teacher` | scenes |",
         "| `preset_version` | paper-1 |",
         "- Date and cost: not recorded.",
-        "color is needed most often (100.0% of the questions), scene understanding least (0.0%). Of the 45 pairs of "
+        "color is needed most often (100.0% of the questions), object recognition, action recognition, text "
+        "recognition, spatial recognition, spatial relationship, object interaction and scene understanding least "
+        "(0.0%). Of the 45 pairs of "
         "capabilities, 42 occur in no question.",
         '"question" 100.0%',
         "| k = 1 | 40 | 2 | 0.0% | answer 1 | 50.0% | 100.0% |",
@@ -100,6 +105,83 @@ def test_the_text_says_what_was_measured(tmp_path: Path) -> None:
         assert line in text
     assert "{{" not in text.split("## Citation")[0]
     assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("is_kept", "expected", "unexpected"),
+    [
+        (lambda row: True, "About 5% of the images", "no split"),
+        (
+            lambda row: not is_validation_image(row.image_id),
+            "No image was selected for validation, so there is no split `validation`.",
+            "`k1`, `k2`",
+        ),
+        (
+            lambda row: row.k != 2 or not is_validation_image(row.image_id),
+            " `k2` has no split `validation`.",
+            "`train`",
+        ),
+        (
+            lambda row: row.k == 1 or not is_validation_image(row.image_id),
+            " `k2` and `k3` have no split `validation`.",
+            "`train`",
+        ),
+        (lambda row: is_validation_image(row.image_id), 'stream = load_dataset(release, split="validation"', '"train"'),
+    ],
+)
+def test_the_card_promises_only_splits_that_have_rows(
+    is_kept: Callable[[Any], bool], expected: str, unexpected: str, tmp_path: Path
+) -> None:
+    release_rows = filter(is_kept, make_rows(120))
+    write_dataset(release_rows, tmp_path / "out", sources=("compact",), version="1.0.0")
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    example = text.split("## Load it")[1].split("## A row")[0]
+    assert expected in example
+    assert unexpected not in example
+    for config in read_header(tmp_path / "out")["configs"]:
+        loaded = load_dataset(str(tmp_path / "out"), config["config_name"])
+        assert sorted(loaded) == sorted(split["split"] for split in config["data_files"])
+        assert all(len(rows) for rows in loaded.values())
+
+
+def test_capabilities_that_are_needed_equally_often_are_not_ranked(tmp_path: Path) -> None:
+    def need(number: int, name: str) -> Any:
+        row = make_row(number, k=1)
+        return replace(
+            row,
+            capabilities=(name,),
+            turns=tuple(replace(turn, capabilities=(name,), verified_capabilities=(name,)) for turn in row.turns),
+        )
+
+    _, _, text = write_release(tmp_path / "all", *(need(number, name) for number, name in enumerate(CAPABILITIES)))
+    assert "- Capabilities: all are needed equally often (10.0% of the questions).\n" in text
+    assert validate(tmp_path / "all").is_valid
+    names = ("color", "color", "shape", "shape", *list(CAPABILITIES)[2:])
+    _, _, text = write_release(tmp_path / "two", *(need(number, name) for number, name in enumerate(names)))
+    assert (
+        "- Capabilities: color and shape are needed most often (16.7% of the questions), object recognition, " in text
+    )
+    assert "interaction and scene understanding least (8.3%).\n" in text
+
+
+@pytest.mark.parametrize(
+    ("most", "least", "is_valid"),
+    [
+        ("color is", "counting", True),  # version 0.1.0 named one of several
+        ("shape is", "object recognition and counting", True),
+        ("counting is", "object recognition", False),
+        ("object recognition is", "color", False),
+    ],
+)
+def test_a_card_may_name_some_of_the_capabilities_that_are_tied(
+    most: str, least: str, is_valid: bool, tmp_path: Path
+) -> None:
+    _, _, text = write_release(tmp_path / "out", *(make_row(number, k=2) for number in range(9)))
+    sentence = f"- Capabilities: {most} needed most often (100.0% of the questions), {least} least (0.0%)."
+    edited, count = re.subn(r"- Capabilities: color and shape are .* least \(0\.0%\)\.", sentence, text)
+    assert count == 1
+    (tmp_path / "out" / "README.md").write_text(edited)
+    assert validate(tmp_path / "out").is_valid == is_valid
 
 
 def test_names_that_others_gave_end_no_cell_and_are_no_markup(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from compact_hf.evaluation.analysis.compare import DatasetComparison
 from compact_hf.evaluation.analysis.stats import Analysis
+from compact_hf.reports.ranking import find_extremes, join_names
 from compact_hf.reports.theme import get_label
 
 # Pairs of the ten capabilities.
@@ -43,9 +45,19 @@ def _describe_complexity(analysis: Analysis) -> str:
 
 
 def _describe_capabilities(analysis: Analysis) -> str:
-    counts = analysis.complexity.by_capability
-    most_frequent = max(counts, key=lambda name: counts[name])
-    least_frequent = min(counts, key=lambda name: counts[name])
+    shares = {name: count / analysis.questions for name, count in analysis.complexity.by_capability.items()}
+    extremes = find_extremes(shares)
+    if extremes is None:
+        # Ten equal shares: none is the most or the least frequent one.
+        ranking = f"All ten capabilities are equally frequent ({next(iter(shares.values())):.1%} of the questions)"
+    else:
+        (most, most_share), (least, least_share) = (
+            (join_names(map(get_label, names)), shares[names[0]]) for names in (extremes.highest, extremes.lowest)
+        )
+        ranking = (
+            f"The most frequent {_agree('capability is', 'capabilities are', extremes.highest)} {most} "
+            f"({most_share:.1%} of the questions), the least frequent {least} ({least_share:.1%})"
+        )
     # `by_pair` only has pairs that occur.
     missing_pairs = _PAIR_COUNT - len(analysis.complexity.by_pair)
     pairs_text = (
@@ -53,11 +65,11 @@ def _describe_capabilities(analysis: Analysis) -> str:
         if missing_pairs
         else "all 45 pairs occur"
     )
-    return (
-        f"The most frequent capability is {get_label(most_frequent)} "
-        f"({counts[most_frequent] / analysis.questions:.0%} of the questions), the least frequent "
-        f"{get_label(least_frequent)} ({counts[least_frequent] / analysis.questions:.1%}); {pairs_text}."
-    )
+    return f"{ranking}; {pairs_text}."
+
+
+def _agree(singular: str, plural: str, names: Sequence[str]) -> str:
+    return singular if len(names) == 1 else plural
 
 
 def _describe_text_only(analysis: Analysis) -> str:

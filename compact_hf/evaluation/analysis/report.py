@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -17,6 +17,7 @@ from compact_hf.reports.analysis_page import AnalysisPage, Findings, PlotBlock, 
 from compact_hf.reports.dataset_charts import Series, plot_bars, plot_lengths
 from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Plot
+from compact_hf.reports.ranking import join_names
 
 _K_EXPLANATION: Final = (
     "k is the number of capabilities, of ten, that a question needs at once. {asked}For the numbers in the paper, k "
@@ -74,7 +75,7 @@ def _iter_facts(analysis: Analysis) -> Iterator[Fact]:
     yield Fact(
         "mean k",
         f"{complexity.mean_k or 0:.2f}",
-        f"{tables.K_SOURCE_NAMES[analysis.k_is]}; most frequent: {complexity.mode_k}",
+        f"{tables.K_SOURCE_NAMES[analysis.k_is]}; most frequent: {_format_modes(complexity.by_k)}",
     )
     yield Fact("with k ≤ 2", f"{complexity.at_most_2 or 0:.0%}", f"{complexity.none_needed or 0:.1%} need none (k = 0)")
     if analysis.text_alone is not None:
@@ -95,6 +96,12 @@ def _iter_facts(analysis: Analysis) -> Iterator[Fact]:
         f"{analysis.repeats.question:.0%}",
         f"{analysis.repeats.question_and_answer:.0%} with the same answer",
     )
+
+
+def _format_modes(by_k: Mapping[int, int]) -> str:
+    """Return the most frequent k, or several that are equally frequent."""
+    most = max(by_k.values())
+    return join_names(f"{k}" for k, count in by_k.items() if count == most)
 
 
 def _complexity_section(data: Sequence[Analysis]) -> Section:
@@ -206,7 +213,7 @@ def _answers_section(data: Sequence[Analysis]) -> Section:
         "The entropy measures how varied the answers to one type of question are: 0 bits if all answers are the same, "
         "and 1 bit more for each doubling of the number of equally frequent answers. Questions are grouped by their "
         "first two words, and by the capabilities they need. The entropy of a type with few questions is "
-        "underestimated."
+        "underestimated. If several answers are equally frequent, the first in alphabetical order is named."
     )
     elements: list[PlotBlock | TableBlock] = []
     # Without answers in one of the datasets there is nothing to compare by type.

@@ -16,6 +16,7 @@ from compact_hf.answers import normalise
 from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.methods.row_kind import Record, RowStatistics
 from compact_hf.records import digest
+from compact_hf.reports.ranking import Extremes, find_extremes
 
 if TYPE_CHECKING:
     from compact_hf.reports.figure import Plot
@@ -153,6 +154,12 @@ class QuestionStatistics(RowStatistics):
         by_k = self.capabilities
         counts = {name: sum(by_k[k, name] for k in self.questions_by_k) for name in CAPABILITIES}
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    @property
+    def capability_extremes(self) -> Extremes[str] | None:
+        """The capabilities that most and fewest questions need; None if all are needed equally often."""
+        counts = self.questions_by_capability
+        return find_extremes({name: counts[name] for name in CAPABILITIES})
 
     @property
     def missing_pairs(self) -> tuple[tuple[str, str], ...]:
