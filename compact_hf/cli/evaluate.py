@@ -165,7 +165,10 @@ def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
         args.models,
         args.dataset,
         args.out,
-        **{name: options[name] for name in (*_DATASET_OPTIONS, "task", "control", "batch_size", "url")},
+        **{
+            name: options[name]
+            for name in (*_DATASET_OPTIONS, "task", "matching", "control", "batch_size", "max_new_tokens", "url")
+        },
         limits=RunLimits(**{name: options[name] for name in _LIMIT_OPTIONS}),
     )
     if args.json:

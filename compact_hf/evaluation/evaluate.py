@@ -16,7 +16,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from compact_hf.errors import UsageError
 from compact_hf.evaluation.inference import Student, model_identity
@@ -65,6 +65,20 @@ class EvaluationSettings:
     max_new_tokens: int
     url: str | None
     limits: RunLimits
+
+    @classmethod
+    def of(
+        cls,
+        task: EvaluationTask,
+        matching: str | None,
+        batch_size: int,
+        max_new_tokens: int | None,
+        url: str | None,
+        limits: RunLimits,
+    ) -> Self:
+        """Return the settings, with the defaults of a task for `matching` and `max_new_tokens`."""
+        answer_length = task.max_new_tokens if max_new_tokens is None else max_new_tokens
+        return cls(choose_rule(task, matching), batch_size, answer_length, url, limits)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):
@@ -159,19 +173,13 @@ def evaluate(
     check_server_options(list_models(models), url=url, limits=limits)
     chosen_task = choose_task(task, str(dataset))
     control = _choose_control(control, swap_pictures)
-    settings = EvaluationSettings(
-        choose_rule(chosen_task, matching),
-        batch_size,
-        chosen_task.max_new_tokens if max_new_tokens is None else max_new_tokens,
-        url,
-        limits,
-    )
+    settings = EvaluationSettings.of(chosen_task, matching, batch_size, max_new_tokens, url, limits)
     # Options were checked first: this step may download models, and hashes all of their files.
     entries = resolve_models(models, batch_size=batch_size, url=url)
     options = DataOptions(config, split, columns)
     question_set = read_questions(chosen_task, str(dataset), options, limit=limit, control=control)
     total = len(question_set.questions) * len(entries)
-    with EvaluationDirectory.open(Path(out), _identity_settings(chosen_task, question_set, settings)) as directory:
+    with EvaluationDirectory.open(Path(out), identity_settings(chosen_task, question_set, settings)) as directory:
         for index, entry in enumerate(entries):
             # Progress counts over all models: this number of answers belongs to the models before this one.
             done = index * len(question_set.questions)
@@ -257,7 +265,7 @@ def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int
     return list(entries.values())
 
 
-def _identity_settings(task: EvaluationTask, question_set: QuestionSet, settings: EvaluationSettings) -> dict[str, Any]:
+def identity_settings(task: EvaluationTask, question_set: QuestionSet, settings: EvaluationSettings) -> dict[str, Any]:
     """Return the settings that all models in one directory must share, as JSON values."""
     # The batch size is not among them: each model's entry records its own, and models on a server have none.
     return {

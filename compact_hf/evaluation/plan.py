@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compact_hf.evaluation.evaluate import list_models, resolve_models
+from compact_hf.evaluation.evaluate import EvaluationSettings, identity_settings, list_models, resolve_models
 from compact_hf.evaluation.predict import count_local_answers
 from compact_hf.evaluation.questions import DataOptions
 from compact_hf.evaluation.results_directory import choose_slug, is_finished, read_entries
@@ -81,8 +81,10 @@ def plan_evaluation(
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     task: str | None = None,
+    matching: str | None = None,
     control: str | None = None,
     batch_size: int,
+    max_new_tokens: int | None = None,
     url: str | None = None,
     limits: RunLimits = RunLimits(),  # noqa: B008  # frozen
 ) -> EvaluationPlan:
@@ -93,14 +95,16 @@ def plan_evaluation(
     Raises:
         UsageError: as for `evaluate`.
         EvaluationError: as for `evaluate`.
+        SettingsMismatchError: as for `evaluate`.
     """
     check_server_options(list_models(models), url=url, limits=limits)
     entries = resolve_models(models, batch_size=batch_size, url=url)
     chosen_task = choose_task(task, str(dataset))
+    settings = EvaluationSettings.of(chosen_task, matching, batch_size, max_new_tokens, url, limits)
     options = DataOptions(config, split, columns)
     question_set = read_questions(chosen_task, str(dataset), options, limit=limit, control=control)
     # Nothing is created here: a new model gets the name that its subdirectory would have.
-    existing = read_entries(Path(out))
+    existing = read_entries(Path(out), identity_settings(chosen_task, question_set, settings))
     model_plans = []
     for entry in entries:
         directory = Path(out) / choose_slug(existing, entry)
@@ -109,8 +113,7 @@ def plan_evaluation(
         answered = (
             count if is_finished(directory) else max(count_journal_answers(directory), count_local_answers(directory))
         )
-        # `out` may belong to another dataset with more questions, which only `evaluate` refuses.
-        to_ask = max(0, count - answered)
+        to_ask = count - answered
         if entry.is_local:
             model_plans.append(ModelPlan(entry.model, answered, to_ask, 0, 0.0))
         else:

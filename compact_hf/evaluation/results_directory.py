@@ -182,11 +182,7 @@ class EvaluationDirectory:
         directory.claim()
         with directory.lock():
             # A new directory has no manifest until the first model is added.
-            manifest = read_manifest(directory) or {"models": {}}
-            entries = _parse_entries(manifest.pop("models"))
-            # Without a model there are no answers yet that depend on the settings.
-            if entries:
-                directory.check(manifest, settings)
+            entries = dict(read_entries(out, settings))
             # The block of the caller runs inside this one, so its errors of the disk are translated too.
             with translate_disk_errors(EvaluationError, out, "nothing is lost, run the same command again to resume"):
                 yield cls(directory, settings, entries)
@@ -229,15 +225,23 @@ def is_finished(directory: Path) -> bool:
     return (directory / PREDICTIONS_FILE).is_file()
 
 
-def read_entries(out: Path) -> Mapping[str, ModelEntry]:
+def read_entries(out: Path, settings: Mapping[str, Any] | None = None) -> Mapping[str, ModelEntry]:
     """Return the models of an evaluation by subdirectory name; empty if `out` does not contain an evaluation yet.
+
+    With `settings`, they are compared with those of the evaluation.
 
     Raises:
         EvaluationError: `out` contains other files.
+        SettingsMismatchError: `out` contains an evaluation with other settings.
     """
     directory = evaluation_directory(out)
     directory.claim()
-    return _parse_entries((read_manifest(directory) or {"models": {}})["models"])
+    manifest = read_manifest(directory) or {"models": {}}
+    entries = _parse_entries(manifest.pop("models"))
+    # Without a model there are no answers yet that depend on the settings.
+    if entries and settings is not None:
+        directory.check(manifest, settings)
+    return entries
 
 
 def _parse_entries(models: Mapping[str, Any]) -> dict[str, ModelEntry]:

@@ -222,6 +222,29 @@ def test_its_plan_counts_its_parts(
     assert json.loads(capsys.readouterr().out)["by_shape"] == {"disc": 3, "square": 3}
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["scenes:1"], "dataset was"),
+        (["DATA", "--limit", "2"], "dataset_identity was"),
+        (["DATA", "--max-new-tokens", "3"], "max_new_tokens was"),
+    ],
+)
+def test_its_plan_refuses_a_directory_of_another_evaluation_as_the_evaluation_does(
+    site: Path,
+    done: Path,
+    models: list[str],
+    data: str,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [data if word == "DATA" else word for word in options]
+    for flags in (["--dry-run"], []):
+        assert main(["evaluate", models[0], *words, "--out", str(done), *flags]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_its_scores_go_into_a_models_card(done: Path, models: list[str]) -> None:
     results = read_card_results(Path(models[1]), done)
     assert (results.task, results.metric, results.model) == ("colors", "accuracy", "second")

@@ -53,7 +53,7 @@ class AblationForecast:
         finished (`int`): number of finished units.
         arms (`tuple[VariantForecast, ...]`): one per variant; empty if the plan's scenes have no questions yet.
         seconds_left (`float`, *optional*): estimated time for the remaining units, from the speed of the finished ones;
-            None if no unit is finished.
+            None if no unit was finished in one call.
     """
 
     units: int
@@ -106,19 +106,21 @@ def forecast_variants(plan: Plan, catalog: Catalog) -> tuple[VariantForecast, ..
 def estimate_seconds_left(
     plan: Plan, catalog: Catalog, units: Collection[Unit], results: Mapping[Unit, UnitResult]
 ) -> float | None:
-    """Return the estimated seconds for unfinished units, None if no unit is finished.
+    """Return the estimated seconds for unfinished units, None if no unit was finished in one call.
 
-    Training time is estimated from the number of steps; all other work takes the average time of the finished units.
+    Training time is estimated from the number of steps; all other work takes the average time of the units that were
+    finished in one call.
     """
-    if not results:
-        return None
     unit_results = results.values()
+    other_seconds = [result.other_seconds for result in unit_results if result.other_seconds is not None]
+    if not other_seconds:
+        return None
     # Seconds; long units have more weight, because they have more steps.
     seconds_per_step = sum(result.seconds for result in unit_results) / max(
         1, sum(result.steps for result in unit_results)
     )
     # Seconds per unit.
-    overhead = sum(result.other_seconds for result in unit_results) / len(unit_results)
+    overhead = sum(other_seconds) / len(other_seconds)
     steps = {variant_forecast.variant: variant_forecast.steps for variant_forecast in forecast_variants(plan, catalog)}
     return sum(seconds_per_step * steps[unit.variant] + overhead for unit in units if unit not in results)
 

@@ -143,7 +143,8 @@ class UnitResult:
         steps (`int`): number of optimizer steps.
         loss (`float`, *optional*): last logged training loss, in nats per answer token.
         seconds (`float`): training time.
-        other_seconds (`float`): time for writing the dataset and starting up, in the call that finished the unit.
+        other_seconds (`float`, *optional*): time for writing the dataset and starting up; None if an earlier call did
+            a part of it.
     """
 
     variant: str
@@ -153,7 +154,7 @@ class UnitResult:
     steps: int
     loss: float | None
     seconds: float
-    other_seconds: float
+    other_seconds: float | None
 
 
 def select_training_data(catalog: Catalog, selection: Selection) -> TrainingData:
@@ -217,6 +218,8 @@ def run_unit(
     variant = plan.variants[unit.variant]
     selection = variant.selection(unit.seed)
     release = unit.out / "releases" / unit.name
+    # The times of an earlier call, which was stopped, are not known.
+    is_resumed = release.exists()
     if not release.exists():  # datasets are written atomically, so an existing one is complete
         on_progress(f"{unit.name}: data", 0, 1, "")
         assemble(
@@ -253,8 +256,7 @@ def run_unit(
         # (step, loss) of each logged step; none if training ended before the first.
         loss=result.loss[-1][1] if result.loss else None,
         seconds=result.seconds,
-        # Can be negative if an earlier call did part of the training, which `result.seconds` includes.
-        other_seconds=round(max(0.0, time.monotonic() - start - result.seconds), 1),
+        other_seconds=None if is_resumed else round(time.monotonic() - start - result.seconds, 1),
     )
     # The last step: the unit counts as finished from here on.
     write_atomically(unit.result_path, json.dumps(asdict(unit_result), indent=1) + "\n")

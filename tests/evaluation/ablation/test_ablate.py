@@ -132,6 +132,27 @@ def test_the_forecast_knows_questions_steps_and_what_is_left(stopped: tuple[Path
     assert forecast.seconds_left > 0
 
 
+def test_a_unit_that_was_resumed_does_not_lower_the_time_left(stopped: tuple[Path, Path, float], done: Path) -> None:
+    """The time of its start-up is not known, because an earlier call did a part of the work."""
+    plan = write_plan(stopped[0].with_name("more.yaml"), seeds=[0, 1])
+    files = [done / "units" / f"{name}-seed-0.json" for name in ("k1", "k123")]
+    texts = [file.read_text() for file in files]
+    try:
+        files[0].write_text(json.dumps(json.loads(texts[0]) | {"seconds": 2.0, "other_seconds": 50.0}))
+        files[1].unlink()  # as if a kill had come before its last step
+        ablate(stopped[0], done)
+        resumed = json.loads(files[1].read_text())
+        assert resumed["other_seconds"] is None
+        seconds_left = forecast_ablation(plan, done).seconds_left
+        assert seconds_left == pytest.approx(2 * (50.0 + 2 * (2.0 + resumed["seconds"]) / 4))
+        files[0].write_text(json.dumps(json.loads(texts[0]) | {"other_seconds": None}))
+        assert forecast_ablation(plan, done).seconds_left is None
+    finally:
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text)
+        ablate(stopped[0], done)
+
+
 def test_before_anything_is_there_the_forecast_says_what_it_can(
     stopped: tuple[Path, Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
