@@ -23,7 +23,7 @@ _HEADER: Final = re.compile(r"\A---\n.*?^---$", re.DOTALL | re.MULTILINE)
 _GENERATED_TEXTS: Final = (
     "[More Information Needed]",
     "- generated_from_trainer",
-    "<!-- compact_hf writes this card anew; take this line out, and it leaves your own words alone. -->",
+    "take this line out, and it leaves your own words alone. -->",
 )
 
 
