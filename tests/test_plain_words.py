@@ -69,7 +69,6 @@ _STORED: Final = {
     "compact_hf/methods/compact/truth.py": ["the picture does not support it"],
     "compact_hf/scenes/phrases.py": ["of the picture", "nobody would expect"],
     "compact_hf/scenes/questions.py": ["the picture", "badge worn by"],
-    "compact_hf/training/model_card.py": ["compact_hf writes this card anew"],
     "compact_hf/training/row_screening.py": ["no picture", "broken picture"],
     "student_script/captions.py": ["Describe the picture."],
 }
