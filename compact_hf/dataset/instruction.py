@@ -1,7 +1,7 @@
-"""Samples the instruction part of a release from a file in LLaVA's format, such as llava_v1_5_mix665k.json.
+"""Samples the instruction part of a release from a file of conversations, such as llava_v1_5_mix665k.json.
 
-It reads a JSON list in LLaVA's format (images/conversations.py) and the image files that it names, and yields a `Row`
-or a `Reject` for each row of the sample.
+It reads a JSON list or JSON lines (images/json_rows.py) with conversations in the formats of LLaVA, ShareGPT or TRL
+(images/conversations.py), and the image files that they name. It yields a `Row` or a `Reject` for each sampled row.
 
 The sample consists of the n rows with the smallest hashes of (seed, row content). The same rows in any order give the
 same sample in the same order, and a larger n only adds rows to it. The file is read as a stream, so only the sample is
@@ -24,14 +24,14 @@ from compact_hf.dataset.reasons import InstructionReason
 from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.errors import UsageError
 from compact_hf.images.conversations import (
-    IMAGE_TOKEN,
     Defect,
-    check_json_list,
-    iter_json_items,
+    find_image_path,
     parse_nonempty_messages,
+    refers_to_image,
 )
 from compact_hf.images.folder import ImageFolder
 from compact_hf.images.inspection import inspect_image
+from compact_hf.images.json_rows import check_json_rows, iter_json_rows
 from compact_hf.images.reasons import RowReason
 from compact_hf.records import ImageInfo, Reject, Row, digest, from_json, to_json
 
@@ -46,10 +46,10 @@ def sample_instruction_rows(
     held_out: Container[str] = frozenset(),
     fingerprint_cache: FingerprintCache | None = None,
 ) -> Iterator[Row | Reject]:
-    """Sample rows of a file in LLaVA's format.
+    """Sample rows of a file of conversations.
 
     Args:
-        file (`Path`): a JSON list in LLaVA's format.
+        file (`Path`): a JSON list or JSON lines; see the module docstring.
         image_root (`Path`): directory to which the `image` paths of the rows are relative.
         seed (`int`): random seed of the sample.
         rows (`int`, *optional*): number of rows to sample, at least 1; all rows if the file has fewer. Give either
@@ -64,8 +64,8 @@ def sample_instruction_rows(
         `instruction`. It is not replaced by another row, so that the sample does not depend on which images exist.
 
     Raises:
-        UsageError: the arguments contradict each other or are out of range, or the file does not exist or is not a
-            JSON list (a syntax error may also be raised while iterating).
+        UsageError: the arguments contradict each other or are out of range, or the file does not exist or has no rows
+            that can be read (a syntax error may also be raised while iterating).
         SourceError: `image_root` does not exist.
     """
     if (rows is None) == (fraction is None):
@@ -74,7 +74,7 @@ def sample_instruction_rows(
         raise UsageError(f"the number of instruction rows is {rows}: give at least 1, or omit the instruction file")
     if fraction is not None and not 0 < fraction <= 1:
         raise UsageError(f"the instruction fraction is {fraction}: it must be above 0 and at most 1")
-    check_json_list(file)
+    check_json_rows(file)
     source = ImageFolder(image_root)
     return _iter_sample(file, source, seed, rows, fraction, held_out, fingerprint_cache or FingerprintCache())
 
@@ -100,10 +100,10 @@ def _iter_sample(
     """Yield the sample: select items by hash, then add the images, whose inspection is cached."""
     if fraction is not None:
         # Pass 1 counts the items; nothing of them is kept. At least one row is sampled, however small the share.
-        total = sum(1 for _ in iter_json_items(file))
+        total = sum(1 for _ in iter_json_rows(file))
         rows = min(total, max(1, round(fraction * total)))
     sample = chain.from_iterable(
-        _expand_copies(*entry) for entry in _select_smallest(iter_json_items(file), rows or 0, seed)
+        _expand_copies(source, *entry) for entry in _select_smallest(iter_json_rows(file), rows or 0, seed)
     )
     for sampled, body in fingerprint_cache.iter_cached(
         sample, partial(_cache_key, source), partial(_inspect_image, source)
@@ -133,29 +133,28 @@ def _select_smallest(items: Iterator[Any], n: int, seed: int) -> Iterator[tuple[
         yield by_key[key]
 
 
-def _expand_copies(text: str, copies: int) -> Iterator[_SampledItem]:
+def _expand_copies(source: ImageFolder, text: str, copies: int) -> Iterator[_SampledItem]:
     """Yield an item once as a row, preceded by a reject for each repetition in the file."""
     item = json.loads(text)
     for _ in range(copies - 1):
         yield _SampledItem(item, _reject(InstructionReason.REPETITION, item))
-    yield _parse_item(item)
+    yield _parse_item(source, item)
 
 
-def _parse_item(item: Any) -> _SampledItem:
+def _parse_item(source: ImageFolder, item: Any) -> _SampledItem:
     """Check the text of an item, and return its row or the reject that says what is wrong with it."""
     messages = parse_nonempty_messages(item)
     if isinstance(messages, Defect):
         return _SampledItem(item, _reject(messages.reason, item, messages.detail))
     row = Row(id=digest(INSTRUCTION, item), messages=messages, source=INSTRUCTION)
-    ref = item.get("image")
-    if ref is None:
-        if any(IMAGE_TOKEN in turn["value"] for turn in item["conversations"]):
-            return _SampledItem(item, _reject(InstructionReason.NO_IMAGE, item))
-        return _SampledItem(item, row)
-    # A null byte in a path raises a ValueError, not an OSError, when the file is opened.
-    if not isinstance(ref, str) or not ref or "\0" in ref:
-        return _SampledItem(item, _reject(RowReason.NO_PATH, item, repr(ref)))
-    return _SampledItem(item, row, ref)
+    ref = find_image_path(item)
+    if not isinstance(ref, Defect):
+        return _SampledItem(item, row, source.normalise(ref))
+    if ref.reason != RowReason.NO_IMAGE:
+        return _SampledItem(item, _reject(ref.reason, item, ref.detail))
+    if refers_to_image(item):
+        return _SampledItem(item, _reject(InstructionReason.NO_IMAGE, item))
+    return _SampledItem(item, row)
 
 
 def _cache_key(source: ImageFolder, sampled: _SampledItem) -> str | None:

@@ -1,23 +1,35 @@
-"""Reads conversations in LLaVA's format: its JSON files, and the messages of one item.
+"""Reads conversations and image paths of rows in the formats of LLaVA, ShareGPT and TRL.
 
-A file in LLaVA's format, such as llava_v1_5_mix665k.json, is a JSON list of `{id, image, conversations}`; text-only
-items have no `image`. The file is read as a stream. An item that cannot be used is returned as a `Defect`.
+    conversations   [{from: human | gpt | system, value}]           LLaVA, ShareGPT
+    messages        [{role: user | assistant | system, content}]    TRL, OpenAI, LLaMA-Factory
+
+The keys and roles of both may be mixed. The content is a text, or a list of parts: `{type: text, text}` and
+`{type: image}`. System messages are left out, because rows of this package have none. The images of a row in a file are
+paths: `image` or `images`, each a path or a list of paths, or the parts of the content. A row that cannot be used is
+returned as a `Defect`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from compact_hf.errors import UsageError
 from compact_hf.images.reasons import RowReason
 from compact_hf.records import Message
 
 IMAGE_TOKEN: Final = "<image>"
-_ROLES: Final[dict[str, Literal["user", "assistant"]]] = {"human": "user", "gpt": "assistant"}
+CONVERSATION_COLUMNS: Final = ("messages", "conversations")
+
+_ROLES: Final[dict[str, Literal["user", "assistant", "system"]]] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 _ROLE_ORDER: Final = ("user", "assistant")
+_IMAGE_PARTS: Final = ("image", "image_url", "input_image")
 _IMAGE_TOKEN_PATTERN: Final = re.compile(r"<image>\n|\n?<image>")
 
 
@@ -33,91 +45,113 @@ class Defect(NamedTuple):
     detail: str = ""
 
 
-def iter_json_items(file: Path) -> Iterator[Any]:
-    """Yield the items of a JSON list, one in memory at a time.
+def find_turns(row: Any) -> list[Any] | Defect:
+    """Return the messages of a row as they are: the first column of a conversation that is not empty.
 
     Args:
-        file (`Path`): the JSON file.
-
-    Raises:
-        UsageError: the file is not valid JSON; the items before the error have been yielded.
+        row (`Any`): a row; a row of a JSON file may be of any type.
     """
-    import ijson
-
-    try:
-        with file.open("rb") as stream:
-            yield from ijson.items(stream, "item", use_float=True)
-    except ijson.JSONError as error:
-        reason = str(error).strip().split("\n")[0].strip()  # the following lines quote the file
-        raise UsageError(f"{file} is not valid JSON ({reason}): download or write it again") from None
+    if not isinstance(row, dict):
+        return Defect(RowReason.NOT_AN_OBJECT, type(row).__name__)
+    cells = (row.get(name) for name in CONVERSATION_COLUMNS)
+    return next((cell for cell in cells if cell and isinstance(cell, list)), Defect(RowReason.NO_CONVERSATIONS))
 
 
-def check_json_list(file: Path) -> None:
-    """Check that a file starts like a JSON list.
-
-    Args:
-        file (`Path`): the file; only its first 4,096 bytes are read.
-
-    Raises:
-        UsageError: the first character is not `[`, or the file cannot be read.
-    """
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(4096).lstrip()[:1]
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}): give a JSON file in LLaVA's format") from None
-    if start != b"[":
-        raise UsageError(
-            f"{file} is not a JSON list: LLaVA's format is a single list of objects "
-            "(`jq -s .` converts JSON lines to a list)"
-        )
-
-
-def parse_nonempty_messages(item: Any) -> tuple[Message, ...] | Defect:
-    """Return the messages of an item, or the defect if it cannot be used, which includes empty messages.
+def parse_nonempty_messages(row: Any) -> tuple[Message, ...] | Defect:
+    """Return the messages of a row, or the defect if it cannot be used, which includes empty messages.
 
     User and assistant alternate, beginning with the user. The texts contain no `<image>`.
 
     Args:
-        item (`Any`): one item of the JSON list; `conversations` is a list of `{from: human | gpt, value}`.
+        row (`Any`): one row, as for `find_turns`.
     """
-    messages = parse_messages(item)
+    turns = find_turns(row)
+    messages = turns if isinstance(turns, Defect) else parse_messages(turns)
     if not isinstance(messages, Defect) and not all(message.content for message in messages):
         return Defect(RowReason.EMPTY_MESSAGE)
     return messages
 
 
-def parse_messages(item: Any) -> tuple[Message, ...] | Defect:
-    """Return the messages of an item like `parse_nonempty_messages`, but accept empty messages.
+def parse_messages(turns: Sequence[Any]) -> tuple[Message, ...] | Defect:
+    """Return the messages of a conversation like `parse_nonempty_messages`, but accept empty messages.
 
     Args:
-        item (`Any`): one item of the JSON list; `conversations` is a list of `{from: human | gpt, value}`.
+        turns (`Sequence[Any]`): the messages, each with a role and a content; see the module docstring.
     """
-    if not isinstance(item, dict):
-        return Defect(RowReason.NOT_AN_OBJECT, type(item).__name__)
-    turns = item.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        return Defect(RowReason.NO_CONVERSATIONS)
     messages: list[Message] = []
     for turn in turns:
-        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+        if not isinstance(turn, Mapping) or not {"content", "value"} & turn.keys():
             return Defect(RowReason.NO_TEXT, repr(turn)[:80])
-        role = _ROLES.get(str(turn.get("from")))
+        text = parse_text(_get_content(turn))
+        if isinstance(text, Defect):
+            return text
+        name = turn.get("role") or turn.get("from")
+        role = _ROLES.get(name) if isinstance(name, str) else None
         if role is None:
-            return Defect(RowReason.UNKNOWN_ROLE, repr(turn.get("from")))
-        messages.append(Message(role, strip_image_tokens(turn["value"])))
-    if messages[0].role == "assistant":
+            return Defect(RowReason.UNKNOWN_ROLE, repr(name)[:80])
+        if role != "system":
+            messages.append(Message(role, text))
+    if messages and messages[0].role == "assistant":
         # A few rows of LLaVA-665K begin with the assistant. LLaVA's own trainer skips that message too.
         del messages[0]
-    return check_role_order(messages)
-
-
-def check_role_order(messages: Sequence[Message]) -> tuple[Message, ...] | Defect:
-    """Return the messages if user and assistant alternate and the user begins, else the defect."""
     is_alternating = all(message.role == _ROLE_ORDER[index % 2] for index, message in enumerate(messages))
     if not messages or len(messages) % 2 or not is_alternating:
         return Defect(RowReason.NOT_ALTERNATING, " ".join(message.role for message in messages))
     return tuple(messages)
+
+
+def parse_text(content: Any) -> str | Defect:
+    """Return the text of a message's content without `<image>` tokens, or the defect if it has other parts.
+
+    Args:
+        content (`Any`): a text, a number, None, or a list of parts. The texts of several parts are joined by line
+            breaks.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        texts = []
+        for part in content:
+            text = part if isinstance(part, str) else part.get("text") if isinstance(part, Mapping) else None
+            if isinstance(text, str) and text:
+                texts.append(text)
+            # Parquet gives each part the keys of all parts, so that an image has an empty text.
+            elif not isinstance(part, Mapping) or part.get("type") not in (*_IMAGE_PARTS, "text"):
+                return Defect(RowReason.UNKNOWN_PART, repr(part)[:80])
+        content = "\n".join(texts)
+    if isinstance(content, Mapping):
+        return Defect(RowReason.NO_TEXT, repr(content)[:80])
+    return strip_image_tokens(str(content))
+
+
+def find_image_path(row: Mapping[str, Any]) -> str | Defect:
+    """Return the path of the only image of a row in a file, or the defect if it has none, several or no path.
+
+    Args:
+        row (`Mapping[str, Any]`): one row.
+    """
+    images = next((cells for name in ("image", "images") if (cells := _as_list(row.get(name)))), None)
+    images = images or [image for part in _iter_image_parts(row) for image in _as_list(_get_part_path(part))]
+    if not images:
+        return Defect(RowReason.NO_IMAGE)
+    if len(images) > 1:
+        return Defect(RowReason.SEVERAL_IMAGES, f"{len(images)}, one is needed")
+    path = images[0].get("path") if isinstance(images[0], Mapping) else images[0]
+    # With a NUL in the path, `open` would raise a ValueError instead of an OSError.
+    if not isinstance(path, str) or not path or "\0" in path:
+        return Defect(RowReason.NO_PATH, repr(images[0])[:80])
+    return path
+
+
+def refers_to_image(row: Mapping[str, Any]) -> bool:
+    """Return whether the text of a conversation contains `<image>`, or has a part that is an image.
+
+    Args:
+        row (`Mapping[str, Any]`): one row whose messages were parsed.
+    """
+    turns = find_turns(row)
+    texts = [] if isinstance(turns, Defect) else [_get_content(turn) for turn in turns]
+    return any(IMAGE_TOKEN in str(text) for text in texts) or any(True for _ in _iter_image_parts(row))
 
 
 def strip_image_tokens(text: str) -> str:
@@ -125,3 +159,26 @@ def strip_image_tokens(text: str) -> str:
     while IMAGE_TOKEN in text:  # removing a token may join the parts of another, as in "<ima<image>ge>"
         text = _IMAGE_TOKEN_PATTERN.sub("", text)
     return text.strip()
+
+
+def _get_content(turn: Mapping[str, Any]) -> Any:
+    return turn["content"] if turn.get("content") is not None else turn.get("value")
+
+
+def _iter_image_parts(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the parts of a row's messages that are images."""
+    turns = find_turns(row)
+    for turn in () if isinstance(turns, Defect) else turns:
+        content = _get_content(turn) if isinstance(turn, Mapping) else None
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, Mapping) and part.get("type") in _IMAGE_PARTS:
+                yield part
+
+
+def _get_part_path(part: Mapping[str, Any]) -> Any:
+    """Return the path in a part of the type image; a part without one stands for an image of the row."""
+    return next((part[name] for name in ("image", "path") if part.get(name)), None)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]

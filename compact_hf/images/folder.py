@@ -1,12 +1,15 @@
 """Reads images from a local directory and its subdirectories.
 
-A reference is the path of a file relative to the directory, with forward slashes.
+A reference is the path of a file relative to the directory, with forward slashes. Files of other people may also have
+absolute paths below the directory, and paths with `..` that do not lead out of it.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -19,6 +22,10 @@ EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 MAX_BYTES: Final = 256 * 2**20
 """Size in bytes of the largest file that is read. Image files of up to 100 megapixels are smaller in practice."""
+
+
+_PARTIAL_BYTES: Final = 4096
+"""Beginning of a file that `ImageFolder.partial_hash` reads."""
 
 
 class ImageFolder:
@@ -35,6 +42,8 @@ class ImageFolder:
 
     def __init__(self, path: str | Path) -> None:
         self._root = Path(path).resolve()
+        # An absolute reference may contain the path as it was given, with links that `resolve` follows.
+        self._roots = (self._root, Path(os.path.abspath(path)))
         if not self._root.exists():
             raise SourceError(f"no such directory: {path}: give a directory with JPEG, PNG or WebP files")
         if not self._root.is_dir():
@@ -70,6 +79,16 @@ class ImageFolder:
         """Return the name of the directory as the origin, and `unknown` as the license."""
         return self._name, "unknown"
 
+    def partial_hash(self, ref: str) -> str:
+        """Return a hash of the file's size and of its beginning.
+
+        Raises:
+            OSError: the file cannot be read, or `ref` is a path outside the directory.
+        """
+        with (self._root / self._check_ref(ref)).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return f"{size}:{hashlib.sha256(file.read(_PARTIAL_BYTES)).hexdigest()[:32]}"
+
     def stamp(self, ref: str) -> str:
         """Return the file's size and times of change, or an empty string if the file does not exist.
 
@@ -77,10 +96,19 @@ class ImageFolder:
         time to an earlier one.
         """
         try:
-            stat = os.stat(f"{self.identity}/{ref}")
+            stat = os.stat(f"{self.identity}/{self.normalise(ref)}")
         except OSError:
             return ""
         return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+
+    def normalise(self, ref: str) -> str:
+        """Return a reference as a path relative to the directory without `..`, or unchanged if it leads out of it."""
+        path = posixpath.normpath(ref)
+        if path.startswith("/"):
+            roots = [root for root in self._roots if PurePosixPath(path).is_relative_to(root)]
+            return str(PurePosixPath(path).relative_to(roots[0])) if roots else ref
+        # In a normalised path, `..` can only be at the beginning.
+        return ref if path.startswith("../") or path == ".." else path
 
     def read(self, ref: str) -> bytes:
         """Return the file's bytes.
@@ -88,15 +116,19 @@ class ImageFolder:
         Raises:
             OSError: the file cannot be read, has more than `MAX_BYTES`, or `ref` is a path outside the directory.
         """
-        # References may come from a file of the user, such as a list in LLaVA's format.
-        relative = PurePosixPath(ref)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise PermissionError(errno.EPERM, "is outside the directory", ref)
-        with (self._root / relative).open("rb") as file:
+        with (self._root / self._check_ref(ref)).open("rb") as file:
             # The size of the opened file, because the path may be replaced between a check and the opening.
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), ref)
             return file.read()
+
+    def _check_ref(self, ref: str) -> PurePosixPath:
+        """Return the path of a reference below the directory; PermissionError if it leads out of it."""
+        # References may come from a file of the user, such as a list in LLaVA's format.
+        relative = PurePosixPath(self.normalise(ref))
+        if relative.is_absolute() or ".." in relative.parts:
+            raise PermissionError(errno.EPERM, "is outside the directory", ref)
+        return relative
 
     def _iter_files(self) -> Iterator[str]:
         """Yield the paths of all files relative to the directory.

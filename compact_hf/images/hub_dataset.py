@@ -31,7 +31,8 @@ from compact_hf.images.hub_repository import (
     translate_source_errors,
 )
 from compact_hf.images.hub_rows import LoadedRows, Rows, open_hub_rows
-from compact_hf.images.question_rows import detect_row_format, question_columns
+from compact_hf.images.inspection import compute_image_id
+from compact_hf.images.question_rows import list_text_columns
 from compact_hf.records import digest
 
 # A complete commit hash, which does not have to be resolved.
@@ -121,6 +122,10 @@ class DatasetSource:
     def _license(self) -> str:
         return read_license(self.address) if self.address.on_hub else "unknown"
 
+    def partial_hash(self, ref: str) -> str:
+        """Return the id of the image, for which it is read: a dataset has nothing smaller that tells images apart."""
+        return compute_image_id(self.read(ref))
+
     def stamp(self, ref: str) -> str:
         """Return the commit; for a directory a hash of the names, sizes and times of change of its files."""
         return self._stamp if self._parse_ref(ref) else ""
@@ -188,13 +193,11 @@ def _columns_to_read(image_column: str, features: Mapping[str, Any]) -> tuple[st
     All text columns are downloaded together with the images, because they are small in comparison. Further image
     columns, such as masks and depth maps, are as large as the images and are left out.
     """
-    row_format = detect_row_format(features)
-    text_columns = question_columns(row_format, features) if row_format is not None else []
     return (
         image_column,
         *(
             name
-            for name in dict.fromkeys((*_ORIGIN_COLUMNS, *text_columns, "id"))
+            for name in dict.fromkeys((*_ORIGIN_COLUMNS, *list_text_columns(features), "id"))
             if name in features and name != image_column
         ),
     )

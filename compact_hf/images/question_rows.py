@@ -4,7 +4,7 @@ All commands that read questions use this module. A format is recognized by its 
 
     turns          [{question, answer, capabilities}]           datasets made by compact_hf
     messages       [{role, content}]                            TRL; content is a string or a list of parts
-    conversations  [{from, value}]                              LLaVA
+    conversations  [{from, value}]                              LLaVA, ShareGPT
     texts          [{user, assistant}]                          FineVision
     question       with `answer` or `answers`, if any           VQA
 
@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.images.conversations import Defect, check_role_order, parse_messages, strip_image_tokens
+from compact_hf.images.conversations import CONVERSATION_COLUMNS, Defect, parse_messages, parse_text
 from compact_hf.images.reasons import RowReason
-from compact_hf.records import Message
 
 RowFormat = Literal["turns", "messages", "conversations", "texts", "question"]
 
@@ -71,6 +70,32 @@ def detect_labelled_format(columns: Collection[str]) -> RowFormat | None:
     return detect_row_format(columns)
 
 
+def list_text_columns(columns: Collection[str]) -> list[str]:
+    """Return the columns that `read_first_exchanges` reads, of all formats, without repetitions.
+
+    Args:
+        columns (`Collection[str]`): names of all columns.
+    """
+    formats = [row_format for row_format in ROW_FORMATS if row_format in columns]
+    return list(dict.fromkeys(name for row_format in formats for name in question_columns(row_format, columns)))
+
+
+def read_first_exchanges(row: Any) -> tuple[Exchange, ...] | Defect:
+    """Return the questions of a row like `read_exchanges`, in the first format in which it has some.
+
+    Rows of a dataset may differ: in a dataset of this package, instruction rows have `messages` and no `turns`.
+
+    Args:
+        row (`Any`): column -> cell; a row of a JSON file may be of any type.
+    """
+    if not isinstance(row, dict):
+        return Defect(RowReason.NOT_AN_OBJECT, type(row).__name__)
+    formats = [row_format for row_format in ROW_FORMATS if row_format in row]
+    # Without any question, the first format says what is missing.
+    row_format = next((name for name in formats if _has_questions(row[name], name)), next(iter(formats), None))
+    return Defect(RowReason.NO_CONVERSATIONS) if row_format is None else read_exchanges(row, row_format)
+
+
 def question_columns(
     row_format: RowFormat, columns: Collection[str], mapping: Mapping[str, str] | None = None
 ) -> list[str]:
@@ -103,54 +128,42 @@ def read_exchanges(
             it differs. `question` and `answer` only apply to the format `question`.
     """
     mapping = mapping or {}
-    messages: tuple[Message, ...] | Defect
-    if row_format == "conversations" and isinstance(messages := parse_messages(row), Defect):
-        return messages  # parsed first, because an item of a JSON file may not be an object that has `get`
     # Of the row; in the format `turns`, a turn may have its own capabilities.
     k, capabilities = (row.get(mapping.get(name, name)) for name in ("k", "capabilities"))
     # VQA: one question per row. The other formats have lists.
     if row_format == "question":
         question = _read_question(row[mapping.get("question", "question")])
         return (Exchange(question, _read_answers(row, mapping), capabilities, k),)
-    if row_format != "conversations":
-        turns = row[row_format] or []
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-            return Defect(RowReason.NOT_OBJECTS, repr(turns)[:80])
-        # Each item is a pair of question and answer.
-        if row_format != "messages":
-            question_key, answer_key = ("question", "answer") if row_format == "turns" else ("user", "assistant")
-            exchanges = tuple(
-                Exchange(
-                    _read_question(turn.get(question_key)),
-                    _drop_empty([_to_text(turn.get(answer_key))]),
-                    turn.get("capabilities", capabilities),
-                    k,
-                )
-                for turn in turns
-            )
-            return exchanges or Defect(RowReason.NO_QUESTIONS)
-        messages = _read_messages(turns)
-    if isinstance(messages, Defect):
-        return messages
-    return tuple(
-        Exchange(_strip_instruction(user.content), _drop_empty([assistant.content]), capabilities, k)
-        # The order of roles was checked: user and assistant alternate, and the user begins.
-        for user, assistant in zip(messages[::2], messages[1::2], strict=True)
+    turns = row[row_format] or []
+    if row_format == "conversations" and not (turns and isinstance(turns, list)):
+        return Defect(RowReason.NO_CONVERSATIONS)
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return Defect(RowReason.NOT_OBJECTS, repr(turns)[:80])
+    if row_format in CONVERSATION_COLUMNS:
+        messages = parse_messages(turns)
+        if isinstance(messages, Defect):
+            return messages
+        return tuple(
+            Exchange(_strip_instruction(user.content), _drop_empty([assistant.content]), capabilities, k)
+            # The order of roles was checked: user and assistant alternate, and the user begins.
+            for user, assistant in zip(messages[::2], messages[1::2], strict=True)
+        )
+    # Each item is a pair of question and answer.
+    question_key, answer_key = ("question", "answer") if row_format == "turns" else ("user", "assistant")
+    exchanges = tuple(
+        Exchange(
+            _read_question(turn.get(question_key)),
+            _drop_empty([_to_text(turn.get(answer_key))]),
+            turn.get("capabilities", capabilities),
+            k,
+        )
+        for turn in turns
     )
+    return exchanges or Defect(RowReason.NO_QUESTIONS)
 
 
-def _read_messages(turns: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Defect:
-    """Return the messages of a TRL conversation without the system message, or the defect."""
-    messages: list[Message] = []
-    for message in turns:
-        role = message.get("role")
-        # It has no question, and would be in the way of the check that roles alternate.
-        if role == "system":
-            continue
-        if role not in ("user", "assistant"):
-            return Defect(RowReason.UNKNOWN_ROLE, repr(role))
-        messages.append(Message(role, _to_text(message.get("content"))))
-    return check_role_order(messages)
+def _has_questions(cell: Any, row_format: RowFormat) -> bool:
+    return bool(cell) and (row_format == "question" or isinstance(cell, list))
 
 
 def _read_question(value: Any) -> str:
@@ -177,10 +190,8 @@ def _drop_empty(answers: Sequence[str]) -> tuple[str, ...]:
 
 def _to_text(value: Any) -> str:
     """Return a string or number as text, or the joined texts of a message's parts, without `<image>` tokens."""
-    if isinstance(value, list):
-        # Parts without text are images.
-        value = "\n".join(part["text"] for part in value if isinstance(part, dict) and part.get("text"))
-    return "" if value is None else strip_image_tokens(str(value))
+    text = parse_text(value)
+    return "" if isinstance(text, Defect) else text
 
 
 def _strip_instruction(question: str) -> str:

@@ -1,10 +1,10 @@
 """Reads images together with the questions that a dataset has about them.
 
-The dataset is one that `datasets` loads (hub_dataset.py), or a file in LLaVA's format (conversations.py) with a source
-for its images. Each distinct image is listed once, with all rows about it, wherever they are in the dataset. Rows
-without an image or with several images are listed too, so that they are reported as rejects. When the dataset is
-opened, each row is parsed once (question_rows.py) and stored in a temporary SQLite file, so that memory does not grow
-with the number of rows.
+The dataset is one that `datasets` loads (hub_dataset.py), or a JSON file (json_rows.py) with a source for its images.
+Each distinct image is listed once, with all rows about it, wherever they are in the dataset and under whatever paths
+it has copies. Rows without an image or with several images are listed too, so that they are reported as rejects. When
+the dataset is opened, each row is parsed once (question_rows.py) and stored in a temporary SQLite file, so that memory
+does not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -13,35 +13,37 @@ import hashlib
 import json
 import sqlite3
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from compact_hf.errors import SourceError
 from compact_hf.images.codec import ImageError
-from compact_hf.images.conversations import Defect, check_json_list, iter_json_items
+from compact_hf.images.conversations import Defect, find_image_path
 from compact_hf.images.hub_dataset import DatasetSource
 from compact_hf.images.inspection import compute_image_id
-from compact_hf.images.question_rows import (
-    ROW_FORMATS,
-    Exchange,
-    RowFormat,
-    detect_row_format,
-    question_columns,
-    read_exchanges,
-)
+from compact_hf.images.json_rows import check_json_rows, iter_json_rows
+from compact_hf.images.question_rows import ROW_FORMATS, Exchange, list_text_columns, read_first_exchanges
 from compact_hf.images.reasons import ImageReason, RowReason
 from compact_hf.images.source import ImageSource
 
-# The tables are, in order: each distinct image by its key (Located.key), the rows about each image, and the rows that
-# have no image or several.
+# The tables are, in order: each distinct image by its key (Located.key), the rows about each image, the rows that have
+# no image or several with the number of their questions, and hashes by which copies of images are found.
 _SCHEMA: Final = """
 CREATE TABLE pictures (key TEXT PRIMARY KEY, ref TEXT NOT NULL) WITHOUT ROWID;
 CREATE UNIQUE INDEX by_ref ON pictures (ref);
 CREATE TABLE asked (key TEXT NOT NULL, number INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (key, number));
-CREATE TABLE without (ref TEXT PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE without (
+    ref TEXT PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NOT NULL, questions INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE hashes (ref TEXT PRIMARY KEY, hash TEXT NOT NULL) WITHOUT ROWID;
 """
+_READERS: Final = 8
+"""Threads that read images to find copies: on a network disk, the latency of many small reads counts."""
+_REFS_PER_BATCH: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class QuestionRow:
     """One row of a dataset.
 
     Attributes:
-        location (`str`): position in the dataset: `SPLIT/ROW`, or the index in LLaVA's list, from 0.
+        location (`str`): position in the dataset: `SPLIT/ROW`, or the index in a JSON file, from 0.
         id (`str`): id in the dataset, empty if it has no ids.
         exchanges (`tuple[Exchange, ...]`): the questions and answers; empty if the row has a defect.
         defect (`tuple[str, str]`, *optional*, defaults to two empty strings): why the row cannot be read: a reason of
@@ -66,7 +68,7 @@ class Located(NamedTuple):
     """The single image of a row.
 
     Attributes:
-        key (`str`): equal for equal images: the id of the image in a dataset, the path in a LLaVA file.
+        key (`str`): equal for equal images: the id of the image in a dataset, the path in a JSON file.
         ref (`str`): reference of the image in its source.
     """
 
@@ -101,7 +103,7 @@ class VqaSource:
         for row, image in rows:
             self.num_rows += 1
             body = _row_to_json(row)
-            self._insert(self.num_rows, row.location, body, image)
+            self._insert(self.num_rows, row, body, image)
             hasher.update(f"{body}\n{image}\n".encode())
         self.content_hash = hasher.hexdigest()[:16]
 
@@ -129,6 +131,10 @@ class VqaSource:
         """See `ImageSource.origin`."""
         return self._source.origin(ref)
 
+    def partial_hash(self, ref: str) -> str:
+        """See `ImageSource.partial_hash`."""
+        return self._source.partial_hash(ref)
+
     def stamp(self, ref: str) -> str:
         """See `ImageSource.stamp`."""
         return self._source.stamp(ref)
@@ -152,10 +158,58 @@ class VqaSource:
         )
         return tuple(_row_from_json(body) for (body,) in bodies)
 
-    def _insert(self, number: int, row: str, body: str, image: Located | Defect) -> None:
+    def count_lost(self, ref: str) -> tuple[int, int]:
+        """Return the number of rows and of their questions that are lost if the image at `ref` cannot be used."""
+        for (questions,) in self._db.execute("SELECT questions FROM without WHERE ref = ?", (ref,)):
+            return 1, questions
+        rows = self.read_rows(ref)
+        return len(rows), sum(len(row.exchanges) for row in rows)
+
+    def merge_copies(self) -> None:
+        """Give all rows about copies of an image to the path of the first of them, and list only that.
+
+        A few bytes of each image are read, and the whole of those that are equal in them. An image that cannot be read
+        is left alone, so that its inspection says why.
+
+        Raises:
+            SourceError: the source as a whole cannot be read.
+        """
+        refs = [ref for (ref,) in self._db.execute("SELECT ref FROM pictures ORDER BY ref")]
+        self._store_hashes(refs, self._source.partial_hash)
+        similar = "SELECT ref FROM hashes WHERE hash IN (SELECT hash FROM hashes GROUP BY hash HAVING count(*) > 1)"
+        candidates = [ref for (ref,) in self._db.execute(f"{similar} ORDER BY ref")]
+        self._db.execute("DELETE FROM hashes")
+        self._store_hashes(candidates, lambda ref: compute_image_id(self._source.read(ref)))
+        # The path of each copy with that of the earliest row about the same image.
+        query = (
+            "SELECT ref, first_value(ref) OVER (PARTITION BY hash ORDER BY number) FROM hashes "
+            "JOIN (SELECT key AS ref, min(number) AS number FROM asked GROUP BY key) USING (ref)"
+        )
+        for ref, first_ref in self._db.execute(query).fetchall():
+            if ref != first_ref:
+                self._db.execute("UPDATE asked SET key = ? WHERE key = ?", (first_ref, ref))
+                self._db.execute("DELETE FROM pictures WHERE key = ?", (ref,))
+
+    def _store_hashes(self, refs: Iterable[str], compute: Callable[[str], str]) -> None:
+        """Store a hash of each image that can be read."""
+
+        def compute_row(ref: str) -> tuple[str, str] | None:
+            try:
+                return ref, compute(ref)
+            except (OSError, ImageError):
+                return None
+
+        remaining = iter(refs)
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="hash") as pool:
+            while batch := list(islice(remaining, _REFS_PER_BATCH)):
+                rows = filter(None, pool.map(compute_row, batch))
+                self._db.executemany("INSERT INTO hashes VALUES (?, ?)", rows)
+
+    def _insert(self, number: int, row: QuestionRow, body: str, image: Located | Defect) -> None:
         if isinstance(image, Defect):
             # The prefix distinguishes the reference from those of images.
-            self._db.execute("INSERT INTO without VALUES (?, ?, ?)", (f"row {row}", *image))
+            values = f"row {row.location}", *image, len(row.exchanges)
+            self._db.execute("INSERT INTO without VALUES (?, ?, ?, ?)", values)
         else:
             # The first row about an image gives its reference.
             self._db.execute("INSERT OR IGNORE INTO pictures VALUES (?, ?)", image)
@@ -173,42 +227,44 @@ def read_dataset_questions(source: DatasetSource) -> VqaSource:
     Raises:
         SourceError: the dataset has no column of questions.
     """
-    row_format = detect_row_format(source.columns)
-    if row_format is None:
+    if not list_text_columns(source.columns):
         raise SourceError(
             f"{source.address.display_name} has no questions (its columns are {', '.join(source.features)}): "
             f"give a dataset with one of {', '.join(ROW_FORMATS)}"
         )
-    return VqaSource(source, _iter_dataset_rows(source, row_format))
+    return VqaSource(source, _iter_dataset_rows(source))
 
 
 def read_llava_questions(file: Path, source: ImageSource) -> VqaSource:
-    """Return the images of a file in LLaVA's format with its questions.
+    """Return the images of a JSON file with its questions.
 
-    Images are compared by their paths and are not read.
+    Images are compared by their contents, so the beginnings of all images are read.
 
     Args:
-        file (`Path`): a JSON list in LLaVA's format.
-        source (`ImageSource`): the source of the images; the `image` of an item is a reference in it.
+        file (`Path`): a JSON list or JSON lines, whose rows have questions in one of the formats of question_rows.py,
+            such as LLaVA's, and the path of an image.
+        source (`ImageSource`): the source of the images; the path in a row is a reference in it.
 
     Raises:
-        UsageError: the file is not in LLaVA's format.
+        UsageError: the file has no rows that can be read.
+        SourceError: the source cannot be read.
     """
-    check_json_list(file)
-    return VqaSource(source, _iter_llava_rows(file))
+    check_json_rows(file)
+    questions = VqaSource(source, _iter_file_rows(file))
+    questions.merge_copies()
+    return questions
 
 
-def _iter_dataset_rows(source: DatasetSource, row_format: RowFormat) -> Iterator[tuple[QuestionRow, Located | Defect]]:
+def _iter_dataset_rows(source: DatasetSource) -> Iterator[tuple[QuestionRow, Located | Defect]]:
     """Yield each row of a dataset with its image, split by split."""
-    names = [*question_columns(row_format, source.columns), *(name for name in ("id",) if name in source.columns)]
+    names = [*list_text_columns(source.columns), *(name for name in ("id",) if name in source.columns)]
     for split, rows in source.splits.items():
         index = -1
         for batch in rows.iter_batches([source.image_column, *names]):
             for cell, record in zip(batch[source.image_column], batch.select(names).to_pylist(), strict=True):
                 index += 1
                 location = f"{split}/{index}"
-                exchanges = read_exchanges(record, row_format)
-                row = _make_row(location, record.get("id"), exchanges)
+                row = _make_row(location, record)
                 image = _get_single_image(cell.as_py() if source.is_list_column else [cell.as_py()])
                 yield row, image if isinstance(image, Defect) else _locate_image(source, image, location)
 
@@ -233,22 +289,17 @@ def _locate_image(source: DatasetSource, image: dict[str, Any], location: str) -
         return Defect(ImageReason.UNREADABLE, error.strerror or type(error).__name__)
 
 
-def _iter_llava_rows(file: Path) -> Iterator[tuple[QuestionRow, Located | Defect]]:
-    """Yield each item of a file in LLaVA's format with its image."""
-    for index, item in enumerate(iter_json_items(file)):
-        exchanges = read_exchanges(item, "conversations")
-        row = _make_row(str(index), item.get("id") if isinstance(item, dict) else None, exchanges)
-        image = item.get("image") if isinstance(item, dict) else None
-        if image is None:
-            yield row, Defect(RowReason.NO_IMAGE)
-        # With a NUL in the path, `open` would raise a ValueError instead of an OSError.
-        elif not isinstance(image, str) or not image or "\0" in image:
-            yield row, Defect(RowReason.NO_PATH, repr(image)[:80])
-        else:
-            yield row, Located(image, image)
+def _iter_file_rows(file: Path) -> Iterator[tuple[QuestionRow, Located | Defect]]:
+    """Yield each row of a JSON file with the path of its image."""
+    for index, record in enumerate(iter_json_rows(file)):
+        path = find_image_path(record) if isinstance(record, dict) else Defect(RowReason.NO_IMAGE)
+        yield _make_row(str(index), record), path if isinstance(path, Defect) else Located(path, path)
 
 
-def _make_row(location: str, id: Any, exchanges: tuple[Exchange, ...] | Defect) -> QuestionRow:
+def _make_row(location: str, record: Any) -> QuestionRow:
+    """Return the questions of a row, or a row with the defect because of which it has none."""
+    exchanges = read_first_exchanges(record)
+    id = record.get("id") if isinstance(record, dict) else None
     name = "" if id is None else str(id)
     if isinstance(exchanges, Defect):
         return QuestionRow(location, name, (), (exchanges.reason, exchanges.detail))

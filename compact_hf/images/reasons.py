@@ -29,5 +29,6 @@ class RowReason(Reason):
     NO_QUESTIONS = "no questions"
     NO_TEXT = "message without text"
     EMPTY_MESSAGE = "empty message"
+    UNKNOWN_PART = "part that is neither text nor image"
     UNKNOWN_ROLE = "unknown role"
     NOT_ALTERNATING = "roles do not alternate"

@@ -39,6 +39,14 @@ class ImageSource(Protocol):
         """
         ...
 
+    def partial_hash(self, ref: str) -> str:
+        """Return a text that is the same for images with the same bytes, from as few of them as possible.
+
+        Raises:
+            OSError, SourceError: as for `read`.
+        """
+        ...
+
     def stamp(self, ref: str) -> str:
         """Return a text that changes when the file at `ref` changes, without reading the file.
 

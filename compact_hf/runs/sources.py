@@ -1,7 +1,7 @@
 """Opens the sources, datasets and teachers that users name on the command line.
 
 SOURCE is a directory of images, `scenes:N`, or a dataset on the Hub. DATASET is a dataset on the Hub, a directory that
-`load_dataset` accepts, or a JSON file in LLaVA's format.
+`load_dataset` accepts, or a JSON file: a JSON list or JSON lines, in the formats of images/question_rows.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from compact_hf.errors import UsageError
 from compact_hf.images.address import HUB_PREFIX, LOCAL_PREFIX, Address
 from compact_hf.images.folder import ImageFolder
 from compact_hf.images.hub_dataset import DatasetSource
+from compact_hf.images.json_rows import SUFFIXES
 from compact_hf.images.questions import VqaSource, read_dataset_questions, read_llava_questions
 from compact_hf.images.source import ImageSource
 from compact_hf.runs.options import RunOptions
@@ -71,7 +72,7 @@ def open_dataset_source(
 
     Args:
         text (`str`): `org/name[@revision][/config]`, with or without the prefix `hf://datasets/`; a directory; or a
-            JSON file in LLaVA's format.
+            JSON file (.json or .jsonl).
         split (`str`, *optional*): name of the split to read; defaults to all splits.
         image_root (`str`, *optional*, defaults to the directory of the JSON file): the image source, such as a
             directory, in which the image paths of the JSON file are looked up.
@@ -82,7 +83,7 @@ def open_dataset_source(
         SourceError: the dataset does not exist, or has no images or no questions.
     """
     path = Path(text)
-    if path.suffix == ".json":
+    if path.suffix.lower() in SUFFIXES:
         if split is not None:
             raise UsageError(f"got the split {split!r}, but {text} has no splits: omit --split")
         # A JSON file has only paths: the images come from a source of their own.
@@ -90,7 +91,7 @@ def open_dataset_source(
     if image_root is not None:
         raise UsageError(f"--image-root applies only to a JSON file, and {text} is not one: omit it")
     if path.is_file():
-        raise UsageError(f"{text} is not a JSON file: give a .json file in LLaVA's format, or a directory")
+        raise UsageError(f"{text} is not a JSON file: give a .json or .jsonl file, or a directory")
     if path.is_dir():
         # An existing directory takes precedence over a repository of the same name.
         address = Address(str(path.resolve()), on_hub=False)

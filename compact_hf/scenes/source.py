@@ -43,6 +43,10 @@ class SceneSource:
         """Return the origin `scenes` and the license `CC0-1.0`."""
         return "scenes", "CC0-1.0"
 
+    def partial_hash(self, ref: str) -> str:
+        """Return the seed of a scene; SourceError if `ref` is not `scene:SEED`."""
+        return str(parse_seed(ref))
+
     def stamp(self, ref: str) -> str:  # noqa: ARG002 (the Source protocol names it)
         """Return an empty string, because the scene of a seed never changes."""
         return ""

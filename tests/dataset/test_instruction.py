@@ -89,11 +89,13 @@ BAD_ITEMS = {
     "not an object": "text",
     "no conversations": {"id": "1"},
     "message without text": {"conversations": [{"from": "human"}, {"from": "gpt", "value": "b"}]},
-    "unknown role": {"conversations": [{"from": "system", "value": "a"}, {"from": "gpt", "value": "b"}]},
+    "unknown role": {"conversations": [{"from": "tool", "value": "a"}, {"from": "gpt", "value": "b"}]},
+    "part that is neither text nor image": {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
     "roles do not alternate": {"conversations": MESSAGES[::-1]},
     "empty message": {"conversations": [{"from": "human", "value": "<image>\n"}, {"from": "gpt", "value": "b"}]},
     "names no picture for its <image>": {**make_item(1, image="a.jpg"), "image": None},
-    "image is not a path": {**make_item(1), "image": ["a.jpg", "b.jpg"]},
+    "image is not a path": {**make_item(1), "image": 7},
+    "several pictures": {**make_item(1), "image": ["a.jpg", "b.jpg"]},
     "unreadable file": make_item(1, image="missing.jpg"),
     "empty file": make_item(1, image="empty.jpg"),
     "not a picture": make_item(1, image="text.jpg"),
@@ -150,14 +152,11 @@ def test_a_row_that_comes_twice_is_taken_once() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('{"a": 1}', "is not a JSON list"),
-        ('{"a": 1}\n{"a": 2}', "jq -s"),
-        ("", "is not a JSON list"),
-        ('[{"id": 1}, {"id"', "premature EOF"),
-        ("[1] [2]", "trailing garbage"),
+        ("id,image", "give a JSON list, or JSON lines"),
+        ('[{"id": 1}, {"id"', "row 1, line 1: not valid JSON"),
     ],
 )
-def test_a_file_that_is_no_json_list_is_one_clear_line(text: str, told: str, tmp_path: Path) -> None:
+def test_a_file_without_rows_is_one_clear_line(text: str, told: str, tmp_path: Path) -> None:
     file = tmp_path / "other.json"
     file.write_text(text)
     with pytest.raises(UsageError, match=told) as excinfo:

@@ -280,8 +280,8 @@ def test_a_row_about_several_pictures_is_a_reject(tmp_path: Path) -> None:
     assert reject_reasons(source) == {"row train/0": "several pictures"}
 
 
-def test_rows_of_a_llava_file_are_together_by_their_paths(tmp_path: Path) -> None:
-    for name, data in (("a.jpg", A), ("b.jpg", B)):
+def test_rows_of_a_llava_file_are_together_by_their_images(tmp_path: Path) -> None:
+    for name, data in (("a.jpg", A), ("b.jpg", B), ("copy of a.jpg", A)):
         (tmp_path / name).write_bytes(data)
     messages = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "It."}]
     items = [
@@ -290,18 +290,27 @@ def test_rows_of_a_llava_file_are_together_by_their_paths(tmp_path: Path) -> Non
         {"id": "y", "image": "b.jpg", "conversations": messages},
         {"id": "z", "image": "a.jpg", "conversations": messages},
         {"id": "m", "image": "missing.jpg", "conversations": messages},
-        {"id": "n", "image": ["a.jpg"], "conversations": messages},
+        {"id": "n", "image": ["a.jpg", "b.jpg"], "conversations": messages},
+        {"id": "c", "image": "copy of a.jpg", "conversations": messages},
     ]
     file = tmp_path / "llava.json"
     file.write_text(json.dumps(items))
     source = read_llava_questions(file, ImageFolder(tmp_path))
-    assert questions_by_image(source) == {A: [("0", "What?"), ("0", "What?"), ("3", "What?")], B: [("2", "What?")]}
+    assert questions_by_image(source) == {
+        A: [("0", "What?"), ("0", "What?"), ("3", "What?"), ("6", "What?")],
+        B: [("2", "What?")],
+    }
     assert reject_reasons(source) == {
         "row 1": "no picture",
         "missing.jpg": "unreadable file",
-        "row 5": "image is not a path",
+        "row 5": "several pictures",
     }
-    assert [row.id for row in source.read_rows("a.jpg")] == ["x", "z"]
+    assert [row.id for row in source.read_rows("a.jpg")] == ["x", "z", "c"]
+    assert {ref: source.count_lost(ref) for ref in reject_reasons(source)} == {
+        "row 1": (1, 1),
+        "missing.jpg": (1, 1),
+        "row 5": (1, 1),
+    }
 
 
 def test_the_content_is_that_of_the_rows(tmp_path: Path) -> None:
