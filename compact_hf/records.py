@@ -115,6 +115,41 @@ class Reject:
     capabilities: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ImageReject(Reject):
+    """An image of a dataset of questions that cannot be used, with what is lost because of it.
+
+    Attributes:
+        rows (`int`): number of rows about the image.
+        questions (`int`): number of their questions.
+    """
+
+    # Always given; after the fields of `Reject`, a dataclass allows none without a default.
+    rows: int = 0
+    questions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What is dropped of a dataset of questions.
+
+    Attributes:
+        rows (`int`, *optional*, defaults to 0): number of rows that are dropped as a whole.
+        questions (`int`, *optional*, defaults to 0): number of dropped questions, including those of these rows. A row
+            that cannot be read counts as none.
+    """
+
+    rows: int = 0
+    questions: int = 0
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(self.rows + other.rows, self.questions + other.questions)
+
+    def __str__(self) -> str:
+        rows, questions = "row" if self.rows == 1 else "rows", "question" if self.questions == 1 else "questions"
+        return f"{self.rows:,} {rows} and {self.questions:,} {questions}"
+
+
 class Reason(StrEnum):
     """Base class of the reasons for rejects: short fixed phrases, one enum for each stage.
 

@@ -79,8 +79,17 @@ def _augment(args: argparse.Namespace) -> int:
 
     with ProgressBar("images") as bar:
         progress = augment(args.dataset, args.out, **_options(args), **_callbacks(bar))
+    _print_loss(args.out)
     _log_next_steps(progress, args.out, "augment")
     return 0
+
+
+def _print_loss(out: Path) -> None:
+    """Print what a run dropped from its dataset of questions, and why."""
+    from compact_hf.methods.status import status
+    from compact_hf.methods.tables import format_loss
+
+    print_summary(format_loss(status(out)))
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -216,6 +225,8 @@ def _generate(args: argparse.Namespace) -> int:
         return _print_forecast(args.source, args.out, settings)
     with ProgressBar("images") as bar:
         progress = _run_generation(args, settings, bar)
+    if get_method(args.method).needs == "questions":
+        _print_loss(args.out)
     _log_next_steps(progress, args.out, args.method)
     return 0
 

@@ -17,9 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
+from compact_hf.images.reasons import RowReason
 from compact_hf.methods.row_kind import Filters, RowKind, Sample
+from compact_hf.records import ImageReject, Loss
 from compact_hf.runs.options import RunOptions, option
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from compact_hf.runs.process import Process
     from compact_hf.teachers.base import EncodedImage, Role, TeacherInfo
 
+
+_ROW_REASONS: Final = frozenset(RowReason)
 
 KSource = Literal["asked", "judged"]
 """How the k of a question is known.
@@ -162,6 +166,21 @@ class Method(RowKind):
         from compact_hf.records import from_json
 
         return from_json(AnyOutcome, body)
+
+    @classmethod
+    def count_loss(cls, reject: Reject) -> Loss | None:
+        """Return what is lost of the dataset by a reject; None if the method works on images.
+
+        A method that drops single questions of the dataset overrides this.
+
+        Args:
+            reject (`Reject`): the reject.
+        """
+        if cls.needs == "images":
+            return None
+        if isinstance(reject, ImageReject):
+            return Loss(reject.rows, reject.questions)
+        return Loss(rows=int(reject.reason in _ROW_REASONS))
 
     @classmethod
     def count_outcomes(cls, faults: dict[str, list[str]]) -> OutcomeCounter:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 
 from compact_hf.methods.base import Method
 from compact_hf.methods.registry import get_method
-from compact_hf.records import Reject
+from compact_hf.records import Loss, Reject
 from compact_hf.reports.table import NotebookSummary, Table
 from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.journal import Journal, run_directory
@@ -43,12 +43,14 @@ class RejectCount:
         stage, reason (`str`): as in `records.Reject`.
         count (`int`): number of rejects.
         examples (`tuple[Reject, ...]`): the first few of them.
+        loss (`Loss | None`): what is dropped of the dataset for this reason; None if the method works on images.
     """
 
     stage: str
     reason: str
     count: int
     examples: tuple[Reject, ...]
+    loss: Loss | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,12 @@ class RunStatus(NotebookSummary):
     pace: float | None
     is_running: bool
 
+    @property
+    def loss(self) -> Loss | None:
+        """What is dropped of the dataset so far; None if the method works on images, or nothing is dropped."""
+        losses = [reject_count.loss for reject_count in self.rejects if reject_count.loss is not None]
+        return sum(losses, start=Loss()) if losses else None
+
     def summary(self) -> Iterator[str | Table]:
         """Yield the output of `compact status`."""
         from compact_hf.methods.tables import format_status
@@ -162,6 +170,8 @@ class OutcomeCounter:
         # (fault, reason or "" if it passed), and (stage, reason): number of drafts, number of rejects.
         self._fault_reasons: Counter[tuple[str, str]] = Counter()
         self._rejects: Counter[tuple[str, str]] = Counter()
+        # (stage, reason): what is dropped of the dataset; empty if the method works on images.
+        self._losses: dict[tuple[str, str], Loss] = {}
         self._examples: dict[tuple[str, str], list[Reject]] = {}
 
     def add_reject(self, reject: Reject) -> None:
@@ -172,6 +182,8 @@ class OutcomeCounter:
         """
         key = reject.stage, reject.reason
         self._rejects[key] += 1
+        if (loss := self._method.count_loss(reject)) is not None:
+            self._losses[key] = self._losses.get(key, Loss()) + loss
         examples = self._examples.setdefault(key, [])
         if len(examples) < MAX_EXAMPLES:
             examples.append(reject)
@@ -208,7 +220,9 @@ class OutcomeCounter:
     def reject_counts(self) -> tuple[RejectCount, ...]:
         """Return all rejects by reason, the most frequent first within each stage."""
         ranked = sorted(self._rejects.items(), key=lambda item: (_STAGES.index(item[0][0]), -item[1], item[0][1]))
-        return tuple(RejectCount(*key, count, tuple(self._examples[key])) for key, count in ranked)
+        return tuple(
+            RejectCount(*key, count, tuple(self._examples[key]), self._losses.get(key)) for key, count in ranked
+        )
 
     def fault_counts(self) -> Iterator[FaultCount]:
         """Yield the results for each kind of planted fault."""

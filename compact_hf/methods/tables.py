@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from compact_hf.methods.forecast import Forecast
-from compact_hf.methods.status import RunStatus
-from compact_hf.records import Reject
+from compact_hf.methods.status import RejectCount, RunStatus
+from compact_hf.records import Loss, Reject
 from compact_hf.reports.table import Table
 from compact_hf.teachers.prices import format_price
 
@@ -40,6 +40,8 @@ def format_status(status: RunStatus) -> Iterator[str | Table]:
         f"images {status.pictures:,}, finished {status.finished:,}, kept {status.conversations:,}; "
         f"questions {status.questions:,}{status.questions_note()}"
     )
+    if status.loss is not None:
+        yield f"dropped from the dataset: {status.loss}"
     yield _format_pace(status)
     # Then tables, of which empty ones are not printed. A cost of 0 needs no list of prices.
     yield _usage_table(status)
@@ -47,7 +49,7 @@ def format_status(status: RunStatus) -> Iterator[str | Table]:
         yield ""
         yield from sorted({format_price(usage.teacher, usage.price) for usage in status.spending.values()})
     yield from status.method_tables()
-    yield _rejects_table(status)
+    yield _rejects_table(status.rejects)
     yield Table(
         ("planted fault", "count", "passed", "dropped as"),
         [
@@ -55,6 +57,18 @@ def format_status(status: RunStatus) -> Iterator[str | Table]:
             for fault_count in status.planted
         ],
     )
+
+
+def format_loss(status: RunStatus) -> Iterator[str | Table]:
+    """Yield what a run dropped from its dataset, and why; nothing if it dropped nothing.
+
+    Args:
+        status (`RunStatus`): the status of the run.
+    """
+    counts = [count for count in status.rejects if count.loss not in (None, Loss())]
+    if counts:
+        yield f"dropped from the dataset: {status.loss}"
+        yield _rejects_table(counts)
 
 
 def format_forecast(forecast: Forecast) -> Iterator[str | Table]:
@@ -130,14 +144,18 @@ def _usage_cells(
     )
 
 
-def _rejects_table(status: RunStatus) -> Table:
+def _rejects_table(counts: Sequence[RejectCount]) -> Table:
     """Return the table of rejects; the example of each reason is cut to the width of the terminal."""
-    head = ("dropped at", "reason", "count")
-    rows = [(reject_count.stage, reject_count.reason, reject_count.count) for reject_count in status.rejects]
+    head: tuple[str, ...] = ("dropped at", "reason", "count")
+    rows: list[tuple[object, ...]] = [(count.stage, count.reason, count.count) for count in counts]
+    if any(count.loss is not None for count in counts):
+        head = (*head, "rows", "questions")
+        losses = [count.loss or Loss() for count in counts]
+        rows = [(*row, loss.rows, loss.questions) for row, loss in zip(rows, losses, strict=True)]
     # Widths of the columns before the example, which gets the rest of the line.
     widths = (max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True))
     max_chars = WIDTH - sum(width + _COLUMN_GAP for width in widths)
-    examples = (_truncate(_format_example(reject_count.examples[0]), max_chars) for reject_count in status.rejects)
+    examples = (_truncate(_format_example(count.examples[0]), max_chars) for count in counts)
     return Table((*head, "for example"), [(*row, example) for row, example in zip(rows, examples, strict=True)])
 
 

@@ -15,8 +15,9 @@ from typing import Final
 
 from compact_hf.errors import SourceError
 from compact_hf.images.inspection import compute_image_id, inspect_image
+from compact_hf.images.questions import VqaSource
 from compact_hf.images.source import ImageSource
-from compact_hf.records import ImageInfo, Reject, digest
+from compact_hf.records import ImageInfo, ImageReject, Reject, digest
 from compact_hf.runs.journal import Journal
 
 _PREFETCH: Final = 4
@@ -75,7 +76,7 @@ async def iter_inspected(
     stamps = await asyncio.to_thread(lambda: {ref: source.stamp(ref) for ref in {*inspections, *refs}})
     for ref in sorted(inspections.keys() - set(refs)):
         if inspections[ref][0] != stamps[ref]:
-            journal.record_inspection(ref, stamps[ref], await asyncio.to_thread(inspect_image, source, ref))
+            journal.record_inspection(ref, stamps[ref], await asyncio.to_thread(_inspect, source, ref))
 
     loop = asyncio.get_running_loop()
     # (reference, its running inspection), oldest first; None instead of an inspection if the journal has the result.
@@ -95,7 +96,7 @@ async def iter_inspected(
             if index % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
             is_known = ref in inspections and inspections[ref][0] == stamps[ref]
-            pending.append((ref, None if is_known else loop.run_in_executor(pool, inspect_image, source, ref)))
+            pending.append((ref, None if is_known else loop.run_in_executor(pool, _inspect, source, ref)))
             while pending and (pending[0][1] is None or len(pending) == _PREFETCH):
                 yield await next_result()
         while pending:
@@ -103,6 +104,15 @@ async def iter_inspected(
     finally:
         # In a thread: inspections that still run may take a while, and the event loop has requests in flight.
         await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+
+
+def _inspect(source: ImageSource, ref: str) -> ImageInfo | Reject:
+    """Inspect an image; if it cannot be used, count the rows of its dataset that are lost."""
+    result = inspect_image(source, ref)
+    if isinstance(result, Reject) and isinstance(source, VqaSource):
+        rows, questions = source.count_lost(ref)
+        return ImageReject(result.stage, result.reason, ref, result.detail, rows=rows, questions=questions)
+    return result
 
 
 def reread_verified(source: ImageSource, image: ImageInfo) -> bytes:

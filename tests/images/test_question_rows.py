@@ -36,6 +36,16 @@ SHAPES: dict[str, dict[str, Any]] = {
             for role, text in zip(("human", "gpt"), pair, strict=True)
         ]
     },
+    "parts of messages": {
+        "messages": [
+            {
+                "role": role,
+                "content": [*([{"type": "image", "text": None}] * (role == "user")), {"type": "text", "text": text}],
+            }
+            for pair in CONVERSATION
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+    },
     "texts": {"texts": [{"user": question, "assistant": answer} for question, answer in CONVERSATION]},
     "question": {"question": FIRST, "answer": "a cat"},
     "several answers": {"question": FIRST, "answers": ["a dog", "a cat", "", "a cat "]},
@@ -81,6 +91,26 @@ def test_all_three_read_the_same_questions_from_one_file(shape: str, tmp_path: P
     assert {question.capabilities for question in analyzed} == {("color", "counting")}
     assert {question.k for question in evaluated} == {2}
     assert len({question.id for question in evaluated}) == len(expected)
+
+
+def test_rows_without_turns_are_read_from_their_messages(tmp_path: Path) -> None:
+    from datasets import Dataset, Image
+
+    turns = [{"question": "What is written?", "answer": "nothing"}]
+    parts: list[dict[str, Any]] = [
+        {"turns": turns, **SHAPES["messages"]},
+        {"turns": [], **SHAPES["messages"]},
+        {"turns": None, **SHAPES["messages"]},
+    ]
+    rows = [{"image": {"bytes": draw_image("red"), "path": None}, **part} for part in parts]
+    Dataset.from_list(rows).cast_column("image", Image()).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    source = read_dataset_questions(DatasetSource(Address(str(tmp_path), on_hub=False)))
+    (ref,) = source.refs()
+    assert [[exchange.question for exchange in row.exchanges] for row in source.read_rows(ref)] == [
+        ["What is written?"],
+        ["What is it?", "How many?"],
+        ["What is it?", "How many?"],
+    ]
 
 
 def test_right_answers_are_different_and_those_most_people_gave_come_first() -> None:

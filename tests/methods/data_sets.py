@@ -61,3 +61,24 @@ def write_questions_dataset(directory: Path, rows: Sequence[tuple[bytes | None, 
     ]
     Dataset.from_list(records, features=QUESTIONS).to_parquet(directory / "train-00000-of-00001.parquet")
     return directory
+
+
+def write_llava_file(directory: Path, rows: Sequence[tuple[str, Sequence[str]]], images: dict[str, bytes]) -> Path:
+    """Write (path of the image, questions) rows in LLaVA's format, and the images beside the file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, data in images.items():
+        (directory / name).write_bytes(data)
+    items = [
+        {
+            "id": f"row-{number}",
+            "image": path,
+            "conversations": [
+                message
+                for question in questions
+                for message in ({"from": "human", "value": question}, {"from": "gpt", "value": "it"})
+            ],
+        }
+        for number, (path, questions) in enumerate(rows)
+    ]
+    (directory / "questions.json").write_text(json.dumps(items))
+    return directory / "questions.json"

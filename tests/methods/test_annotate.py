@@ -21,10 +21,10 @@ from compact_hf.methods.compact.complexity import CapabilityPair
 from compact_hf.methods.generate import generate
 from compact_hf.methods.status import status
 from compact_hf.methods.verification import QUESTIONS_PER_REQUEST
-from compact_hf.records import Reject, to_json
+from compact_hf.records import Loss, Reject, to_json
 from compact_hf.runs.journal import FinishedImage, Journal
 from compact_hf.testing.gemini import GeminiServer, ModelRequest, content_response, error_response
-from tests.methods.data_sets import make_images, write_questions_dataset, write_scenes_file
+from tests.methods.data_sets import make_images, write_llava_file, write_questions_dataset, write_scenes_file
 
 IMAGE_COUNT = 12
 SECRET = "an answer that nobody may see"
@@ -164,6 +164,45 @@ def test_everything_that_cannot_be_annotated_is_counted(tmp_path: Path) -> None:
         ("verification", "malformed verdict"): 1,
         ("conversation", "empty question"): 1,
     }
+
+
+def test_rows_about_copies_of_an_image_are_annotated_together(server: GeminiServer, tmp_path: Path) -> None:
+    first, other = make_images(2)
+    rows = [("coffee.png", ["What is it?"]), ("tea.png", ["Where is it?"]), ("copy.png", ["How is it?"])]
+    images = {"coffee.png": first, "tea.png": other, "copy.png": first}
+    file = write_llava_file(tmp_path / "data", rows, images)
+    summary = annotate(str(file), tmp_path / "run", verifier_url=server.url)
+    assert (summary.pictures, summary.questions, summary.rejects, summary.losses) == (2, 3, {}, {})
+    ids = {annotation.row_id: annotation.image_id for annotation in iter_annotations(tmp_path / "run")}
+    assert ids["row-0"] == ids["row-2"] != ids["row-1"]
+    assert [row.count for row in status(tmp_path / "run").rejects] == []
+
+
+def test_what_is_lost_is_counted_in_rows_and_questions(
+    server: GeminiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        ("a.png", ["What is it?", "Where is it?", ""]),
+        ("missing.png", ["What?", "Where?"]),
+        ("missing.png", ["How?"]),
+        ("a.png", []),
+        ("", ["Why?"]),
+    ]
+    file = write_llava_file(tmp_path / "data", rows, {"a.png": make_images(1)[0]})
+    arguments = ["annotate", str(file), "--out", str(tmp_path / "run"), "--verifier-url", server.url]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "2 questions about 1 images" in out
+    assert "not annotated: 4 rows and 5 questions" in out
+    for line in ("unreadable file 2 3", "image is not a path 1 1", "empty question 0 1", "no conversations 1 0"):
+        assert re.search(rf"^{line.replace(' ', ' +')}$", out, re.MULTILINE), line
+    run_status = status(tmp_path / "run")
+    assert run_status.loss == Loss(4, 5)
+    assert main(["status", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "dropped from the dataset: 4 rows and 5 questions" in out
+    assert re.search(r"^dropped at +reason +count +rows +questions +for example$", out, re.MULTILINE)
+    assert re.search(r"^picture +unreadable file +1 +2 +3 +missing.png", out, re.MULTILINE)
 
 
 def make_annotation(number: int, *capabilities: str) -> Annotation:

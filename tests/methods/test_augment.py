@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from datasets import load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.responses import Response
 
 from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.cli.main import main
@@ -23,16 +25,19 @@ from compact_hf.images.question_rows import Exchange
 from compact_hf.images.questions import QuestionRow
 from compact_hf.methods.annotate.annotate import annotate
 from compact_hf.methods.augment.augment import PRESET, augment, augment_image
+from compact_hf.methods.augment.method import Augment
 from compact_hf.methods.compact.conversation import Outcome, parse_outcome
+from compact_hf.methods.compact.status import QuestionRunStatus
 from compact_hf.methods.compact.truth import Task
 from compact_hf.methods.status import status
+from compact_hf.records import Loss
 from compact_hf.runs.journal import Journal
 from compact_hf.scenes.questions import analyze_question
 from compact_hf.scenes.scene import build_scene
 from compact_hf.scenes.source import parse_seed
 from compact_hf.teachers.base import EncodedImage, Reply, Request
-from compact_hf.testing.gemini import GeminiServer
-from tests.methods.data_sets import make_images, write_questions_dataset, write_scenes_file
+from compact_hf.testing.gemini import GeminiServer, ModelRequest, content_response
+from tests.methods.data_sets import make_images, write_llava_file, write_questions_dataset, write_scenes_file
 from tests.teachers.asking import photograph
 
 IMAGE_ID = "0" * 32
@@ -294,6 +299,69 @@ def test_the_questions_of_an_image_are_extended_by_different_capabilities() -> N
     first_round = [names for task in tasks for names in task.combinations if task.round == 1]
     assert len(first_round) == 9
     assert {name for names in first_round for name in names} == set(CAPABILITIES)
+
+
+def test_a_capability_that_was_requested_for_an_accepted_question_is_not_preferred_again() -> None:
+    """Of two questions, the first is accepted in round 1; for the other, seven capabilities were never requested."""
+    for number in range(40):
+        drafts = iter([{"question": "Why red here?"}, None, {"question": "How many blue ones?"}])
+        needs = {f"What is {number}?": ("color",), "Where is it?": ("color",)}
+        _, requests = run_augment_image(needs, lambda names, drafts=drafts: next(drafts))
+        tasks = [request.subject for request in requests if isinstance(request.subject, Task)]
+        combinations = [names for task in tasks for names in task.combinations]
+        assert len(set(combinations)) == len(combinations) == 3
+
+
+def test_each_question_of_the_dataset_that_is_not_rewritten_is_counted_once() -> None:
+    needs = {"What is it?": ("color",), "Where is it?": ("shape",), "Who is it?": ("color", "shape")}
+    outcome, _ = run_augment_image(needs, lambda names: None)
+    rejects = [reject for reject in outcome.rejects if reject.stage == "conversation"]
+    losses = [(reject.subject, Augment.count_loss(reject)) for reject in rejects]
+    assert losses == [
+        ("Who is it?", Loss(questions=1)),
+        ("What is it?", Loss(questions=1)),
+        ("Where is it?", Loss(questions=1)),
+        (IMAGE_ID, Loss()),
+    ]
+    draft_rejects = [reject for reject in outcome.rejects if reject.stage != "conversation"]
+    assert len(draft_rejects) == 2 * PRESET.max_rounds
+    assert {Augment.count_loss(reject) for reject in draft_rejects} == {Loss()}
+
+
+def test_losses_and_requested_drafts_are_in_the_status_and_the_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (image,) = make_images(1)
+    rows = [
+        ("a.png", ["What is it?", "What is it?"]),
+        ("copy.png", ["Where is it?"]),
+        ("missing.png", ["Who?", "How?"]),
+    ]
+    file = write_llava_file(tmp_path / "data", rows, {"a.png": image, "copy.png": image})
+
+    def judge(request: ModelRequest, number: int) -> Response | None:
+        """Find that the questions of the file need different numbers of capabilities; accept no draft."""
+        if request.role == "teacher":
+            draft = {"supported": False, "question": "", "answer": "", "confidence": 0}
+            return content_response(json.dumps(draft | {"drafts": [{"number": 1, **draft}]}))
+        verdicts = [{"capabilities": [], "answer": "it"}, {"capabilities": ["color"], "answer": "it"}]
+        return content_response(
+            json.dumps({"verdicts": [{"number": index, **verdict} for index, verdict in enumerate(verdicts, 1)]})
+        )
+
+    run = tmp_path / "run"
+    with GeminiServer(fault=judge) as server:
+        arguments = ["augment", str(file), "--out", str(run), "--teacher-url", server.url]
+        assert main(arguments) == 0
+    out = capsys.readouterr().out
+    # One question repeats another, one has another k, one is not rewritten; two are about the missing image.
+    assert "dropped from the dataset: 1 row and 5 questions" in out
+    assert re.search(r"^picture +unreadable file +1 +1 +2 +missing.png", out, re.MULTILINE)
+    run_status = status(run)
+    assert run_status.loss == Loss(1, 5)
+    assert isinstance(run_status, QuestionRunStatus)
+    (k,) = run_status.drafts_by_k
+    assert sum(entry.asked for entry in run_status.combinations) == run_status.drafts_by_k[k] == PRESET.max_rounds
 
 
 def test_a_teacher_is_not_asked_for_a_larger_k_than_it_knows() -> None:

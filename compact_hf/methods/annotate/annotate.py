@@ -22,9 +22,11 @@ from typing import Any, Final
 
 from compact_hf.errors import JournalError, UsageError
 from compact_hf.methods.annotate.annotation import METHOD, Annotation, parse_annotation_outcome
+from compact_hf.methods.annotate.method import Annotate
 from compact_hf.methods.base import DatasetOptions
 from compact_hf.methods.compact.complexity import CapabilityPair, measure_complexity
 from compact_hf.methods.generate import MethodCall
+from compact_hf.records import Loss, Reject
 from compact_hf.reports.table import NotebookSummary, Table
 from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.journal import Journal
@@ -108,7 +110,8 @@ class AnnotationSummary(NotebookSummary):
         by_k (`dict[int, int]`): k -> number of questions, from 0 to the largest k that occurs.
         by_capability (`dict[str, int]`): capability -> number of questions that need it; all ten capabilities.
         by_pair (`tuple[CapabilityPair, ...]`): pairs of capabilities that a question needs, the most frequent first.
-        rejects (`dict[str, int]`): reason -> number of rows, images or questions that could not be annotated.
+        rejects (`dict[str, int]`): reason -> number of images, rows and questions that could not be annotated.
+        losses (`dict[str, Loss]`): reason -> the rows and questions that are not annotated because of it.
         verifiers (`tuple[str, ...]`): the model versions that judged.
     """
 
@@ -123,6 +126,7 @@ class AnnotationSummary(NotebookSummary):
     by_capability: dict[str, int]
     by_pair: tuple[CapabilityPair, ...]
     rejects: dict[str, int]
+    losses: dict[str, Loss]
     verifiers: tuple[str, ...]
 
     def summary(self) -> Iterator[str | Table]:
@@ -150,7 +154,12 @@ class AnnotationSummary(NotebookSummary):
                 for pair in self.by_pair[:MAX_PAIRS]
             ],
         )
-        yield Table(("not annotated because", "count"), list(self.rejects.items()))
+        if self.losses:
+            yield f"not annotated: {sum(self.losses.values(), start=Loss())}"
+        yield Table(
+            ("not annotated because", "rows", "questions"),
+            [(reason, loss.rows, loss.questions) for reason, loss in self.losses.items()],
+        )
 
 
 def iter_annotations(run: str | Path) -> Iterator[Annotation]:
@@ -185,11 +194,20 @@ def summarize(run: str | Path) -> AnnotationSummary:
     with Journal.read(Path(run)) as journal:
         check_method(journal)
         # One pass over the journal; in memory there are only counts by combination, reason and model.
-        rejects = Counter(reject.reason for reject in journal.image_rejects())
+        rejects: Counter[str] = Counter()
+        losses: dict[str, Loss] = {}
+
+        def add_reject(reject: Reject) -> None:
+            rejects[reject.reason] += 1
+            losses[reject.reason] = losses.get(reject.reason, Loss()) + (Annotate.count_loss(reject) or Loss())
+
+        for reject in journal.image_rejects():
+            add_reject(reject)
         for finished_image in journal.outcomes():
             image_count += 1
             outcome = parse_annotation_outcome(finished_image.body)
-            rejects.update(reject.reason for reject in outcome.rejects)
+            for reject in outcome.rejects:
+                add_reject(reject)
             # Empty if all questions of the image were rejected before they were sent.
             verifiers.update(filter(None, [outcome.verifier]))
             combination_counts.update(annotation.capabilities for annotation in outcome.annotations)
@@ -207,6 +225,11 @@ def summarize(run: str | Path) -> AnnotationSummary:
         by_capability=complexity.by_capability,
         by_pair=complexity.by_pair,
         rejects=dict(sorted(rejects.items(), key=lambda item: (-item[1], item[0]))),
+        losses={
+            reason: loss
+            for reason, loss in sorted(losses.items(), key=lambda item: (-item[1].questions, -item[1].rows, item[0]))
+            if loss != Loss()
+        },
         verifiers=tuple(sorted(verifiers)),
     )
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, cast
 from compact_hf.methods.annotate.reasons import QuestionReason
 from compact_hf.methods.base import DatasetOptions, Method, RunSetup, StartedMethod
 from compact_hf.methods.compact.reasons import VerificationReason
+from compact_hf.records import Loss
 
 if TYPE_CHECKING:
     from compact_hf.images.question_rows import Exchange
     from compact_hf.images.questions import VqaSource
     from compact_hf.methods.annotate.annotation import AnnotationOutcome
     from compact_hf.methods.status import OutcomeCounter
-    from compact_hf.records import ImageInfo
+    from compact_hf.records import ImageInfo, Reject
     from compact_hf.runs.process import Process
     from compact_hf.teachers.base import EncodedImage
 
@@ -60,6 +61,12 @@ class Annotate(Method):
         from compact_hf.methods.annotate.status import AnnotationCounter
 
         return AnnotationCounter(cls, faults)
+
+    @classmethod
+    def count_loss(cls, reject: Reject) -> Loss | None:
+        """See `Method.count_loss`: what is not annotated is a row that cannot be read, or a question."""
+        loss = super().count_loss(reject)
+        return loss if loss != Loss() or reject.stage == "picture" else Loss(questions=1)
 
     @classmethod
     def iter_questions(cls, body: str) -> Iterator[Exchange]:

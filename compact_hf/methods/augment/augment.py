@@ -79,11 +79,12 @@ class _ImageState:
 
 
 @dataclass(slots=True)
-class _PendingQuestion:
-    """A question that is still to be rewritten, with the additional capabilities that were tried, one per round."""
+class _Candidate:
+    """A question to rewrite, with the additional capabilities that were tried, one per round, until it was accepted."""
 
     original: OriginalQuestion
     extras: list[str] = field(default_factory=list)
+    is_rewritten: bool = False
 
     @property
     def combination(self) -> tuple[str, ...]:
@@ -130,12 +131,24 @@ def augment_image(
         else:
             originals.append(OriginalQuestion(question.draft.question, question.draft.answer, verdict.capabilities))
     # Step 2: choose one k for the image.
-    k, candidates = _select_k(originals, ks, rejects)
-    # Duplicate questions are rewritten once; `dict.fromkeys` keeps the order.
-    pending = [_PendingQuestion(question) for question in dict.fromkeys(candidates)]
+    k, selected = _select_k(originals, ks, rejects)
+    candidates = [_Candidate(question) for question in dict.fromkeys(selected)]  # which keeps the order
+    # Duplicate questions are rewritten once.
+    rejects += [
+        Reject("conversation", OriginalReason.REPETITION, question.question)
+        for question, count in Counter(selected).items()
+        for _ in range(count - 1)
+    ]
     # Step 3: each round tries the questions that are left with another additional capability.
     for round_number in range(1, preset.max_rounds + 1):
-        pending = yield from _run_round(round_number, pending, state)
+        yield from _run_round(round_number, candidates, state)
+    rejects += [
+        Reject(
+            "conversation", OriginalReason.NOT_REWRITTEN, item.original.question, f"{len(item.extras)} drafts dropped"
+        )
+        for item in candidates
+        if not item.is_rewritten
+    ]
     # Step 4: the accepted questions are the conversation; without any, the image is dropped.
     turns = tuple(state.turns)
     conversation = Conversation(image_id, k, turns) if len(turns) >= preset.min_turns else None
@@ -168,18 +181,14 @@ def _select_k(
 
 
 def _run_round(
-    round_number: int, pending: Sequence[_PendingQuestion], state: _ImageState
-) -> Generator[list[Request], list[Reply], list[_PendingQuestion]]:
-    """Rewrite each question once, with an additional capability that was not tried before.
-
-    Returns:
-        The questions that still have to be rewritten.
-    """
-    questions = [question for question in pending if _draw_extra(question, pending, state)]
+    round_number: int, candidates: Sequence[_Candidate], state: _ImageState
+) -> Generator[list[Request], list[Reply], None]:
+    """Rewrite each question that is left once, with an additional capability that was not tried for it before."""
+    questions = [item for item in candidates if not item.is_rewritten and _draw_extra(item, candidates, state)]
     size = state.preset.combinations_per_request
     chunks = [questions[start : start + size] for start in range(0, len(questions), size)]
     if not chunks:
-        return []
+        return
     requests = [_rewrite_request(chunk, state, round_number) for chunk in chunks]
     replies = yield requests
     # One for each question, in order: (key of the reply, teacher's model version, draft or reject).
@@ -190,7 +199,6 @@ def _run_round(
     ]
     drafts = [draft for _, _, draft in entries if isinstance(draft, Draft)]
     verdicts = iter((yield from verify_drafts(state.image_id, state.encoded_image, drafts, state.preset)))
-    remaining: list[_PendingQuestion] = []
     for question, (key, teacher, draft) in zip(questions, entries, strict=True):
         # Only drafts that passed the filters were verified; the others are rejects already.
         result, verifier = next(verdicts) if isinstance(draft, Draft) else (draft, "")
@@ -203,15 +211,16 @@ def _run_round(
             state.turns.append(result)
             state.teachers.add(teacher)
             state.verifiers.add(verifier)
+            question.is_rewritten = True
         else:
             state.rejects.append(result)
-            remaining.append(question)
         state.drafts.append((key, result.reason if isinstance(result, Reject) else ""))
-    return remaining
 
 
-def _draw_extra(question: _PendingQuestion, pending: Sequence[_PendingQuestion], state: _ImageState) -> bool:
+def _draw_extra(question: _Candidate, candidates: Sequence[_Candidate], state: _ImageState) -> bool:
     """Add the next capability to try to a question, preferring those that were requested least for this image.
+
+    Those of questions that were accepted count, too.
 
     Returns:
         False if all capabilities were tried.
@@ -221,7 +230,7 @@ def _draw_extra(question: _PendingQuestion, pending: Sequence[_PendingQuestion],
     ]
     if not names:
         return False
-    usage = Counter(name for item in pending for name in item.extras)
+    usage = Counter(name for item in candidates for name in item.extras)
     min_usage = min(usage[name] for name in names)
     # Seeded by what is drawn, not by a shared generator: a resumed run draws the same, in any order of images.
     rng = random.Random(digest("further", state.seed, state.image_id, question.original.question, len(question.extras)))
@@ -229,7 +238,7 @@ def _draw_extra(question: _PendingQuestion, pending: Sequence[_PendingQuestion],
     return True
 
 
-def _rewrite_request(chunk: Sequence[_PendingQuestion], state: _ImageState, round_number: int) -> Request:
+def _rewrite_request(chunk: Sequence[_Candidate], state: _ImageState, round_number: int) -> Request:
     """Return the request to the teacher to rewrite one or more questions."""
     originals, extras = [question.original for question in chunk], [question.extras[-1] for question in chunk]
     is_several = len(chunk) > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from compact_hf.methods.annotate.reasons import QuestionReason
 from compact_hf.methods.augment.options import METHOD, AugmentOptions
@@ -12,13 +12,16 @@ from compact_hf.methods.augment.reasons import OriginalReason
 from compact_hf.methods.base import RunSetup, StartedMethod
 from compact_hf.methods.compact.method import QuestionMethod
 from compact_hf.methods.compact.reasons import ConversationReason, GenerationReason, VerificationReason
+from compact_hf.records import Loss
 
 if TYPE_CHECKING:
     from compact_hf.images.questions import VqaSource
     from compact_hf.methods.compact.preset import Preset
-    from compact_hf.records import ImageInfo
+    from compact_hf.records import ImageInfo, Reject
     from compact_hf.runs.process import Process
     from compact_hf.teachers.base import EncodedImage
+
+_QUESTION_REASONS: Final = frozenset((*QuestionReason, *OriginalReason))
 
 
 class Augment(QuestionMethod):
@@ -29,6 +32,14 @@ class Augment(QuestionMethod):
     options = AugmentOptions
     needs = "questions"
     reject_reasons = (QuestionReason, OriginalReason, GenerationReason, VerificationReason, ConversationReason)
+
+    @classmethod
+    def count_loss(cls, reject: Reject) -> Loss | None:
+        """See `Method.count_loss`: a question may have several drafts, so a dropped draft is not a lost question."""
+        # A verdict on a question of the dataset, unlike one on a draft, has no requested capabilities.
+        is_unjudged = reject.stage == "verification" and not reject.capabilities
+        is_question = is_unjudged or reject.reason in _QUESTION_REASONS
+        return Loss(questions=1) if is_question else super().count_loss(reject)
 
     @classmethod
     def start(cls, setup: RunSetup) -> StartedMethod:

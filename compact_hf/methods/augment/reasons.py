@@ -14,3 +14,5 @@ class OriginalReason(Reason):
     NO_ANSWER = "question without answer"
     OTHER_K = "another k than the picture's"
     TOO_MANY_CAPABILITIES = "no question for so many capabilities"
+    REPETITION = "repeats another question"
+    NOT_REWRITTEN = "no rewritten question was accepted"

@@ -98,7 +98,8 @@ class QuestionCounter(OutcomeCounter):
             reject (`Reject`): the reject.
         """
         super().add_reject(reject)
-        if reject.capabilities:
+        # Other rejects with capabilities, such as those of a dataset's questions, are not those of a requested draft.
+        if reject.capabilities and reject.stage in ("generation", "verification"):
             self._dropped[reject.capabilities] += 1
             self._declined[reject.capabilities] += reject.reason == GenerationReason.DECLINED
 
