@@ -4,6 +4,7 @@ In plain `trl sft`, a broken image ends training in the middle of an epoch; a ro
 `max_length` is trained on without any effect; and text that contains a special token changes what is learned. Here
 every row is checked once, in parallel, with the decoder, the template and the tokenizer that training uses. `datasets`
 caches the result under a fingerprint of data, tokenizer, template and limit, so that a resumed run does not repeat it.
+The content of a message is a text or a list of parts, `{type: text, text}` and `{type: image}`, as for TRL.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ DropReason = Literal[
     "no conversation",
     "no answer",
     "no picture",
+    "other number of image parts than images",
     "special token in the text",
     "refused by the template",
     "too long",
 ]
 # Exceptions of image decoders on bad files. Warnings are raised only if Python's filters turn them into errors.
 _DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, Warning)
-_CACHE_VERSION: Final = 2
+_CACHE_VERSION: Final = 3
 """Increased whenever the checks change, so that older results in the cache are not used."""
 _ANY_SIZE: Final = (64, 64)
 """Width and height of the image that is counted for all images, if the family's image tokens do not depend on size."""
@@ -194,19 +196,20 @@ class RowScreener:
             table (`pyarrow.Table`): a table with one row.
         """
         from jinja2 import TemplateError
+        from trl.data_utils import prepare_multimodal_messages
 
         row = table.to_pylist()[0]
         images, messages = row["images"] or [], row["messages"] or []
         result = {"tokens": 0, "answer_tokens": 0, "image_tokens": 0, "images": len(images)}
         if not _is_conversation(messages):
             return {**result, "reason": "no conversation"}
-        # Roles alternate, so every second message is the assistant's.
-        if not any(message["content"].strip() for message in messages[1::2]):
+        texts = [(message["role"], text) for message in messages for text in _get_texts(message["content"]) or ()]
+        if not any(text.strip() for role, text in texts if role == "assistant"):
             return {**result, "reason": "no answer"}
         if self.needs_image and not images:
             return {**result, "reason": "no picture"}
         # The tokenizer would turn such a text into the token: `</s>`, for example, would end the answer.
-        if any(token in message["content"] for message in messages for token in self.special_tokens):
+        if any(token in text for _, text in texts for token in self.special_tokens):
             return {**result, "reason": "special token in the text"}
         # (width, height) of each image that can be decoded.
         sizes = [size for image in images if (size := _decoded_size(image))]
@@ -214,7 +217,11 @@ class RowScreener:
             return {**result, "reason": "broken picture"}
         image_tokens = [self._count_image_tokens(size) for size in sizes]
         try:
-            tokens, answer_tokens, has_whole_images = self._count_tokens(messages, image_tokens)
+            prepared_messages = prepare_multimodal_messages(messages, images=[None] * len(images))
+        except ValueError:  # TRL would raise it in the first step with this row
+            return {**result, "reason": "other number of image parts than images"}
+        try:
+            tokens, answer_tokens, has_whole_images = self._count_tokens(prepared_messages, image_tokens)
         except TemplateError:
             return {**result, "reason": "refused by the template"}
         return {
@@ -234,16 +241,14 @@ class RowScreener:
         return self.image_tokens[size]
 
     def _count_tokens(
-        self, messages: Sequence[Mapping[str, str]], image_tokens: Sequence[int]
+        self, messages: Sequence[Mapping[str, Any]], image_tokens: Sequence[int]
     ) -> tuple[int, int, bool]:
         """Return the length, the number of answer tokens before `max_length`, and whether all images end before it.
 
         The conversation is tokenized with one placeholder token per image, which counts as `image_tokens` tokens.
         """
-        from trl.data_utils import prepare_multimodal_messages
-
         encoding = self.processor.tokenizer.apply_chat_template(
-            prepare_multimodal_messages(list(messages), images=[None] * len(image_tokens)),
+            messages,
             chat_template=self.processor.chat_template,
             tokenize=True,
             return_dict=True,
@@ -268,11 +273,24 @@ class RowScreener:
 
 
 def _is_conversation(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether messages alternate between user and assistant, and end with the assistant."""
+    """Return whether messages alternate between user and assistant, after a system message or none, and end with the
+    assistant.
+    """
     roles = [message["role"] for message in messages]
-    has_texts = all(isinstance(message["content"], str) for message in messages)
+    roles = roles[1:] if roles[:1] == ["system"] else roles
+    has_texts = all(_get_texts(message["content"]) is not None for message in messages)
     # The length of the repeated pair is even, so an odd number of messages never equals it.
     return bool(roles) and has_texts and roles == ["user", "assistant"] * (len(roles) // 2)
+
+
+def _get_texts(content: Any) -> list[str] | None:
+    """Return the texts of a message's content; None if it is neither a text nor a list of texts and images."""
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list) or any(part["type"] not in ("text", "image") for part in content):
+        return None
+    texts = [part.get("text") for part in content if part["type"] == "text"]
+    return texts if all(isinstance(text, str) for text in texts) else None
 
 
 def _decoded_size(image: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -78,6 +78,50 @@ def test_a_row_that_cannot_be_trained_on_is_dropped_by_name_with_the_reason(
     assert result.dropped_by_reason == {reason: 1}
 
 
+PARTS = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
+
+
+def to_parts(row: dict[str, Any], *, image_parts: int) -> dict[str, Any]:
+    """Return a row with typed contents, and this many image parts before the first text."""
+    image = {"type": "image", "text": None}
+    messages = [
+        {"role": message["role"], "content": [{"type": "text", "text": message["content"]}]}
+        for message in row["messages"]
+    ]
+    messages[0]["content"] = [image] * image_parts + messages[0]["content"]
+    return row | {"messages": messages}
+
+
+def test_parts_are_trained_on_like_texts(processor: Any) -> None:
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    rows = [
+        make_row("two", QUESTION, ANSWER, "And its shape?", "round"),
+        make_row("text", QUESTION, "7", images=[]),
+        make_row("empty", QUESTION, ""),
+        make_row("token", "What does </s> mean?", ANSWER),
+    ]
+    typed_rows = [to_parts(row, image_parts=len(row["images"])) for row in rows]
+    typed_rows.append(to_parts(make_row("image without a part", QUESTION, ANSWER), image_parts=0))
+    dataset = Dataset.from_list(typed_rows, features=Features(FEATURES | {"messages": PARTS}))
+    result = screen_rows(dataset, processor, Llava(), max_length=1024, answers_only=True)
+    assert result.dropped == (
+        ("empty", "no answer"),
+        ("token", "special token in the text"),
+        ("image without a part", "other number of image parts than images"),
+    )
+    assert result.lengths == screen(rows, processor).lengths
+    collate = DataCollatorForVisionLanguageModeling(processor, max_length=1024, assistant_only_loss=True)
+    batches = [collate([dataset[index]]) for index in result.kept_indices]
+    assert result.lengths == tuple(int(batch["attention_mask"].sum()) for batch in batches)
+
+
+def test_the_template_decides_about_a_system_message(processor: Any) -> None:
+    row = make_row("system", QUESTION, ANSWER)
+    row["messages"].insert(0, {"role": "system", "content": "Be brief."})
+    assert screen([GOOD, row], processor).dropped == (("system", "refused by the template"),)
+
+
 def test_lengths_and_answers_are_those_of_the_batches_of_training(processor: Any) -> None:
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
