@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError, UsageError
-from compact_hf.records import digest
+from compact_hf.records import Loss, digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +103,13 @@ class QuestionSet:
     Attributes:
         name (`str`): display name of the dataset in results.
         questions (`tuple[Question, ...]`): the questions, in a fixed order.
-        skip_counts (`Mapping[str, int]`): reason -> number of rows that were skipped.
+        losses (`Mapping[str, Loss]`): reason -> the rows and questions that were skipped.
         control (`str`): a word for the control that was applied; empty without one.
     """
 
     name: str
     questions: tuple[Question, ...]
-    skip_counts: Mapping[str, int] = field(default_factory=dict)
+    losses: Mapping[str, Loss] = field(default_factory=dict)
     control: str = ""
 
     @property
@@ -121,8 +121,8 @@ class QuestionSet:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for readers of the scores: one line per reason for which rows were skipped."""
-        return tuple(f"{count:,} rows of {self.name} skipped: {reason}" for reason, count in self.skip_counts.items())
+        """Notes for readers of the scores: one line per reason for which rows and questions were skipped."""
+        return tuple(f"{loss} of {self.name} skipped: {reason}" for reason, loss in self.losses.items())
 
     def limit(self, count: int) -> QuestionSet:
         """Return `count` of the questions, selected by a hash of their ids.

@@ -19,6 +19,7 @@ from compact_hf.evaluation.questions import DataOptions, Question, QuestionSet
 from compact_hf.images.codec import ImageError
 from compact_hf.images.reasons import ImageReason
 from compact_hf.models.loading import without_progress_bars
+from compact_hf.records import Loss
 
 _IMAGE_COLUMNS: Final = ("image", "images")
 
@@ -141,24 +142,24 @@ class DatasetRows:
     rows: Any
     images: ImageColumn
 
-    def collect(self, questions: Iterable[Question], skip_counts: Mapping[str, int]) -> QuestionSet:
+    def collect(self, questions: Iterable[Question], losses: Mapping[str, Loss]) -> QuestionSet:
         """Return the questions as a `QuestionSet`.
 
         Args:
             questions (`Iterable[Question]`): the questions, in the order of the rows.
-            skip_counts (`Mapping[str, int]`): reason -> number of rows that were skipped. It is read after `questions`
-                is exhausted, so that their iterator can fill it.
+            losses (`Mapping[str, Loss]`): reason -> the rows and questions that were skipped. It is read after
+                `questions` is exhausted, so that their iterator can fill it.
 
         Raises:
             EvaluationError: there are no questions.
         """
         collected = tuple(questions)
         if not collected:
-            reasons = ", ".join(f"{reason} in {count}" for reason, count in skip_counts.items())
+            reasons = ", ".join(f"{reason}: {loss}" for reason, loss in losses.items())
             raise EvaluationError(
                 f"{self.name} has no question that can be asked ({reasons or 'it is empty'}); give another dataset"
             )
-        return QuestionSet(self.name, collected, dict(sorted(skip_counts.items())))
+        return QuestionSet(self.name, collected, dict(sorted(losses.items())))
 
 
 def read_rows(dataset: str, options: DataOptions, *, preferred_config: str = "default") -> DatasetRows:
@@ -197,9 +198,10 @@ def _resolve_source(dataset: str) -> _DatasetSource:
     """Return how to load a dataset: as a file, a directory or a repository."""
     path = Path(dataset)
     if path.is_file():
-        if path.suffix not in _FILE_BUILDERS:
+        builder = _FILE_BUILDERS.get(path.suffix.lower())
+        if builder is None:
             raise EvaluationError(f"{dataset} is not a dataset; supported files are {', '.join(_FILE_BUILDERS)}")
-        return _DatasetSource(_FILE_BUILDERS[path.suffix], path.name, {"data_files": str(path)}, path.parent.resolve())
+        return _DatasetSource(builder, path.name, {"data_files": str(path)}, path.parent.resolve())
     if path.is_dir():
         return _DatasetSource(dataset, path.resolve().name, {}, path.resolve())
     name, _, revision = dataset.partition("@")  # not a RepoRef, because names without an owner exist, such as `squad`

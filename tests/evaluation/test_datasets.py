@@ -12,6 +12,7 @@ from compact_hf.errors import CompactError, EvaluationError, UnknownCapabilityEr
 from compact_hf.evaluation.questions import swap_images
 from compact_hf.images.codec import ImageError
 from compact_hf.images.inspection import compute_image_id
+from compact_hf.records import Loss
 from compact_hf.scenes.scene import EVALUATION_SEEDS
 from tests.evaluation.samples import load_questions
 from tests.training.samples import draw_image, make_row, write_release
@@ -72,8 +73,8 @@ def test_validation_is_asked_unless_train_is(folder: Path) -> None:
 def test_another_config_is_asked_by_name_and_rows_without_a_picture_are_counted(folder: Path) -> None:
     everything = load_questions(str(folder), config="all", split="train")
     assert len(everything.questions) == len(load_questions(str(folder), split="train").questions)
-    assert everything.skip_counts == {"no picture": 2}
-    assert everything.notes == ("2 rows of drawn (all, train) skipped: no picture",)
+    assert everything.losses == {"no picture": Loss(rows=2)}
+    assert everything.notes == ("2 rows and 0 questions of drawn (all, train) skipped: no picture",)
 
 
 def test_a_smaller_limit_asks_some_of_a_larger_one_of_every_k(folder: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_data_set_of_one_question_a_row_is_asked_by_its_mapped_columns(tmp_pat
     )
     assert (second.answers, second.k, second.capabilities) == (("3",), None, ())
     assert [question.read_image() for question in question_set.questions] == [draw_image("red"), draw_image("blue")]
-    assert question_set.skip_counts == {"no answer": 1, "no picture": 1}
+    assert question_set.losses == {"no answer": Loss(questions=1), "no picture": Loss(1, 1)}
 
 
 def test_a_file_of_ones_own_names_pictures_beside_it_and_what_most_people_answered_comes_first(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from compact_hf.images.question_rows import (
     question_columns,
     read_exchanges,
 )
+from compact_hf.records import Loss
 
 _COMPOSITIONAL_CONFIG: Final = "compositional"
 _FIELDS: Final = ("question", "answer", "image", "k", "capabilities", "id")
@@ -56,9 +57,9 @@ def read_dataset(dataset: str, options: DataOptions) -> QuestionSet:
             f"unknown field {unknown[0]!r}; {', '.join(_FIELDS)} can be mapped{did_you_mean(unknown[0], _FIELDS)}"
         )
     data = read_rows(dataset, options, preferred_config=_COMPOSITIONAL_CONFIG)
-    skip_counts: Counter[str] = Counter()
+    losses: dict[str, Loss] = {}
     row_format, mapping = _map_columns(data.rows.column_names, columns, data.name)
-    return data.collect(_iter_questions(data, row_format, mapping, skip_counts), skip_counts)
+    return data.collect(_iter_questions(data, row_format, mapping, losses), losses)
 
 
 def _map_columns(
@@ -93,9 +94,13 @@ def _map_columns(
 
 
 def _iter_questions(
-    data: DatasetRows, row_format: RowFormat, mapping: Mapping[str, str], skip_counts: Counter[str]
+    data: DatasetRows, row_format: RowFormat, mapping: Mapping[str, str], losses: dict[str, Loss]
 ) -> Iterator[CompactQuestion]:
-    """Yield the questions row by row, and count in `skip_counts` why rows and questions are skipped."""
+    """Yield the questions row by row, and count in `losses` why rows and questions are skipped."""
+
+    def add_loss(reason: str, loss: Loss) -> None:
+        losses[reason] = losses.get(reason, Loss()) + loss
+
     seen: Counter[str] = Counter()
     for index, row in enumerate(_select_columns(data.rows, row_format, mapping)):
         value = row.get(mapping.get("id", "id"))
@@ -106,17 +111,17 @@ def _iter_questions(
             raise EvaluationError(f"{data.name} has two rows with the id {id!r}; map id to a column with unique values")
         exchanges = read_exchanges(row, row_format, mapping)
         if reason := data.images.missing_reason(index):
-            skip_counts[reason] += 1
+            add_loss(reason, Loss(rows=1, questions=0 if isinstance(exchanges, Defect) else len(exchanges)))
             continue
         if isinstance(exchanges, Defect):
-            skip_counts[exchanges.reason] += 1
+            add_loss(exchanges.reason, Loss(rows=1))
             continue
         # Our datasets have an `image_id` column; in other datasets only the file identifies the image.
         image_id = row.get("image_id") or id if row_format == "turns" else data.images.image_id(index)
         for number, exchange in enumerate(exchanges):
             if not (exchange.question and exchange.answers):
                 # Only this question is skipped; the others in the row are asked.
-                skip_counts["no question" if exchange.answers else "no answer"] += 1
+                add_loss("no question" if exchange.answers else "no answer", Loss(questions=1))
                 continue
             names = _parse_capabilities(exchange.capabilities, id, data.name)
             yield CompactQuestion(
