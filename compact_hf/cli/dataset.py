@@ -105,7 +105,10 @@ def add_assemble(assemble: argparse.ArgumentParser) -> None:
     _add_selection_options(assemble)
     # Instruction data: a share of LLaVA's own rows, as in the paper.
     assemble.add_argument(
-        "--instruction", type=Path, metavar="FILE", help="add rows of this JSON list in LLaVA's format"
+        "--instruction",
+        type=Path,
+        metavar="FILE",
+        help="add rows of this JSON list or JSON lines, in the format of LLaVA, ShareGPT or TRL",
     )
     assemble.add_argument(
         "--image-root",

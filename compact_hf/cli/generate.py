@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from compact_hf.methods.base import Method
     from compact_hf.runs.run import RunProgress
 
-_DATASET_HELP: Final = "org/name[@revision][/config] on the Hub, a dataset directory, or a JSON file in LLaVA's format"
+_DATASET_HELP: Final = (
+    "org/name[@revision][/config] on the Hub, a dataset directory, or a .json or .jsonl file in the format of LLaVA, "
+    "ShareGPT or TRL"
+)
 # `Method.needs` -> its description in `compact method list`.
 _NEEDS: Final = {"images": "images", "questions": "a dataset of questions about images"}
 

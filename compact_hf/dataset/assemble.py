@@ -68,7 +68,8 @@ def assemble(
             than two, chosen so that k, capabilities and pairs of capabilities are distributed as evenly as possible.
         select (`RowSelection`, *optional*): keep only a part of the conversations, such as a `Selection`. It is applied
             after all other filters, and the card names it.
-        instruction (`str | Path`, *optional*): a JSON list in LLaVA's format, such as llava_v1_5_mix665k.json.
+        instruction (`str | Path`, *optional*): a JSON list or JSON lines with conversations in the format of LLaVA,
+            ShareGPT or TRL, such as llava_v1_5_mix665k.json.
         image_root (`str | Path`, *optional*, defaults to the directory of `instruction`): directory to which the image
             paths in `instruction` are relative.
         instruction_fraction (`float`, *optional*, defaults to 0.05): share of the instruction rows to sample.

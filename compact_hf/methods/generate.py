@@ -201,8 +201,8 @@ def generate(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **op
     the run.
 
     Args:
-        source (`str`): a directory, `scenes:N`, or a dataset on the Hub; for a method that needs questions also a JSON
-            file in LLaVA's format.
+        source (`str`): a directory, `scenes:N`, or a dataset on the Hub; for a method that needs questions also a .json
+            or .jsonl file, as for `annotate`.
         out (`str | Path`): the run directory: new, empty, or that of the same run.
         method (`str`, *optional*, defaults to `compact`): how data is made: a name from `compact method list`, or
             `package.module:Class`.

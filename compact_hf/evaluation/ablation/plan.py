@@ -65,7 +65,7 @@ class Plan(BaseModel):
         runs (`tuple[str, ...]`): directories of runs made by `compact generate`; either these or `scenes` is given.
         scenes (`int`, *optional*): number of scenes to draw and ask about, offline, with k of 1, 2 and 3 and seed 0.
         max_similarity (`float`): as for `compact assemble`; drawn scenes need 1, because their wording repeats.
-        instruction (`str`, *optional*): a file in LLaVA's format for the instruction part.
+        instruction (`str`, *optional*): a file of conversations for the instruction part, as for `assemble`.
         image_root (`str`, *optional*): directory that the image paths in `instruction` are relative to.
         base (`str`): the model to start from: a directory, a repository, or `aligned` for the tiny LLaVA in this
             package.
@@ -112,7 +112,7 @@ class Plan(BaseModel):
         if reserved_keys := [key for key in _RESERVED_SETTINGS if key in self.settings]:
             raise ValueError(f"the setting {reserved_keys[0]} is set by the ablation; remove it")
         if not self.instruction and any(variant.instruction_fraction for variant in self.variants.values()):
-            raise ValueError("an instruction_fraction needs the plan's `instruction`, a JSON list in LLaVA's format")
+            raise ValueError("an instruction_fraction needs the plan's `instruction`, a file of conversations")
         return self
 
     def overrides(self) -> dict[str, str]:

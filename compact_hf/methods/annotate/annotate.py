@@ -267,7 +267,8 @@ def annotate(dataset: str, out: str | Path, **options: Any) -> AnnotationSummary
 
     Args:
         dataset (`str`): `org/name[@revision][/config]` on the Hub, a directory such as a dataset of this package, or a
-            JSON file in LLaVA's format. Questions about the same image are sent together.
+            .json or .jsonl file in the format of LLaVA, ShareGPT or TRL. Questions about the same image are sent
+            together.
         out (`str | Path`): the run directory: new, empty, or that of the same run.
         options: the fields of `DatasetOptions` and of `RunOptions`. There is no teacher; the verifier defaults to
             `scenes` for drawn scenes and to `gemini` otherwise.

@@ -263,7 +263,7 @@ def augment(dataset: str, out: str | Path, **options: Any) -> RunProgress:
 
     Args:
         dataset (`str`): `org/name[@revision][/config]` on the Hub, a directory such as a dataset of this package, or a
-            JSON file in LLaVA's format.
+            .json or .jsonl file in the format of LLaVA, ShareGPT or TRL.
         out (`str | Path`): the run directory: new, empty, or that of the same run.
         options: the fields of `AugmentOptions` and of `RunOptions`.
 
