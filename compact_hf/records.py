@@ -116,11 +116,11 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageReject(Reject):
-    """An image of a dataset of questions that cannot be used, with what is lost because of it.
+class RowReject(Reject):
+    """A reject by which whole rows of a dataset are lost: a row, or an image that rows are about.
 
     Attributes:
-        rows (`int`): number of rows about the image.
+        rows (`int`): number of rows that are lost.
         questions (`int`): number of their questions.
     """
 
@@ -212,6 +212,16 @@ class Row:
     verifier: str | None = None
     preset_version: str | None = None
     read_images: tuple[Callable[[], bytes], ...] = field(default=(), compare=False, repr=False)
+
+    def reject(self, stage: Literal["assembly", "instruction"], reason: str, detail: str) -> RowReject:
+        """Return the reject of this row, which counts its questions.
+
+        Args:
+            stage (`str`): as in `Reject`.
+            reason (`str`): as in `Reject`.
+            detail (`str`): as in `Reject`.
+        """
+        return RowReject(stage, reason, self.id, detail, rows=1, questions=len(self.messages) // 2)
 
     @property
     def image_ids(self) -> tuple[str, ...]:

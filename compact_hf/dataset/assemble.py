@@ -252,7 +252,7 @@ def _reject_mixed_splits(row: Row | Reject) -> Row | Reject:
     """Return the row, or a reject if some of its images belong to the training split and others to validation."""
     # Such a row would be in the training split and have a validation image.
     if isinstance(row, Row) and len(set(map(is_validation_image, row.image_ids))) > 1:
-        return Reject("assembly", AssemblyReason.BOTH_SPLITS, row.id, str(row.image_id))
+        return row.reject("assembly", AssemblyReason.BOTH_SPLITS, str(row.image_id))
     return row
 
 

@@ -144,9 +144,9 @@ class Exclusions:
         # By id first: it needs no image, and `notes` must know every id that matched.
         if matched := self._ids & {row.id, *row.image_ids}:
             self._matched_ids |= matched
-            return Reject("assembly", AssemblyReason.EXCLUDED_ID, row.id, ", ".join(sorted(matched)))
+            return row.reject("assembly", AssemblyReason.EXCLUDED_ID, ", ".join(sorted(matched)))
         if self._images is not None and any(map(self._images.contains, fingerprints)):
-            return Reject("assembly", AssemblyReason.EXCLUDED_IMAGE, row.id, str(row.image_id))
+            return row.reject("assembly", AssemblyReason.EXCLUDED_IMAGE, str(row.image_id))
         return None
 
 

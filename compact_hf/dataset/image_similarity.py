@@ -257,10 +257,10 @@ class SimilarImages:
         if row.source != INSTRUCTION:
             if self.excluded_ids.isdisjoint(row.image_ids):
                 return None
-            return Reject("assembly", reason, row.id, str(row.image_id))
+            return row.reject("assembly", reason, str(row.image_id))
         hashes = (fingerprint.hash for fingerprint in fingerprints if fingerprint.hash is not None)
         if any(min_distance(hash, self.validation_hashes) <= self.distance for hash in hashes):
-            return Reject("instruction", reason, row.id, str(row.image_id))
+            return row.reject("instruction", reason, str(row.image_id))
         return None
 
 

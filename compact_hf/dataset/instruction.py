@@ -33,7 +33,7 @@ from compact_hf.images.folder import ImageFolder
 from compact_hf.images.inspection import inspect_image
 from compact_hf.images.json_rows import check_json_rows, iter_json_rows
 from compact_hf.images.reasons import RowReason
-from compact_hf.records import ImageInfo, Reject, Row, digest, from_json, to_json
+from compact_hf.records import ImageInfo, Reject, Row, RowReject, digest, from_json, to_json
 
 
 def sample_instruction_rows(
@@ -174,7 +174,7 @@ def _add_image(sampled: _SampledItem, source: ImageFolder, held_out: Container[s
     # The cache stores no unusable image; a second inspection returns the reason.
     image = inspect_image(source, ref) if body is None else from_json(ImageInfo, body)
     if isinstance(image, Reject):
-        return replace(image, stage="instruction", subject=_item_id(item), detail=f"{ref}: {image.detail}")
+        return _reject(image.reason, item, f"{ref}: {image.detail}")
     # Tested late: when the sample is read, the runs have filled `held_out`.
     if image.image_id in held_out:
         return _reject(InstructionReason.VALIDATION_IMAGE, item, ref)
@@ -189,9 +189,9 @@ def _add_image(sampled: _SampledItem, source: ImageFolder, held_out: Container[s
     )
 
 
-def _reject(reason: str, item: Any, detail: str = "") -> Reject:
-    return Reject("instruction", reason, _item_id(item), detail)
-
-
-def _item_id(item: Any) -> str:
-    return str(item.get("id", "")) if isinstance(item, dict) else ""
+def _reject(reason: str, item: Any, detail: str = "") -> RowReject:
+    """Return the reject of an item, which counts its questions; none if they cannot be read."""
+    messages = parse_nonempty_messages(item)
+    questions = 0 if isinstance(messages, Defect) else len(messages) // 2
+    id = str(item.get("id", "")) if isinstance(item, dict) else ""
+    return RowReject("instruction", reason, id, detail, rows=1, questions=questions)

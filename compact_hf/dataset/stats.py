@@ -15,7 +15,7 @@ from compact_hf.dataset.provenance import Provenance
 from compact_hf.dataset.row_kinds import get_row_kind
 from compact_hf.dataset.schema import configs_from_subsets
 from compact_hf.methods.row_kind import Record, RowStatistics
-from compact_hf.records import Reject
+from compact_hf.records import Loss, Reject, RowReject
 from compact_hf.reports.table import NotebookSummary, Table
 
 S = TypeVar("S", bound=RowStatistics)
@@ -29,6 +29,8 @@ class RowCounter:
         sources (`Counter[str]`): number of rows by method (or `instruction`).
         images (`Counter[tuple[str, str]]`): number of rows with an image, by (image source, license).
         rejects (`Counter[tuple[str, str]]`): number of rejects by (stage, reason).
+        losses (`dict[tuple[str, str], Loss]`): rows that were dropped as a whole and their questions, by (stage,
+            reason).
         teachers (`set[str]`): the teachers that rows name.
         verifiers (`set[str]`): the verifiers that rows name.
         presets (`set[str]`): the preset versions that rows name.
@@ -38,13 +40,17 @@ class RowCounter:
     sources: Counter[str] = field(default_factory=Counter)
     images: Counter[tuple[str, str]] = field(default_factory=Counter)
     rejects: Counter[tuple[str, str]] = field(default_factory=Counter)
+    losses: dict[tuple[str, str], Loss] = field(default_factory=dict)
     teachers: set[str] = field(default_factory=set)
     verifiers: set[str] = field(default_factory=set)
     presets: set[str] = field(default_factory=set)
     statistics: dict[type[RowStatistics], RowStatistics] = field(default_factory=dict)
 
     def add_reject(self, reject: Reject) -> None:
-        self.rejects[reject.stage, reject.reason] += 1
+        key = reject.stage, reject.reason
+        self.rejects[key] += 1
+        if isinstance(reject, RowReject):
+            self.losses[key] = self.losses.get(key, Loss()) + Loss(reject.rows, reject.questions)
 
     def add(self, record: Record) -> None:
         """Count a row; its images are not read.
@@ -85,6 +91,8 @@ class RowCounter:
         self.sources += other.sources
         self.images += other.images
         self.rejects += other.rejects
+        for key, loss in other.losses.items():
+            self.losses[key] = self.losses.get(key, Loss()) + loss
         self.teachers |= other.teachers
         self.verifiers |= other.verifiers
         self.presets |= other.presets
@@ -139,7 +147,7 @@ class DatasetStats(NotebookSummary):
         return configs_from_subsets(subset for subset, _ in self.sizes)
 
     def summary(self) -> Iterator[str | Table]:
-        """Yield a table of the rows of each config, and a table of the rejects."""
+        """Yield a table of the rows of each config, and a table of the rejects with the whole rows that they drop."""
         yield Table(
             ("config", "train", "validation"),
             [
@@ -147,7 +155,13 @@ class DatasetStats(NotebookSummary):
                 for name, subsets in self.configs.items()
             ],
         )
-        yield Table(("dropped at", "reason", "count"), [(*key, count) for key, count in sorted(self.rejects.items())])
+        losses = self.row_counter.losses
+        head = ("dropped at", "reason", "count", *(("rows", "questions") if losses else ()))
+        rows: list[tuple[object, ...]] = [(*key, count) for key, count in sorted(self.rejects.items())]
+        if losses:
+            ordered = [losses.get(key, Loss()) for key in sorted(self.rejects)]
+            rows = [(*row, loss.rows, loss.questions) for row, loss in zip(rows, ordered, strict=True)]
+        yield Table(head, rows)
 
     def rows(self, *subsets: str, split: str | None = None) -> int:
         """Return the number of rows in the given subsets (default: all) and the given split (default: both)."""

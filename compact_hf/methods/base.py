@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
 from compact_hf.images.reasons import RowReason
 from compact_hf.methods.row_kind import Filters, RowKind, Sample
-from compact_hf.records import ImageReject, Loss
+from compact_hf.records import Loss, RowReject
 from compact_hf.runs.options import RunOptions, option
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Method(RowKind):
         """
         if cls.needs == "images":
             return None
-        if isinstance(reject, ImageReject):
+        if isinstance(reject, RowReject):
             return Loss(reject.rows, reject.questions)
         return Loss(rows=int(reject.reason in _ROW_REASONS))
 

@@ -17,7 +17,7 @@ from compact_hf.errors import SourceError
 from compact_hf.images.inspection import compute_image_id, inspect_image
 from compact_hf.images.questions import VqaSource
 from compact_hf.images.source import ImageSource
-from compact_hf.records import ImageInfo, ImageReject, Reject, digest
+from compact_hf.records import ImageInfo, Reject, RowReject, digest
 from compact_hf.runs.journal import Journal
 
 _PREFETCH: Final = 4
@@ -111,7 +111,7 @@ def _inspect(source: ImageSource, ref: str) -> ImageInfo | Reject:
     result = inspect_image(source, ref)
     if isinstance(result, Reject) and isinstance(source, VqaSource):
         rows, questions = source.count_lost(ref)
-        return ImageReject(result.stage, result.reason, ref, result.detail, rows=rows, questions=questions)
+        return RowReject(result.stage, result.reason, ref, result.detail, rows=rows, questions=questions)
     return result
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 from compact_hf.errors import JournalError, SettingsMismatchError
 from compact_hf.images.reasons import ImageReason
 from compact_hf.output_directory import OutputDirectory
-from compact_hf.records import ImageInfo, ImageReject, Reject, from_json, to_json
+from compact_hf.records import ImageInfo, Reject, RowReject, from_json, to_json
 from compact_hf.runs.journal_file import (
     add_checksum,
     add_missing_table,
@@ -230,7 +230,7 @@ class Journal:
         """Yield a reject for each unusable image, then one for each image with the same content as an earlier one."""
         for (body,) in self._rows("SELECT body FROM looks WHERE image_id IS NULL ORDER BY ref"):
             # Only the rejects of a dataset of questions have numbers of rows.
-            yield from_json(ImageReject if '"rows":' in body else Reject, body)
+            yield from_json(RowReject if '"rows":' in body else Reject, body)
         query = (
             "SELECT looks.ref, first.ref FROM looks JOIN "
             "(SELECT image_id, min(ref) AS ref FROM looks GROUP BY image_id) AS first USING (image_id) "

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compact_hf.dataset.instruction import sample_instruction_rows
+from compact_hf.dataset.stats import DatasetStats, RowCounter
 from compact_hf.errors import SourceError, UsageError
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Reject, Row, digest
+from compact_hf.reports.table import Table
 
 from .samples import make_image, make_item
 
@@ -111,6 +113,22 @@ def test_a_row_that_cannot_be_used_is_a_reject_with_its_reason(reason: str, tmp_
     (reject,) = sample([BAD_ITEMS[reason]], rows=1, image_root=tmp_path)
     assert isinstance(reject, Reject)
     assert (reject.stage, reject.reason) == ("instruction", reason)
+
+
+def test_dropped_rows_are_counted_with_their_questions() -> None:
+    counter = RowCounter()
+    for item in (
+        {**make_item(1, image="missing.jpg"), "conversations": MESSAGES * 3},
+        make_item(2, image="missing.jpg"),
+    ):
+        (reject,) = sample([item], rows=1)
+        assert isinstance(reject, Reject)
+        counter.add_reject(reject)
+    counter.add_reject(Reject("generation", "declined", ""))
+    _, table = DatasetStats("1.0.0", {}, counter, ()).summary()
+    assert isinstance(table, Table)
+    assert table.head == ("dropped at", "reason", "count", "rows", "questions")
+    assert table.rows == [("generation", "declined", 1, 0, 0), ("instruction", "unreadable file", 2, 2, 4)]
 
 
 def test_a_first_message_of_the_model_is_skipped_as_llava_skips_it() -> None:
