@@ -90,8 +90,8 @@ def test_repeated_wording_and_surplus_are_dropped_as_asked_for_and_counted_in_th
 
 def test_a_wrong_instruction_file_is_refused_before_the_runs_are_read(tmp_path: Path) -> None:
     file = tmp_path / "llava.json"
-    file.write_text("{}")
-    with pytest.raises(UsageError, match="is not a JSON list"):
+    file.write_text("id,image")
+    with pytest.raises(UsageError, match="give a JSON list, or JSON lines"):
         assemble([tmp_path / "no run"], tmp_path / "out", version="1.0.0", instruction=file)
 
 

@@ -263,7 +263,7 @@ def test_the_command_takes_each_option_and_says_what_matched_nothing(
     assert main(["assemble", str(run), *map(str, options)]) == 0
     output = capsys.readouterr()
     words = [line.split() for line in output.out.splitlines()]
-    counts = {" ".join(entry[1:-1]): entry[-1] for entry in words if entry and entry[0] == "assembly"}
-    assert counts == {"excluded by id": "1", EXCLUDED_REASON: "2"}
+    counts = {" ".join(entry[1:-3]): tuple(entry[-3:-1]) for entry in words if entry and entry[0] == "assembly"}
+    assert counts == {"excluded by id": ("1", "1"), EXCLUDED_REASON: ("2", "2")}  # rejects, and their rows
     assert f"excluded id {'0' * 32} matches no row or image" in output.err
     assert read_header(tmp_path / "out")["license"] == "cc-by-4.0"
