@@ -331,19 +331,21 @@ def test_each_question_of_the_dataset_that_is_not_rewritten_is_counted_once() ->
 def test_losses_and_requested_drafts_are_in_the_status_and_the_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (image,) = make_images(1)
+    image, other = make_images(2)
     rows = [
         ("a.png", ["What is it?", "What is it?"]),
         ("copy.png", ["Where is it?"]),
+        ("b.png", ["Why is it?"]),
         ("missing.png", ["Who?", "How?"]),
     ]
-    file = write_llava_file(tmp_path / "data", rows, {"a.png": image, "copy.png": image})
+    file = write_llava_file(tmp_path / "data", rows, {"a.png": image, "copy.png": image, "b.png": other})
 
     def judge(request: ModelRequest, number: int) -> Response | None:
-        """Find that the questions of the file need different numbers of capabilities; accept no draft."""
+        """About the first image, find that its questions need different numbers of capabilities; write no draft."""
+        if "What is it?" not in request.prompt:
+            return None
         if request.role == "teacher":
-            draft = {"supported": False, "question": "", "answer": "", "confidence": 0}
-            return content_response(json.dumps(draft | {"drafts": [{"number": 1, **draft}]}))
+            return content_response(json.dumps({"question": "", "answer": "", "confidence": 0}))
         verdicts = [{"capabilities": [], "answer": "it"}, {"capabilities": ["color"], "answer": "it"}]
         return content_response(
             json.dumps({"verdicts": [{"number": index, **verdict} for index, verdict in enumerate(verdicts, 1)]})
@@ -360,8 +362,8 @@ def test_losses_and_requested_drafts_are_in_the_status_and_the_output(
     run_status = status(run)
     assert run_status.loss == Loss(1, 5)
     assert isinstance(run_status, QuestionRunStatus)
-    (k,) = run_status.drafts_by_k
-    assert sum(entry.asked for entry in run_status.combinations) == run_status.drafts_by_k[k] == PRESET.max_rounds
+    assert run_status.drafts_by_k[1] >= PRESET.max_rounds
+    assert sum(entry.asked for entry in run_status.combinations) == sum(run_status.drafts_by_k.values())
 
 
 def test_a_teacher_is_not_asked_for_a_larger_k_than_it_knows() -> None:
