@@ -9,8 +9,8 @@ skipped. An error names the file, and the line or row in it.
 
 from __future__ import annotations
 
+import codecs
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Final
@@ -20,12 +20,7 @@ from compact_hf.errors import UsageError
 SUFFIXES: Final = (".json", ".jsonl")
 """Extensions, in lower case, of the names of files with rows."""
 
-_CHUNK_CHARS: Final = 2**14
 _BYTE_ORDER_MARK: Final = "\ufeff"
-_WHITESPACE: Final = re.compile(r"[ \t\r\n]*")
-_MAX_TOKEN_CHARS: Final = 16
-"""A token that the end of a buffer cut, other than a string, is shorter: `-Infinity`, an escape, a literal."""
-_DECODER: Final = json.JSONDecoder()
 _ADVICE: Final = "give a JSON list, or JSON lines with one object per line, in UTF-8"
 
 
@@ -41,7 +36,7 @@ def iter_json_rows(file: Path) -> Iterator[Any]:
     is_list = check_json_rows(file)
     try:
         if is_list:
-            with file.open(encoding="utf-8-sig", newline="\n") as stream:
+            with file.open("rb") as stream:
                 yield from _iter_list(stream, file)
         else:
             with file.open("rb") as lines:
@@ -83,97 +78,19 @@ def _iter_lines(lines: IO[bytes], file: Path) -> Iterator[Any]:
         yield row
 
 
-def _iter_list(stream: IO[str], file: Path) -> Iterator[Any]:
-    """Yield the items of a JSON list. The file is decoded in chunks, to which an item that was cut is extended."""
-    buffer = _Buffer(stream)
-    index = 0
+def _iter_list(stream: IO[bytes], file: Path) -> Iterator[Any]:
+    """Yield the items of a JSON list."""
+    import ijson
+
+    if stream.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+        stream.seek(0)
+    number = 0
     try:
-        buffer.skip("[")
-        while not buffer.skip("]"):
-            if index and not buffer.skip(","):
-                raise ValueError(
-                    "expected a comma or ] after the row before" if buffer.peek() else "the list has no end"
-                )
-            row, text = buffer.decode()
-            yield _replace_surrogates(row, text)
-            index += 1
-        if buffer.peek():
-            raise ValueError("there is more text after the list")
-    except (ValueError, RecursionError) as error:
-        raise _invalid(file, f"row {index}, line {buffer.line}", error) from None
-
-
-class _Buffer:
-    """A part of a text, from the position that is read next.
-
-    Args:
-        stream (`IO[str]`): the text.
-
-    Attributes:
-        line (`int`): number of the line of that position, from 1.
-    """
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._text = ""
-        self._position = 0
-        self._is_complete = False
-        self.line = 1
-
-    def peek(self) -> str:
-        """Return the next character that is not white space, or an empty string at the end."""
-        while True:
-            self._advance(_WHITESPACE.match(self._text, self._position).end())  # type: ignore[union-attr]
-            if self._position < len(self._text) or not self._extend():
-                return self._text[self._position : self._position + 1]
-
-    def skip(self, character: str) -> bool:
-        """Skip a character if it is the next one, and return whether it is."""
-        if self.peek() != character:
-            return False
-        self._advance(self._position + 1)
-        return True
-
-    def decode(self) -> tuple[Any, str]:
-        """Return the JSON value at this position with its text, and go behind it.
-
-        Raises:
-            ValueError: there is none.
-            RecursionError: it is nested too deeply.
-        """
-        self.peek()
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self._text, self._position)
-            except json.JSONDecodeError as error:
-                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _MAX_TOKEN_CHARS
-                length = error.pos - self._position
-                if is_cut and self._extend():
-                    continue
-                # `_extend` moves the position.
-                self._advance(self._position + length)
-                has_ended = error.msg.startswith("Unterminated") or not self.peek()
-                raise ValueError("the file ends inside it" if has_ended else error.msg) from None
-            # A number at the end of the text may be longer.
-            if end < len(self._text) or not self._extend():
-                text = self._text[self._position : end]
-                self._advance(end)
-                return value, text
-
-    def _advance(self, position: int) -> None:
-        self.line += self._text.count("\n", self._position, position)
-        self._position = position
-
-    def _extend(self) -> bool:
-        """Drop what was read, append a chunk, and return False if the text has ended."""
-        if self._is_complete:
-            return False
-        rest = self._text[self._position :]
-        # As much as there is already, so that a value of any length is decoded in few attempts.
-        chunk = self._stream.read(max(_CHUNK_CHARS, len(rest)))
-        self._is_complete = not chunk
-        self._text, self._position = rest + chunk, 0
-        return bool(chunk)
+        for row in ijson.items(stream, "item", use_float=True):
+            yield row
+            number += 1
+    except ijson.JSONError as error:
+        raise _invalid(file, f"row {number}", error) from None
 
 
 def _replace_surrogates(row: Any, text: str) -> Any:
@@ -184,7 +101,7 @@ def _replace_surrogates(row: Any, text: str) -> Any:
     return json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
 
 
-def _invalid(file: Path, position: str, error: ValueError | RecursionError) -> UsageError:
+def _invalid(file: Path, position: str, error: Exception) -> UsageError:
     """Return the error for a file that is not valid at a position."""
     match error:
         case RecursionError():
@@ -194,5 +111,5 @@ def _invalid(file: Path, position: str, error: ValueError | RecursionError) -> U
         case json.JSONDecodeError():
             reason = error.msg
         case _:
-            reason = str(error)
+            reason = str(error).strip().partition("\n")[0].strip()  # the following lines quote the file
     return UsageError(f"{file}, {position}: not valid JSON ({reason}): download or write the file again")
