@@ -29,6 +29,7 @@ from compact_hf.dataset.schema import (
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.hub.card import CARD
 from compact_hf.methods.row_kind import RowStatistics
+from compact_hf.regular_files import open_regular, read_regular_text
 from compact_hf.reports.theme import get_label
 from compact_hf.teachers.registry import BACKENDS
 
@@ -89,7 +90,7 @@ def iter_figure_defects(directory: Path, card: str, stats: DatasetStats) -> Iter
         if f'src="{path}"' not in card:
             yield "card does not show its figure", path, "assemble the release again"
         try:
-            with Image.open(directory / path) as image:
+            with open_regular(directory / path) as file, Image.open(file) as image:
                 # Decodes all pixels, so that a truncated file is found.
                 image.load()
                 stored_digest = image.info.get(_COUNTS_KEY)
@@ -278,7 +279,7 @@ def read_header(directory: Path) -> dict[str, Any]:
         ValueError: the header is not YAML, or not a mapping.
     """
     path = directory / CARD
-    return parse_header(path.read_text(encoding="utf-8") if path.is_file() else "")
+    return parse_header(read_regular_text(path) if path.is_file() else "")
 
 
 def parse_header(text: str) -> dict[str, Any]:

@@ -48,10 +48,12 @@ class ExcludedImages:
     Attributes:
         ids (`frozenset[str]`): hashes of the files' bytes, both as they are and without metadata.
         hashes (`Hashes`): perceptual hashes, of shape `(n,)`.
+        notes (`tuple[str, ...]`): lines about files that were skipped, whose images are not excluded.
     """
 
     ids: frozenset[str]
     hashes: Hashes
+    notes: tuple[str, ...]
 
     def contains(self, fingerprint: ImageFingerprint) -> bool:
         """Return whether an image is a copy of one of these.
@@ -78,12 +80,15 @@ def read_excluded_images(datasets: Sequence[str]) -> ExcludedImages:
     """
     ids: set[str] = set()
     hashes: set[int] = set()
+    notes: list[str] = []
     for dataset in datasets:
-        for fingerprint in _iter_fingerprints(_open_images(dataset), dataset):
+        source = _open_images(dataset)
+        for fingerprint in _iter_fingerprints(source, dataset):
             ids |= fingerprint.ids
             if fingerprint.hash is not None:
                 hashes.add(fingerprint.hash)
-    return ExcludedImages(frozenset(ids), np.array(sorted(hashes), dtype=np.uint64))
+        notes += filter(None, [source.describe_skipped()])
+    return ExcludedImages(frozenset(ids), np.array(sorted(hashes), dtype=np.uint64), tuple(notes))
 
 
 def read_ids(file: Path) -> frozenset[str]:
@@ -128,6 +133,11 @@ class Exclusions:
     def has_images(self) -> bool:
         """Whether the images of rows have to be read."""
         return self._images is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about files whose images are not excluded, because they were skipped."""
+        return self._images.notes if self._images is not None else ()
 
     @property
     def unmatched_ids(self) -> list[str]:
@@ -249,6 +259,7 @@ class RowFilter:
 
     def notes(self) -> Iterator[str]:
         """Yield notes for the user after the last row, one line each."""
+        yield from self._exclusions.notes
         for unmatched_id in self._exclusions.unmatched_ids:
             yield f"excluded id {unmatched_id} matches no row or image"
         if self._similar_images is not None and self._similar_images.ignored_sizes:

@@ -28,6 +28,7 @@ from compact_hf.images.address import HUB_PREFIX, Address
 from compact_hf.images.codec import ImageError, strip_metadata
 from compact_hf.images.conversations import IMAGE_TOKEN
 from compact_hf.images.inspection import compute_image_id
+from compact_hf.regular_files import check_regular
 from compact_hf.storage import is_empty_directory, replace_directory, translate_disk_errors
 
 COLUMNS: Final = ("id", "images", "messages", "turns", "source")
@@ -133,6 +134,7 @@ def _iter_records(file: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
+        check_regular(file)
         # pre_buffer, which is on by default, reads ahead in threads, which is faster but needs more memory.
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             if missing := set(COLUMNS) - set(parquet.schema_arrow.names):

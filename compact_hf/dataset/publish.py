@@ -25,8 +25,9 @@ from compact_hf.dataset.reader import HubReader
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import ReleaseError
 from compact_hf.hub.card import check_remote_card, read_card
-from compact_hf.hub.files import is_at_revision, list_files
+from compact_hf.hub.files import check_publishable, is_at_revision, list_files, list_names
 from compact_hf.hub.push import PushResult, RemoteState, get_remote_state, push
+from compact_hf.regular_files import read_regular_text
 from compact_hf.storage import hidden_directory, translate_disk_errors
 
 
@@ -76,7 +77,7 @@ def publish(
         What was published, or with `dry_run` what would be.
 
     Raises:
-        UsageError: `directory` is not a directory, or `repo_id` is not `namespace/name`.
+        UsageError: `directory` is not a directory or has a link out of it, or `repo_id` is not `namespace/name`.
         ReleaseError: the release is not valid; its version exists with other files, is not higher than the last one, or
             is too small a step; the repository contains other files; or `datasets` would not load the right files from
             the Hub.
@@ -85,6 +86,7 @@ def publish(
     """
     directory = Path(directory)
     files = list_files(directory)
+    check_publishable(directory, list_names(directory))
     remote = get_remote_state(
         repo_id, repo_type="dataset"
     )  # before the validation, which takes long: a wrong name should fail at once
@@ -182,7 +184,7 @@ def _build_changelog(
     directory: Path, repo_id: str, remote: RemoteState, version: Version, difference: Difference | None
 ) -> bytes:
     """Return the repository's changelog with the entry of this version, dated today (UTC)."""
-    local_text = (directory / CHANGELOG).read_text(encoding="utf-8") if (directory / CHANGELOG).is_file() else ""
+    local_text = read_regular_text(directory / CHANGELOG) if (directory / CHANGELOG).is_file() else ""
     remote_text = HubReader.from_repo(repo_id, "main").read_text(CHANGELOG) if CHANGELOG in remote.files else ""
     today = datetime.now(UTC).date().isoformat()
     text = published_changelog(local_text, remote_text, version=str(version), date=today, difference=difference)

@@ -18,6 +18,7 @@ from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.files import get_repo_files
 from compact_hf.hub.ref import RepoRef
+from compact_hf.regular_files import open_regular, read_regular_text
 
 T = TypeVar("T")
 
@@ -88,13 +89,13 @@ class DirectoryReader:
             )
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
-        return (Path(self.name) / path).open("rb")
+        return open_regular(Path(self.name) / path)
 
     def read_text(self, path: str) -> str:
         file = Path(self.name) / path
         with _translate_read_errors():
             # Undecodable bytes are replaced: a damaged card must not prevent a comparison of the rows.
-            return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+            return read_regular_text(file, errors="replace") if file.is_file() else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,5 +214,5 @@ def _translate_read_errors() -> Iterator[None]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -46,6 +46,7 @@ from compact_hf.hub.download import download_snapshot
 from compact_hf.hub.ref import RepoRef
 from compact_hf.images.address import HUB_PREFIX
 from compact_hf.records import split_image_ids
+from compact_hf.regular_files import check_regular, read_regular_text
 from compact_hf.reports.table import NotebookSummary, Table
 
 MAX_PROBLEMS: Final = 10
@@ -186,6 +187,7 @@ def _read_column_sources(root: Path, files: Mapping[str, SplitKey]) -> tuple[str
 
     for name in files:
         with suppress(OSError, pa.ArrowException):  # a file that cannot be read is reported when it is checked
+            check_regular(root / name)
             return find_column_sources(pq.read_schema(root / name))
     return ()
 
@@ -218,6 +220,7 @@ def _check_rows(root: Path, columns: Any, name: str, split_key: SplitKey, findin
     import pyarrow.parquet as pq
 
     subset, split = split_key
+    check_regular(root / name)
     with pq.ParquetFile(root / name, pre_buffer=False) as file:
         findings.rows[split_key] += file.metadata.num_rows
         if difference := _schema_difference(file.schema_arrow, columns.arrow_schema):
@@ -310,7 +313,7 @@ def _check_card_text(
         split_key: SplitSize(findings.rows[split_key], file_counts[split_key], 0, file_bytes[split_key])
         for split_key in split_keys
     }
-    text = (path / CARD).read_text(encoding="utf-8")
+    text = read_regular_text(path / CARD)
     stats = DatasetStats(str(read_header(path)["configs"][0]["version"]), sizes, findings.row_counter, sources)
     for check, detail in iter_text_defects(text, stats):
         yield Problem(check, CARD, detail=detail)

@@ -20,6 +20,7 @@ from compact_hf.evaluation.task import DEFAULT_TASK, EvaluationTask, load_task
 from compact_hf.images.codec import ImageError
 from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import from_json
+from compact_hf.regular_files import read_regular
 from compact_hf.storage import translate_disk_errors
 
 PREDICTIONS_FILE: Final = "predictions.jsonl"
@@ -49,7 +50,7 @@ def read_predictions(directory: str | Path) -> list[Prediction]:
         is_reading=True,
     ):
         # Bytes are split at \n and \r only. Text would be split at U+2028 too, which JSON strings may contain.
-        lines = path.read_bytes().splitlines()
+        lines = read_regular(path, max_bytes=_MAX_BYTES).splitlines()
     # The class of the predictions depends on the task, which evaluation.json in the parent directory names.
     manifest = read_manifest(evaluation_directory(Path(directory).resolve().parent))
     prediction_type = load_task(manifest["task"] if manifest else DEFAULT_TASK).prediction_type
@@ -105,6 +106,7 @@ def read_manifest(directory: OutputDirectory) -> dict[str, Any] | None:
 
 
 DEFAULT_BATCH_SIZE: Final = 64
+_MAX_BYTES: Final = 2**30  # size of the largest predictions that are read
 _PART_FILE: Final = "predictions.part.jsonl"
 
 

@@ -16,10 +16,13 @@ from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.questions import DataOptions, Question, QuestionSet
+from compact_hf.images.address import HUB_PREFIX, is_url
 from compact_hf.images.codec import ImageError
+from compact_hf.images.folder import MAX_BYTES
 from compact_hf.images.reasons import ImageReason
 from compact_hf.models.loading import without_progress_bars
 from compact_hf.records import Loss
+from compact_hf.regular_files import check_regular_files, read_regular, resolve
 
 _IMAGE_COLUMNS: Final = ("image", "images")
 
@@ -86,7 +89,7 @@ class ImageColumn:
             return data
         path = cell["path"] if isinstance(cell, dict) else cell
         try:
-            return self._resolve_path(path).read_bytes()
+            return read_regular(self._resolve_path(path), max_bytes=MAX_BYTES)
         except OSError as error:
             raise ImageError(ImageReason.UNREADABLE, f"{path}: {error.strerror}") from error
 
@@ -105,7 +108,7 @@ class ImageColumn:
             raise ImageError(ImageReason.NO_IMAGE, f"{type(path).__name__} {str(path)[:80]!r}")
         # Files that `datasets` has downloaded or extracted are in its cache.
         roots = [root for root in (self._root, Path(config.HF_DATASETS_CACHE).resolve()) if root]
-        resolved = ((self._root or Path()) / path).resolve()
+        resolved = resolve((self._root or Path()) / path)
         # A dataset from someone else could name any file on this machine.
         if not any(resolved.is_relative_to(root) for root in roots):
             raise ImageError(ImageReason.UNREADABLE, f"{path} is outside the directory of the dataset")
@@ -204,7 +207,11 @@ def _resolve_source(dataset: str) -> _DatasetSource:
         return _DatasetSource(builder, path.name, {"data_files": str(path)}, path.parent.resolve())
     if path.is_dir():
         return _DatasetSource(dataset, path.resolve().name, {}, path.resolve())
-    name, _, revision = dataset.partition("@")  # not a RepoRef, because names without an owner exist, such as `squad`
+    if is_url(dataset) and not dataset.startswith(HUB_PREFIX):
+        raise EvaluationError(f"{dataset!r} is not the name of a dataset: write org/name or org/name@revision")
+    name, _, revision = dataset.removeprefix(HUB_PREFIX).partition(
+        "@"
+    )  # not a RepoRef, because names without an owner exist, such as `squad`
     return _DatasetSource(name, dataset, {"revision": revision} if revision else {}, None)
 
 
@@ -215,6 +222,8 @@ def _default_config(source: _DatasetSource, preferred: str) -> str | None:
     if "data_files" in source.load_kwargs:
         return None
     with _translate_dataset_errors(source):
+        if source.root is not None:
+            check_regular_files(source.root)
         # `datasets` names the config of a dataset that declares none `default`.
         names = get_dataset_config_names(source.path, **source.load_kwargs)
         if preferred in names:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import UsageError
 from compact_hf.hub.errors import translate_read_errors
+from compact_hf.regular_files import describe_kind, open_regular
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile
@@ -27,18 +29,55 @@ def list_files(directory: str | Path) -> dict[str, int]:
     Raises:
         UsageError: `directory` is not a directory.
     """
-    # These select the files that `upload_folder` ignores. Both are public, although not listed in `__all__`.
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory: give the directory to publish")
+    names = list_names(directory)
+    return {name: (directory / name).stat().st_size for name in names if (directory / name).is_file()}
+
+
+def list_names(directory: Path) -> list[str]:
+    """Return the sorted relative paths of all entries that `upload_folder` does not ignore: files, links, pipes.
+
+    Args:
+        directory (`Path`): the directory.
+    """
+    # Both are public, although not listed in `__all__`.
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         DEFAULT_IGNORE_PATTERNS,
         filter_repo_objects,
     )
 
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UsageError(f"{directory} is not a directory: give the directory to publish")
-    names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    included = filter_repo_objects(names, ignore_patterns=DEFAULT_IGNORE_PATTERNS)
-    return {name: (directory / name).stat().st_size for name in included}
+    # `rglob` does not follow links to directories.
+    paths = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = sorted(path.relative_to(directory).as_posix() for path in paths)
+    return list(filter_repo_objects(names, ignore_patterns=DEFAULT_IGNORE_PATTERNS))
+
+
+def check_publishable(directory: Path, names: Iterable[str]) -> None:
+    """Check that entries of a directory are regular files in it, or links to such files.
+
+    A link could publish any file of this machine, for example in a repository of someone else that was cloned by git.
+
+    Args:
+        directory (`Path`): the directory to publish.
+        names (`Iterable[str]`): relative paths of the entries.
+
+    Raises:
+        UsageError: an entry is a link out of the directory, to another directory or to nothing, or is not a file.
+    """
+    root = os.path.realpath(directory)
+    for name in names:
+        path = directory / name
+        target = os.path.realpath(path)
+        if (kind := describe_kind(path)) != "regular file":
+            subject = f"links to a {kind}" if kind == "directory" else f"is a {kind}"
+            raise UsageError(f"{path} {subject}, and only regular files are published: remove it")
+        if not Path(target).is_relative_to(root):
+            raise UsageError(
+                f"{path} is a link out of the directory, to {target}: replace it by a copy if that file should be "
+                "public, or remove it"
+            )
 
 
 def get_repo_files(api: HfApi, repo_id: str, *, repo_type: str, revision: str) -> dict[str, RepoFile]:
@@ -99,7 +138,7 @@ def iter_differences(remote: Mapping[str, RepoFile], directory: Path) -> Iterato
 
 def _hash_file(path: Path, *, is_git_blob: bool) -> str:
     """Return the git blob hash of a file, or the SHA-256 that git LFS uses."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if not is_git_blob:
             return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)

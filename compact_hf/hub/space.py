@@ -14,13 +14,13 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from compact_hf.errors import HubError, UsageError
 from compact_hf.hub.card import CARD, read_card, read_remote_card
-from compact_hf.hub.files import list_files
+from compact_hf.hub.files import check_publishable, list_files, list_names
 from compact_hf.hub.push import PushResult, get_remote_state, push
 
 REQUIREMENTS: Final = "requirements.txt"
@@ -82,11 +82,13 @@ def publish_space(
         What was published, or with `dry_run` what would be.
 
     Raises:
-        UsageError: the directory is not a complete Gradio Space, the wheel is not one of this package or is not needed,
-            or both `wheel` and `private` are given: the build of a Space cannot download a private wheel.
+        UsageError: the directory is not a complete Gradio Space or has a link out of it, the wheel is not one of this
+            package or is not needed, or both `wheel` and `private` are given: the build of a Space cannot download a
+            private wheel.
         HubError: the repository contains something else, or the Hub cannot be reached or rejects the request.
     """
     directory = Path(directory)
+    check_publishable(directory, (name for name in list_names(directory) if not _is_ignored(name)))
     _check_complete(directory)
     if wheel is not None and private:
         raise UsageError(
@@ -122,6 +124,11 @@ def publish_space(
         return PublishedSpace(
             list_files(staging), requirement[1] if requirement and wheel is None else None, push_result
         )
+
+
+def _is_ignored(name: str) -> bool:
+    """Return whether a file is not copied, because `_IGNORED` matches its name or that of a directory above it."""
+    return any(_IGNORED("", [part]) for part in PurePosixPath(name).parts)
 
 
 def _check_complete(directory: Path) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from compact_hf.errors import UsageError
 
 HUB_PREFIX: Final = "hf://datasets/"
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 LOCAL_PREFIX: Final = "dataset:"
 # Names that the Hub gives to pull requests and to its automatic Parquet conversions; they contain slashes.
 _HUB_REF: Final = r"refs/(?:convert|pr)/[^/?]+"
@@ -22,6 +23,15 @@ _HUB_PATTERN: Final = re.compile(
 )
 _OPTIONS: Final = ("config", "split", "files")
 _ADDRESS_SYNTAX: Final = "hf://datasets/org/name@revision[/config][?split=NAME]"
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text begins with a scheme such as `hf://` or `https://`, so that it is not meant as a path.
+
+    Args:
+        text (`str`): what a user gave as a source or a dataset.
+    """
+    return _URL.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,22 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from compact_hf.errors import SourceError
+from compact_hf.regular_files import describe_kind, read_regular, resolve
+from compact_hf.wording import format_count
 
-EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 """File extensions, in lower case, of the files that are listed; their format is checked when they are inspected."""
+
+# Extensions of image formats that the codec does not decode.
+_CONVERTIBLE: Final = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".tiff", ".tif", ".bmp", ".gif")
 
 MAX_BYTES: Final = 256 * 2**20
 """Size in bytes of the largest file that is read. Image files of up to 100 megapixels are smaller in practice."""
+
+_REGULAR_FILE: Final = "regular file"
+_OTHER_KINDS: Final = "of other kinds"
+_MAX_KINDS: Final = 8  # number of kinds of skipped files in a message
+_MAX_EXTENSION: Final = 12  # characters
 
 
 _PARTIAL_BYTES: Final = 4096
@@ -31,7 +41,8 @@ _PARTIAL_BYTES: Final = 4096
 class ImageFolder:
     """An image source of all JPEG, PNG and WebP files in a directory and its subdirectories.
 
-    Hidden files and directories are skipped. Symbolic links are followed.
+    Hidden files and directories are left out. `describe_skipped` says which other files are. Symbolic links are
+    followed.
 
     Args:
         path (`str | Path`): the directory.
@@ -41,7 +52,7 @@ class ImageFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._root = Path(path).resolve()
+        self._root = resolve(path)
         # An absolute reference may contain the path as it was given, with links that `resolve` follows.
         self._roots = (self._root, Path(os.path.abspath(path)))
         if not self._root.exists():
@@ -51,6 +62,8 @@ class ImageFolder:
         self.identity = str(self._root)
         # The root of the file system has no name.
         self._name = self._root.name or "folder"
+        # Kind of file (extension, or `broken link` and the like) -> number of files that `refs` has skipped.
+        self._skipped: Counter[str] = Counter()
 
     def refs(self) -> Iterator[str]:
         """Yield the paths of the images relative to the directory, with forward slashes, sorted.
@@ -59,17 +72,30 @@ class ImageFolder:
             SourceError: a directory cannot be listed, the name of an image is not UTF-8, or there are no images.
         """
         image_refs: list[str] = []
-        # Extension -> number of files, for the message if there are no images.
-        other_extensions: Counter[str] = Counter()
-        for ref in self._iter_files():
+        skipped: Counter[str] = Counter()
+        for ref, kind in self._iter_files():
             extension = os.path.splitext(ref)[1].lower()
-            if extension in EXTENSIONS:
+            if kind != _REGULAR_FILE:
+                skipped[kind] += 1
+            elif extension in EXTENSIONS:
                 image_refs.append(_check_utf8(ref))
             else:
-                other_extensions[extension or "without extension"] += 1
+                skipped[_name_extension(extension)] += 1
+        self._skipped = skipped
         if not image_refs:
-            raise SourceError(self._describe_missing(other_extensions))
+            raise SourceError(self._describe_missing())
         yield from sorted(image_refs)
+
+    def describe_skipped(self) -> str:
+        """Return a line about the files that `refs` has skipped, such as `12 files ... were skipped: 9 .heic, 3 .txt`.
+
+        It is empty if there are none. Hidden files are not counted.
+        """
+        if not (total := self._skipped.total()):
+            return ""
+        verb = "was" if total == 1 else "were"
+        files = f"{format_count(total, 'file')} in {self._root} {verb} skipped: {self._list_skipped()}"
+        return f"{files}; {advice}" if (advice := self._advise_conversion()) else files
 
     def block(self, ref: str) -> str:
         """Return `ref`, because each file is read separately."""
@@ -114,13 +140,10 @@ class ImageFolder:
         """Return the file's bytes.
 
         Raises:
-            OSError: the file cannot be read, has more than `MAX_BYTES`, or `ref` is a path outside the directory.
+            OSError: the file cannot be read, is not a regular file, has more than `MAX_BYTES`, or `ref` is a path
+                outside the directory.
         """
-        with (self._root / self._check_ref(ref)).open("rb") as file:
-            # The size of the opened file, because the path may be replaced between a check and the opening.
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), ref)
-            return file.read()
+        return read_regular(self._root / self._check_ref(ref), max_bytes=MAX_BYTES)
 
     def _check_ref(self, ref: str) -> PurePosixPath:
         """Return the path of a reference below the directory; PermissionError if it leads out of it."""
@@ -130,8 +153,8 @@ class ImageFolder:
             raise PermissionError(errno.EPERM, "is outside the directory", ref)
         return relative
 
-    def _iter_files(self) -> Iterator[str]:
-        """Yield the paths of all files relative to the directory.
+    def _iter_files(self) -> Iterator[tuple[str, str]]:
+        """Yield the paths of all files relative to the directory, each with its kind (see `describe_kind`).
 
         Paths are joined as strings, because `Path` takes seconds for 100,000 of them.
         """
@@ -144,21 +167,48 @@ class ImageFolder:
                 if entry.name.startswith("."):
                     continue
                 ref = f"{directory}/{entry.name}" if directory else entry.name
-                if entry.is_file():
-                    yield ref
-                elif entry.is_dir():
-                    target = Path(entry.path).resolve()
-                    # A link may be a cycle: it may point to a directory listed before, or to a parent of the root.
-                    if target not in seen and not self._root.is_relative_to(target):
-                        seen.add(target)
-                        pending.append(ref)
+                # The entry of a file knows its kind; that of a link does not, and raises an error if it is a circle.
+                is_file = entry.is_file(follow_symlinks=False)
+                kind = _REGULAR_FILE if is_file else describe_kind(entry.path)
+                if kind != "directory":
+                    yield ref, kind
+                    continue
+                target = Path(entry.path).resolve()
+                # A link may be a cycle: it may point to a directory listed before, or to a parent of the root.
+                if target not in seen and not self._root.is_relative_to(target):
+                    seen.add(target)
+                    pending.append(ref)
 
-    def _describe_missing(self, other_extensions: Counter[str]) -> str:
+    def _describe_missing(self) -> str:
         """Return the error message for a directory without images."""
-        if not other_extensions:
+        if not self._skipped:
             return f"{self._root} is empty: put JPEG, PNG or WebP files into it"
-        summary = ", ".join(f"{count} {extension}" for extension, count in other_extensions.most_common(5))
-        return f"no JPEG, PNG or WebP file in {self._root} (files found: {summary}): give a directory with images"
+        advice = f", or {advice}" if (advice := self._advise_conversion()) else ""
+        return (
+            f"no JPEG, PNG or WebP file in {self._root} (files found: {self._list_skipped()}): "
+            f"give a directory with images{advice}"
+        )
+
+    def _list_skipped(self) -> str:
+        """Return the most frequent kinds of skipped files, with their numbers."""
+        kinds = dict(self._skipped.most_common(_MAX_KINDS))
+        if others := self._skipped.total() - sum(kinds.values()):
+            kinds[_OTHER_KINDS] = kinds.get(_OTHER_KINDS, 0) + others
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+    def _advise_conversion(self) -> str:
+        """Return how to convert the skipped images, or an empty string if no skipped file is an image."""
+        extension = next(filter(self._skipped.__contains__, _CONVERTIBLE), None)
+        if extension is None:
+            return ""
+        return f"convert {extension} files first, for example by ImageMagick: magick mogrify -format jpg FILE..."
+
+
+def _name_extension(extension: str) -> str:
+    """Return an extension as messages name it: what is no usual extension may be long, or unprintable."""
+    if not extension:
+        return "without extension"
+    return extension if len(extension) <= _MAX_EXTENSION and extension[1:].isalnum() else _OTHER_KINDS
 
 
 def _scan_directory(directory: Path) -> list[os.DirEntry[str]]:

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from compact_hf.errors import SourceError
 from compact_hf.images.address import Address
+from compact_hf.images.folder import MAX_BYTES
 from compact_hf.images.hub_repository import (
     get_cache_directory,
     list_parquet_files,
@@ -34,6 +35,7 @@ from compact_hf.images.hub_rows import LoadedRows, Rows, open_hub_rows
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.images.question_rows import list_text_columns
 from compact_hf.records import digest
+from compact_hf.regular_files import check_regular_files, read_regular, resolve
 
 # A complete commit hash, which does not have to be resolved.
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -93,6 +95,10 @@ class DatasetSource:
                     yield from (f"{split}/{index}/{position}" for position in range(count))
             else:
                 yield from (f"{split}/{index}" for index in range(len(rows)))
+
+    def describe_skipped(self) -> str:
+        """Return an empty string: every image is listed."""
+        return ""
 
     def block(self, ref: str) -> str:
         """Return the row group that contains the image, or `ref` if the image is on this machine already."""
@@ -161,12 +167,12 @@ class DatasetSource:
             return data
         if not (image and image["path"]):
             raise FileNotFoundError(errno.ENOENT, "no image in this row", ref)
-        path = Path(image["path"]).resolve()
+        path = resolve(image["path"])
         # A downloaded table is not trusted: its paths may point to any file of this machine. The text of the error is
         # hashed into the identity of runs (VqaSource.content_hash), so it must not change.
         if not any(path.is_relative_to(root) for root in self._allowed_roots):
             raise PermissionError(errno.EPERM, "leads out of the data set", ref)
-        return path.read_bytes()
+        return read_regular(path, max_bytes=MAX_BYTES)
 
     def _parse_ref(self, ref: str) -> tuple[str, int, int] | None:
         """Return (split, row, position in the row's list), or None if the dataset has no such reference."""
@@ -217,6 +223,8 @@ def _load_dataset_dict(address: Address, on_wait: Callable[[str], None]) -> dict
     if address.files:
         options["data_files"] = address.files
     with translate_source_errors(address), progress_bars_on_terminal():
+        if not address.on_hub:
+            check_regular_files(address.path)
         return dict(load_dataset(address.path, address.config or None, **options))
 
 

@@ -7,11 +7,18 @@ from typing import Final
 
 from compact_hf.images.codec import ImageError, decode, open_header, strip_metadata
 from compact_hf.images.reasons import ImageReason
-from compact_hf.images.source import ImageSource
+from compact_hf.images.source import MAX_EDGE, ImageSource
 from compact_hf.records import ImageInfo, Reject
 
 MIN_EDGE: Final = 16
 """Minimum length of the shorter edge in pixels. Smaller images are tracking pixels and spacers without content."""
+
+MAX_ASPECT_RATIO: Final = MAX_EDGE // MIN_EDGE
+"""Maximum ratio of the longer to the shorter edge.
+
+A longer strip has less than `MIN_EDGE` pixels on the shorter edge once it is scaled to `MAX_EDGE` for a teacher, so
+that nothing can be recognised. Cutting it into several images would show teachers other pixels than training sees.
+"""
 
 _ROTATED_ORIENTATIONS: Final = (5, 6, 7, 8)
 
@@ -51,6 +58,13 @@ def inspect_image(source: ImageSource, ref: str) -> ImageInfo | Reject:
     if min(width, height) < MIN_EDGE:
         return Reject(
             "picture", ImageReason.TOO_SMALL, ref, f"{width} x {height}, minimum {MIN_EDGE} on the shorter edge"
+        )
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        return Reject(
+            "picture",
+            ImageReason.TOO_NARROW,
+            ref,
+            f"{width} x {height}, maximum {MAX_ASPECT_RATIO} times as long as wide",
         )
     if file.orientation in _ROTATED_ORIENTATIONS:
         width, height = height, width

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from compact_hf.errors import UsageError
+from compact_hf.regular_files import open_regular
 
 SUFFIXES: Final = (".json", ".jsonl")
 """Extensions, in lower case, of the names of files with rows."""
@@ -36,10 +37,10 @@ def iter_json_rows(file: Path) -> Iterator[Any]:
     is_list = check_json_rows(file)
     try:
         if is_list:
-            with file.open("rb") as stream:
+            with open_regular(file) as stream:
                 yield from _iter_list(stream, file)
         else:
-            with file.open("rb") as lines:
+            with open_regular(file) as lines:
                 yield from _iter_lines(lines, file)
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror}): {_ADVICE}") from None
@@ -55,10 +56,11 @@ def check_json_rows(file: Path) -> bool:
         UsageError: the file begins like neither, or cannot be read.
     """
     try:
-        with file.open(encoding="utf-8", errors="replace") as stream:
-            start = stream.read(4096).removeprefix(_BYTE_ORDER_MARK).lstrip()[:1]
+        with open_regular(file) as stream:
+            text = stream.read(4096).decode(errors="replace")
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror}): {_ADVICE}") from None
+    start = text.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1]
     if start not in ("[", "{"):
         problem = f"it begins with {start!r}" if start else "it is empty"
         raise UsageError(f"{file} has no rows that can be read ({problem}): {_ADVICE}")
@@ -111,5 +113,7 @@ def _invalid(file: Path, position: str, error: Exception) -> UsageError:
         case json.JSONDecodeError():
             reason = error.msg
         case _:
-            reason = str(error).strip().partition("\n")[0].strip()  # the following lines quote the file
+            # The following lines quote the file; bytes, if it is not UTF-8.
+            text = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+            reason = text.strip().partition("\n")[0].strip()
     return UsageError(f"{file}, {position}: not valid JSON ({reason}): download or write the file again")

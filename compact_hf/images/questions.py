@@ -123,6 +123,10 @@ class VqaSource:
         for (ref,) in self._db.execute("SELECT ref FROM pictures UNION ALL SELECT ref FROM without ORDER BY ref"):
             yield ref
 
+    def describe_skipped(self) -> str:
+        """Return an empty string: every row is listed."""
+        return ""
+
     def block(self, ref: str) -> str:
         """See `ImageSource.block`."""
         return self._source.block(ref)

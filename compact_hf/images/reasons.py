@@ -14,6 +14,7 @@ class ImageReason(Reason):
     CORRUPT = "corrupt picture"
     TOO_LARGE = "too many pixels"
     TOO_SMALL = "too small"
+    TOO_NARROW = "too narrow"
     DUPLICATE = "duplicate picture"
 
 

@@ -28,6 +28,10 @@ class ImageSource(Protocol):
         """
         ...
 
+    def describe_skipped(self) -> str:
+        """Return a line about the files that the last call of `refs` has skipped, an empty string if there are none."""
+        ...
+
     def block(self, ref: str) -> str:
         """Return a name that is shared by all images that are read together, or `ref` if each is read separately."""
         ...

@@ -5,11 +5,14 @@ It needs no API key. The images are listed but not read.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compact_hf.errors import SettingsMismatchError
+from compact_hf.images.source import ImageSource
 from compact_hf.methods.base import RunSetup
 from compact_hf.methods.forecast import Forecast, estimate_by_role, forecast_run
 from compact_hf.methods.generate import CompactKeywords, MethodCall, method_keywords
@@ -18,7 +21,7 @@ from compact_hf.methods.status import RunStatus, status
 from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.journal import FILE_NAME
 from compact_hf.runs.rate_limit import RateLimits
-from compact_hf.runs.sources import describe_teachers
+from compact_hf.runs.sources import SCENES, describe_teachers
 from compact_hf.teachers.prices import is_free
 
 
@@ -55,17 +58,33 @@ def dry_run(source: str, out: str | Path, *, method: str = DEFAULT_METHOD, **opt
         shard=None if shard is None else str(shard),
         settings=call.settings(started),
     )
-    # References only; unreadable and duplicate images are not known before the images are read.
+    run_status = _read_status(Path(out), identity)
     refs = list(images.refs())
-    count = len(refs if shard is None else shard.select(refs))
-    return forecast_run(
+    # Unusable and duplicate images are known only to a run that has read them.
+    count = len(refs if shard is None else shard.select(refs)) - _count_unusable(run_status)
+    forecast = forecast_run(
         count if limits.limit is None else min(count, limits.limit),
         started.estimate or partial(estimate_by_role, call.method.roles),
         teachers=teachers,
         prices=limits.prices(teachers),
         rate_limits=RateLimits(limits.concurrency, limits.rpm, limits.tpm),
-        status=_read_status(Path(out), identity),
+        status=run_status,
     )
+    return replace(forecast, basis=(*forecast.basis, *_iter_source_notes(images)))
+
+
+def _count_unusable(run_status: RunStatus | None) -> int:
+    """Return the number of images that a run has found to be unusable or duplicates."""
+    rejects = run_status.rejects if run_status else ()
+    return sum(reject_count.count for reject_count in rejects if reject_count.stage == "picture")
+
+
+def _iter_source_notes(images: ImageSource) -> Iterator[str]:
+    """Yield lines about what the number of images does and does not include."""
+    if images.identity != SCENES:
+        yield "images are listed and not read: unusable ones and duplicates are included until a run has read them"
+    if note := images.describe_skipped():
+        yield note
 
 
 def _read_status(out: Path, identity: RunIdentity) -> RunStatus | None:

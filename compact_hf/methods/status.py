@@ -94,6 +94,7 @@ class RunStatus(NotebookSummary):
             are two.
         is_running (`bool`): whether a process on this machine is working on the run now; for a run on Ray, whether its
             driver is.
+        skipped_files (`str`): a line about the files of the source that were skipped; empty if there are none.
     """
 
     identity: dict[str, Any]
@@ -115,6 +116,7 @@ class RunStatus(NotebookSummary):
     left: int | None
     pace: float | None
     is_running: bool
+    skipped_files: str
 
     @property
     def loss(self) -> Loss | None:
@@ -260,6 +262,8 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         finished, kept, accepted = (sum(column) for column in zip(*counts, strict=True))
         timestamps = sorted(timestamp for journal in journals for timestamp in journal.finish_times())
         image_count = sum(journal.count_images() for journal in journals)
+        # All shards of a run list the same source.
+        skipped_files = next(filter(None, (journal.read_skipped_files() for journal in journals)), "")
         # Shorter than `journals` if a shard has not stored its number of images yet; then `left` is unknown.
         planned_counts = [count for journal in journals if (count := journal.read_image_total()) is not None]
     usage = usage_by_role(entries, identity.teachers, price_in=price_in, price_out=price_out)
@@ -288,6 +292,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         pace=_pace(timestamps),
         # The workers of a run on Ray lock their journals on their own machines.
         is_running=ray_directory(Path(run)).is_locked() or any(run_directory(path).is_locked() for path in directories),
+        skipped_files=skipped_files,
         **counter.figures(),
     )
 

@@ -35,13 +35,15 @@ def format_status(status: RunStatus) -> Iterator[str | Table]:
         roles[usage.teacher].append(role)
     teachers = ", ".join(f"{' and '.join(names)} {teacher}" for teacher, names in roles.items())
     yield f"{teachers}; replies from: {', '.join(status.models) or 'none yet'}"
-    # Lines 3 and 4: numbers, and pace.
+    # Then numbers, skipped files if there are any, and pace.
     yield (
         f"images {status.pictures:,}, finished {status.finished:,}, kept {status.conversations:,}; "
         f"questions {status.questions:,}{status.questions_note()}"
     )
     if status.loss is not None:
         yield f"dropped from the dataset: {status.loss}"
+    if status.skipped_files:
+        yield status.skipped_files
     yield _format_pace(status)
     # Then tables, of which empty ones are not printed. A cost of 0 needs no list of prices.
     yield _usage_table(status)

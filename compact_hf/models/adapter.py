@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from compact_hf.errors import TuningError
 from compact_hf.models.loading import ADAPTER_CONFIG, build_network, first_line, load_config, load_network
+from compact_hf.regular_files import check_regular, read_regular
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
@@ -50,7 +51,7 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
     """
     path = directory / ADAPTER_CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_regular(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise TuningError(
             f"{path} cannot be read ({first_line(error)}): save the adapter again with PEFT, which writes this file"
@@ -153,6 +154,7 @@ def _read_shapes(path: Path) -> _Shapes:
             f"{path.parent} has no {path.name}: save the adapter as safetensors, the only supported format"
         )
     try:
+        check_regular(path)
         with safe_open(path, "pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118  # no mapping
     except (OSError, SafetensorError) as error:

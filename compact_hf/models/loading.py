@@ -16,6 +16,8 @@ from typing import Any, Final
 from compact_hf.errors import TuningError
 from compact_hf.models.registry import get_family, read_family
 from compact_hf.records import digest
+from compact_hf.regular_files import check_regular_files, open_regular, read_regular
+from compact_hf.storage import translate_disk_errors
 
 
 @contextmanager
@@ -69,6 +71,8 @@ def resolve_model(model: str, *, revision: str | None = None) -> Path:
                 f"model {model_id!r} was not found: it is not a local directory, and cannot be downloaded from the Hub "
                 f"({first_line(error)})"
             ) from error
+    with translate_disk_errors(TuningError, directory, "remove that file", is_reading=True):
+        check_regular_files(directory)
     if not has_model(directory):
         raise TuningError(f"{model} is not a model: give a directory with {MODEL_CONFIG} or {ADAPTER_CONFIG}")
     return directory
@@ -104,6 +108,7 @@ def load_processor(model: str | Path, *, revision: str | None = None) -> Any:
     """
     from transformers import AutoProcessor
 
+    check_regular_files(model)
     get_family(read_model_type(Path(model)))
     with without_progress_bars():
         return AutoProcessor.from_pretrained(model, revision=revision)
@@ -116,7 +121,7 @@ def read_model_type(directory: Path) -> str:
         directory (`Path`): directory of the model; it need not exist.
     """
     try:
-        config = json.loads((directory / MODEL_CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(read_regular(directory / MODEL_CONFIG))
     except (OSError, ValueError):  # loading the model will report the cause
         return ""
     return str(config.get("model_type", "")) if isinstance(config, dict) else ""
@@ -176,7 +181,7 @@ def hash_model(directory: Path) -> str:
     hashes = []
     # Sorted, because `glob` has no fixed order.
     for path in sorted({path for pattern in _FILE_PATTERNS for path in directory.glob(pattern)}):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             hashes.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
     return digest(hashes)
 

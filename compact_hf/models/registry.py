@@ -8,6 +8,7 @@ from typing import Final
 
 from compact_hf.models.family import ModelFamily
 from compact_hf.plugins import list_plugins, load_plugin
+from compact_hf.regular_files import check_regular_files
 
 GROUP: Final = "compact_hf.model_families"
 """The group of entry points: name is the `model_type`, value the subclass of `ModelFamily`."""
@@ -47,6 +48,7 @@ def read_family(model: str | Path, *, revision: str | None = None) -> ModelFamil
     """
     from transformers import PreTrainedConfig
 
+    check_regular_files(model)
     config, _ = PreTrainedConfig.get_config_dict(model, revision=revision)
     return get_family(str(config.get("model_type", "")))
 

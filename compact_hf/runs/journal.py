@@ -371,6 +371,20 @@ class Journal:
             return int(json.loads(value))
         return None
 
+    def record_skipped_files(self, description: str) -> None:
+        """Store which files of the source the newest session has skipped, for readers such as `status`.
+
+        Args:
+            description (`str`): the result of `ImageSource.describe_skipped`.
+        """
+        self._write("INSERT OR REPLACE INTO meta VALUES ('skipped', ?)", (json.dumps(description),))
+
+    def read_skipped_files(self) -> str:
+        """Return the line about skipped files, empty if none was skipped."""
+        for (value,) in self._rows("SELECT value FROM meta WHERE name = 'skipped'"):
+            return str(json.loads(value))
+        return ""
+
     def _start_or_check(self, directory: OutputDirectory, identity: Mapping[str, Any]) -> None:
         """Create the tables in an empty file; otherwise check the file, upgrade it, and check the identity."""
         if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:

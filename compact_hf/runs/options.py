@@ -258,9 +258,9 @@ class RunOptions(RunLimits):
         price_out (`float`, *optional*): US dollars per million output tokens, if genai-prices does not know the price.
         on_progress (`Callable[[RunProgress], None]`, *optional*): called with the progress of the run after each
             change.
-        on_wait (`Callable[[str], None]`, *optional*): called with a line that says what the run waits for: a teacher
-            that answers in batches, a dataset that has to be loaded first, or requests in flight after Ctrl-C; or which
-            finished images of the run this call does not select.
+        on_wait (`Callable[[str], None]`, *optional*): called with a line that says what the run waits for (a teacher
+            that answers in batches, a dataset that has to be loaded first, or requests in flight after Ctrl-C), which
+            files it skips, or which finished images of the run this call does not select.
 
     Raises:
         UsageError: a value is out of its range.

@@ -142,7 +142,7 @@ class Run:
         limits (`RunLimits`, *optional*): limits of the whole run, of which a shard takes its share.
         on_progress (`Callable[[RunProgress], None]`, *optional*): called after each finished image and each failure.
         on_wait (`Callable[[str], None]`, *optional*): called with a line that says what is waited for after Ctrl-C, or
-            which finished images of the run this call does not select.
+            which finished images of the run this call does not select, or which files of the source are skipped.
     """
 
     source: ImageSource
@@ -206,10 +206,13 @@ class Run:
             await stack.enter_async_context(announce_interrupt(stop, count_in_flight, self.on_wait))
             # The same order on all machines, of which each shard takes its part.
             refs = await asyncio.to_thread(shuffle_refs, self.source, self.seed)
+            if skipped_files := self.source.describe_skipped():
+                self.on_wait(skipped_files)
             refs = refs if self.shard is None else self.shard.select(refs)
             for teacher in self.teachers.values():
                 stack.push_async_callback(teacher.close)
             journal = stack.enter_context(open_journal())
+            journal.record_skipped_files(skipped_files)
             counter = ImageCounter(journal, len(refs), limits.limit)
             self.on_progress(counter.run_progress(SessionProgress()))
             journal.record_image_total(counter.run_progress(SessionProgress()).images)

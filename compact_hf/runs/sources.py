@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import UsageError
-from compact_hf.images.address import HUB_PREFIX, LOCAL_PREFIX, Address
+from compact_hf.images.address import HUB_PREFIX, LOCAL_PREFIX, Address, is_url
 from compact_hf.images.folder import ImageFolder
 from compact_hf.images.hub_dataset import DatasetSource
 from compact_hf.images.json_rows import SUFFIXES
@@ -24,7 +24,8 @@ from compact_hf.scenes.source import SceneSource, parse_scenes
 from compact_hf.teachers.base import Role, Teacher, TeacherInfo
 from compact_hf.teachers.registry import check_settings, describe_teacher, open_teacher
 
-_SCENES: Final = "scenes"
+SCENES: Final = "scenes"
+"""Identity of all sources of drawn scenes."""
 
 
 def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None) -> ImageSource:
@@ -40,10 +41,10 @@ def open_source(text: str, *, on_wait: Callable[[str], None] = lambda line: None
             dataset address.
         SourceError: the directory or the dataset does not exist.
     """
-    if text.startswith(HUB_PREFIX):
+    if is_url(text):
         return DatasetSource(Address.parse(text), on_wait=on_wait)
     # `scenes:...`; any other text is a path.
-    return parse_scenes(text) if text.partition(":")[0] == _SCENES else ImageFolder(text)
+    return parse_scenes(text) if text.partition(":")[0] == SCENES else ImageFolder(text)
 
 
 def reopen_source(identity: str) -> ImageSource:
@@ -58,7 +59,7 @@ def reopen_source(identity: str) -> ImageSource:
     if identity.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         return DatasetSource(Address.parse(identity))
     # The range does not matter, because a reference contains the seed of its scene.
-    return SceneSource(0, 1) if identity == _SCENES else ImageFolder(identity)
+    return SceneSource(0, 1) if identity == SCENES else ImageFolder(identity)
 
 
 def open_dataset_source(
@@ -95,7 +96,7 @@ def open_dataset_source(
     if path.is_dir():
         # An existing directory takes precedence over a repository of the same name.
         address = Address(str(path.resolve()), on_hub=False)
-    elif text.startswith(HUB_PREFIX):
+    elif is_url(text):
         address = Address.parse(text)
     elif "/" in text and not path.is_absolute():
         address = Address.parse(f"{HUB_PREFIX}{text}")
@@ -115,7 +116,7 @@ def default_teacher(source: ImageSource) -> str:
     Args:
         source (`ImageSource`): the images.
     """
-    return "scenes" if source.identity == "scenes" else "gemini"
+    return "scenes" if source.identity == SCENES else "gemini"
 
 
 def open_teachers(

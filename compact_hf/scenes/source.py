@@ -35,6 +35,10 @@ class SceneSource:
         """Yield `scene:SEED` in the order of the seeds."""
         return (f"scene:{seed}" for seed in range(self.start, self.stop))
 
+    def describe_skipped(self) -> str:
+        """Return an empty string: every scene is listed."""
+        return ""
+
     def block(self, ref: str) -> str:
         """Return `ref`, because each scene is drawn separately."""
         return ref

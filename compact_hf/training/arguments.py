@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
 from compact_hf.models import loading
 from compact_hf.models.family import ModelFamily
 from compact_hf.models.registry import family_names, get_family
+from compact_hf.regular_files import check_regular_files, read_regular_text
 from compact_hf.training.recipes import read_recipe
 from compact_hf.training.row_screening import ScreeningResult, screen_rows
 from compact_hf.training.trained_parts import (
@@ -198,7 +198,7 @@ def load_processor(args: Arguments, family: ModelFamily) -> Any:
     try:
         processor = loading.load_processor(name, revision=args.model.model_revision)
         if path:
-            processor.chat_template = Path(path).read_text(encoding="utf-8")
+            processor.chat_template = read_regular_text(path)
     except (OSError, ValueError) as error:
         raise TuningError(
             f"the processor or chat template of {name} cannot be read: {' '.join(str(error).split())[:200]}"
@@ -233,6 +233,10 @@ def load_splits(args: Arguments) -> dict[str, Any]:
     if script.dataset_streaming or args.mixture.streaming:
         raise TuningError("a streamed dataset cannot be screened before the first step: leave out dataset_streaming")
     try:
+        # A directory among the names; `os.walk` finds nothing in the name of a repository.
+        for name in (script.dataset_name, *(part.path for part in args.mixture.datasets or ())):
+            if name:
+                check_regular_files(name)
         if args.mixture.datasets:
             dataset = get_dataset(args.mixture)
         else:

@@ -21,6 +21,7 @@ from compact_hf.errors import TuningError
 from compact_hf.hub.ref import REPO_ID
 from compact_hf.models.loading import hash_model
 from compact_hf.records import READABLE_RESULTS_SCHEMAS
+from compact_hf.regular_files import read_regular
 from compact_hf.reports.score_charts import (
     Interval,
     ModelDifference,
@@ -219,7 +220,7 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
     advice = f"evaluate again: compact evaluate {directory} DATASET --out DIR"
     try:
         manifest, evaluation = (
-            json.loads((results_directory / name).read_bytes()) for name in ("evaluation.json", "results.json")
+            json.loads(read_regular(results_directory / name)) for name in ("evaluation.json", "results.json")
         )
     except (OSError, ValueError) as error:
         raise TuningError(
@@ -244,7 +245,7 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
         raise TuningError(
             f"{results_directory} lacks answers of {directory}: run the same compact evaluate again to resume"
         )
-    return CardResults(evaluation, json.loads(own_file.read_bytes())["model"])
+    return CardResults(evaluation, json.loads(read_regular(own_file))["model"])
 
 
 def _parse_dataset_name(name: str) -> EvaluatedDataset:

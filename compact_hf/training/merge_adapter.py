@@ -9,16 +9,17 @@ safetensors shards, the adapter's processor with its chat template, a card, and 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import TuningError, UsageError
+from compact_hf.hub.files import check_publishable
 from compact_hf.models.adapter import AdapterInfo, check_adapter_base, load_merged_model
 from compact_hf.models.loading import is_adapter, load_processor, resolve_model, without_progress_bars
 from compact_hf.records import to_json
+from compact_hf.regular_files import read_regular
 from compact_hf.storage import replace_directory, translate_disk_errors
 from compact_hf.training.model_card import is_repository, write_card
 from compact_hf.training.training_record import RECORD_FILE, read_adapter_info, read_training_record
@@ -47,8 +48,8 @@ def merge_adapter(
             the adapter.
 
     Raises:
-        UsageError: if `out` is not empty, `adapter` is a whole model, or `base` is another repository than the one in
-            the adapter's config.
+        UsageError: if `out` is not empty, `adapter` is a whole model, `base` is another repository than the one in
+            the adapter's config, or a license of the base is a link to a file elsewhere.
         TuningError: if adapter or base cannot be found or read, the adapter was made for another base, or `out` cannot
             be written.
     """
@@ -61,6 +62,7 @@ def merge_adapter(
     info = read_adapter_info(directory)
     base_directory = _find_base(info, str(base) if base else None)
     check_adapter_base(directory, base_directory)
+    _find_licenses(base_directory)  # before the merge, which takes long
     on_progress(f"merging {adapter} into {base or info.base}")
     with (
         translate_disk_errors(TuningError, out, "free disk space and retry"),
@@ -68,6 +70,21 @@ def merge_adapter(
     ):
         _save_merged(directory, base_directory, temp_directory, name=adapter)
     return out
+
+
+def _find_licenses(base: Path) -> list[Path]:
+    """Return the paths of the licenses of a base.
+
+    Raises:
+        UsageError: if one of them is a link to a file elsewhere, which would be published with the merged model.
+    """
+    from huggingface_hub import constants
+
+    paths = sorted(path for pattern in _LICENSE_PATTERNS for path in base.glob(pattern))
+    # In the cache of the Hub, all files are links.
+    if not base.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
+        check_publishable(base, [path.name for path in paths])
+    return paths
 
 
 def _find_base(adapter: AdapterInfo, base: str | None) -> Path:
@@ -87,8 +104,8 @@ def _save_merged(adapter: Path, base: Path, out: Path, *, name: str) -> None:
     with without_progress_bars():
         load_merged_model(adapter, base).save_pretrained(out)
         load_processor(adapter).save_pretrained(out)
-    for path in (path for pattern in _LICENSE_PATTERNS for path in sorted(base.glob(pattern))):
-        shutil.copyfile(path, out / path.name)
+    for path in _find_licenses(base):
+        (out / path.name).write_bytes(read_regular(path))
     record = replace(read_training_record(adapter), adapter=name)
     (out / RECORD_FILE).write_text(to_json(record) + "\n", encoding="utf-8")
     write_card(out)

@@ -18,6 +18,7 @@ from compact_hf.errors import TuningError
 from compact_hf.hub.card import CARD, mark_card
 from compact_hf.hub.ref import RepoRef
 from compact_hf.models.loading import ADAPTER_CONFIG, is_adapter
+from compact_hf.regular_files import read_regular
 from compact_hf.reports.score_charts import plot_loss
 from compact_hf.training.card_results import CardResults
 from compact_hf.training.training_record import TrainingRecord, find_family, read_training_record
@@ -202,7 +203,7 @@ def _describe_curve(curve: Sequence[tuple[int, float]]) -> str:
 
 def _read_lora_config(directory: Path) -> Mapping[str, Any] | None:
     """Return an adapter's config, None if it is not a LoRA."""
-    config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config = json.loads(read_regular(directory / ADAPTER_CONFIG))
     return config if config.get("peft_type") == "LORA" else None
 
 

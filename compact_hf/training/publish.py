@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -23,7 +24,7 @@ from compact_hf.dataset.diff import highest_version, parse_version
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.card import CARD, check_remote_card, is_edited, read_card
 from compact_hf.hub.errors import translate_read_errors
-from compact_hf.hub.files import get_repo_files, is_at_revision, list_files
+from compact_hf.hub.files import check_publishable, get_repo_files, is_at_revision, list_files
 from compact_hf.hub.push import PushResult, RemoteState, get_remote_state, push
 from compact_hf.hub.ref import RepoRef
 from compact_hf.models.adapter import check_adapter_base
@@ -35,6 +36,7 @@ from compact_hf.models.loading import (
     is_adapter,
     load_processor,
 )
+from compact_hf.regular_files import check_regular, open_regular, read_regular
 from compact_hf.training.card_results import read_card_results
 from compact_hf.training.model_card import (
     ACCURACY_FILE,
@@ -116,13 +118,14 @@ def publish_model(
         `PublishedModel`: what was published.
 
     Raises:
-        UsageError: if a name or the version is invalid, an adapter's base is a directory and `base` is not given, or
-            `results` or `license` is given for a card that was written by hand.
+        UsageError: if a name or the version is invalid, a file is a link out of the directory, an adapter's base is a
+            directory and `base` is not given, or `results` or `license` is given for a card that was written by hand.
         TuningError: if the directory lacks files, the adapter was made for another base, the results are of another
             model, or the repository contains something else.
         HubError: if the Hub cannot be reached or refuses the upload.
     """
     directory = Path(directory)
+    check_publishable(directory, [path.name for path in _list_published(directory)])
     _check_loadable(directory)
     has_user_card = is_edited(read_card(directory))
     if has_user_card and (results or license):
@@ -177,7 +180,7 @@ def _check_loadable(directory: Path) -> None:
     weights = set(directory.glob("*.safetensors"))
     # The index names all shards, so that a missing one is noticed.
     for index in directory.glob("*.safetensors.index.json"):
-        weights |= {directory / name for name in json.loads(index.read_bytes())["weight_map"].values()}
+        weights |= _read_shards(index)
     if not weights:
         raise TuningError(
             f"{directory} has no safetensors weights: save them as safetensors, other formats are refused"
@@ -185,6 +188,7 @@ def _check_loadable(directory: Path) -> None:
     # Opening a file checks that it exists and that its header is valid; weights are not read.
     for path in sorted(weights):
         try:
+            check_regular(path)
             with safe_open(path, "pt"):
                 pass
         except (OSError, SafetensorError) as error:
@@ -201,6 +205,17 @@ def _check_loadable(directory: Path) -> None:
         raise TuningError(
             f"the processor in {directory} takes no images or has no chat template: save that of its base there"
         )
+
+
+def _read_shards(index: Path) -> set[Path]:
+    """Return the paths of the shards that an index names, which have to be next to it."""
+    try:
+        names = {str(name) for name in json.loads(read_regular(index))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TuningError(f"{index} cannot be read ({first_line(error)}): save the model again") from error
+    if outside := sorted(name for name in names if Path(name).name != name):
+        raise TuningError(f"{index} names {outside[0]!r}, which is not a file next to it: save the model again")
+    return {index.parent / name for name in names}
 
 
 def _check_repository(directory: Path, repo_id: str, remote: RemoteState) -> None:
@@ -269,7 +284,7 @@ def _check_same_weights(base_directory: Path, base: str, commit: str) -> None:
     # The Hub lists the SHA-256 of large files, so that nothing has to be downloaded.
     remote_hashes = {file.lfs.sha256 for path, file in files.items() if path.endswith(".safetensors") and file.lfs}
     for path in sorted(base_directory.glob("*.safetensors")):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() not in remote_hashes:
                 raise TuningError(
                     f"{base} is not the base {base_directory} that this was tuned on (it has no {path.name} with the "
@@ -279,13 +294,8 @@ def _check_same_weights(base_directory: Path, base: str, commit: str) -> None:
 
 def _stage_files(directory: Path, staging: Path, record: TrainingRecord, on_progress: Callable[[str], None]) -> None:
     """Link the published files into `staging`; configs are copied without local paths."""
-    published = {
-        path
-        for pattern in _PUBLISHED_PATTERNS
-        for path in directory.glob(pattern)
-        if path.is_file() and path.name not in _CARD_FILES
-    }
-    for path in sorted(published):
+    published = [path for path in _list_published(directory) if path.name not in _CARD_FILES]
+    for path in published:
         config = _public_config(path, record)
         if config is None:
             # A link, because copying weights would take time and disk space.
@@ -303,11 +313,22 @@ def _stage_files(directory: Path, staging: Path, record: TrainingRecord, on_prog
         on_progress(f"not published: {', '.join(unpublished)}")
 
 
+def _list_published(directory: Path) -> list[Path]:
+    """Return the paths of all files that may be published, sorted, and of links in their places."""
+    entries = directory.iterdir() if directory.is_dir() else ()
+    return sorted(
+        path
+        for path in entries
+        if (path.is_symlink() or not path.is_dir())
+        and any(fnmatchcase(path.name, pattern) for pattern in (*_PUBLISHED_PATTERNS, *_CARD_FILES))
+    )
+
+
 def _public_config(path: Path, record: TrainingRecord) -> Mapping[str, Any] | None:
     """Return a config with local paths removed and the public base set, None if nothing has to change."""
     if not path.name.endswith("config.json"):
         return None
-    config: dict[str, Any] = json.loads(path.read_bytes())
+    config: dict[str, Any] = json.loads(read_regular(path))
     public = {key: value for key, value in config.items() if key not in _LOCAL_PATH_KEYS or is_repository(str(value))}
     if path.name == ADAPTER_CONFIG:
         # PEFT recorded the name that training used, which may be a local path.

@@ -21,6 +21,7 @@ from compact_hf.models.family import ModelFamily
 from compact_hf.models.loading import is_adapter, read_model_type
 from compact_hf.models.registry import get_family
 from compact_hf.records import from_json
+from compact_hf.regular_files import read_regular
 
 RECORD_FILE: Final = "training.json"
 _LIBRARIES: Final = ("trl", "transformers", "peft", "torch")
@@ -92,7 +93,7 @@ def read_training_record(directory: Path, *, settings: Mapping[str, Any] | None 
     path = directory / RECORD_FILE
     if path.is_file():
         try:
-            return from_json(TrainingRecord, path.read_bytes())
+            return from_json(TrainingRecord, read_regular(path))
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise TuningError(
@@ -176,7 +177,7 @@ def _read_curve(directory: Path) -> tuple[int | None, tuple[tuple[int, float], .
     if not states:
         return None, ()
     try:
-        state = json.loads(states[-1].read_text(encoding="utf-8"))
+        state = json.loads(read_regular(states[-1]))
         losses = tuple((entry["step"], entry["loss"]) for entry in state["log_history"] if "loss" in entry)
         return state["global_step"], losses
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from compact_hf.errors import EvaluationError, UsageError
-from compact_hf.images.address import HUB_PREFIX, Address
+from compact_hf.images.address import HUB_PREFIX, Address, is_url
 from compact_hf.images.conversations import Defect
 from compact_hf.images.hub_repository import list_parquet_files, resolve_commit, translate_source_errors
 from compact_hf.images.question_rows import (
@@ -31,6 +31,7 @@ from compact_hf.images.question_rows import (
 )
 from compact_hf.methods.base import KSource
 from compact_hf.methods.registry import get_method
+from compact_hf.regular_files import check_regular_files, open_regular
 from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.shards import find_runs
 
@@ -134,7 +135,7 @@ def _parse_address(dataset: str, config: str | None, split: str | None) -> Addre
             f"{dataset} {problem}; give the directory of a dataset or a run, or org/name[@revision] on the Hub"
         )
     else:
-        address = Address.parse(f"{HUB_PREFIX}{dataset.removeprefix(HUB_PREFIX)}")
+        address = Address.parse(dataset if is_url(dataset) else f"{HUB_PREFIX}{dataset}")
         address = replace(address, revision=resolve_commit(address))
     for name, option in (("config", config), ("split", split)):
         if option and getattr(address, name) not in ("", option):
@@ -167,6 +168,7 @@ def _find_local_files(address: Address) -> dict[str, tuple[str, ...]] | None:
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     with translate_source_errors(address):
+        check_regular_files(address.path)
         configs = get_dataset_config_names(address.path)
     if address.config and address.config not in configs:
         raise EvaluationError(
@@ -216,7 +218,7 @@ def _worker_count(address: Address) -> int:
 
 def _open_file(address: Address, file: str) -> AbstractContextManager[Any]:
     if not address.on_hub:
-        return open(file, "rb")
+        return open_regular(file)
     from huggingface_hub import HfFileSystem
 
     # No read-ahead: the images between the text columns are a hundred times larger.

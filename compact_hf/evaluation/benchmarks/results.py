@@ -16,8 +16,10 @@ from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS_BENCHMARKS, HARNESS_VERSION, HELDOUT_TASK, Benchmark
+from compact_hf.regular_files import read_regular, read_regular_text, resolve
 
 _RESULTS_PATTERN: Final = "*_results.json"
+_MAX_BYTES: Final = 2**30  # size of the largest results or samples that are read
 _ACCURACY: Final = "accuracy"
 _ACCURACY_BY_K: Final = f"{_ACCURACY}_k"
 _RERUN_HINT: Final = f"run lmms-eval {HARNESS_VERSION} again, with the command that `compact benchmarks command` prints"
@@ -81,7 +83,7 @@ def read_harness_scores(sources: Sequence[str | Path]) -> list[HarnessScores]:
     """
     by_model: dict[str, list[_ResultsFile]] = {}
     # A file that is named itself and is also in a named directory is read once.
-    for path in dict.fromkeys(path.resolve() for source in sources for path in _find_files(Path(source))):
+    for path in dict.fromkeys(resolve(path) for source in sources for path in _find_files(Path(source))):
         file = _read_file(path)
         by_model.setdefault(file.model, []).append(file)
     return [_collect_scores(model, files) for model, files in by_model.items()]
@@ -102,7 +104,7 @@ def _find_files(source: Path) -> Iterable[Path]:
 def _read_file(path: Path) -> _ResultsFile:
     """Return the contents of a results file after checking that its version and coverage are supported."""
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = json.loads(read_regular(path, max_bytes=_MAX_BYTES))
     except OSError as error:
         raise EvaluationError(
             f"{path} cannot be read ({error.strerror}); give results files of lmms-eval, or their directory"
@@ -213,7 +215,7 @@ def _count_ungraded(file: _ResultsFile, benchmark: Benchmark) -> int:
     # DATE_results.json -> DATE_samples_TASK.jsonl
     samples_path = file.path.with_name(file.path.name.replace(_RESULTS_PATTERN[1:], f"_samples_{benchmark.task}.jsonl"))
     try:
-        lines = samples_path.read_text(encoding="utf-8").splitlines() if samples_path.is_file() else []
+        lines = read_regular_text(samples_path, max_bytes=_MAX_BYTES).splitlines() if samples_path.is_file() else []
         grades = [json.loads(line)[benchmark.metric] for line in lines]
         # Without a grade MM-Vet has an empty `eval_model`, and LLaVA-in-the-Wild the grade -1 for both answers.
         return sum(grade.get("eval_model") == "" or grade.get("scores") == [-1, -1] for grade in grades)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.download import RepoListing, count_missing_bytes, download_snapshot, get_repo_listing
 from compact_hf.hub.ref import RepoRef
+from compact_hf.regular_files import open_regular, read_regular
 
 PROJECTOR_FILE: Final = "mm_projector.bin"
 """The file that LLaVA's pre-training saves."""
@@ -108,7 +109,7 @@ class Part:
             return {"name": self.name, "commit": self.commit, "files": dict(sorted(self.files.items()))}
         directory, hashes = self.fetch(), {}
         for name in sorted(self.files):
-            with (directory / name).open("rb") as file:
+            with open_regular(directory / name) as file:
                 hashes[name] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         return {"name": self.name, "commit": None, "files": hashes}
 
@@ -177,7 +178,7 @@ def read_json(part: Part, name: str) -> Any:
     """
     path = part.fetch(with_weights=False) / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_regular(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise TuningError(f"{name} of {part} cannot be read ({error}): download or save it again") from error
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from compact_hf.errors import UsageError
 from compact_hf.hub.card import CARD, mark_card
 from compact_hf.models.llava.processor import IMAGE_TOKEN, PAD_TOKEN
+from compact_hf.regular_files import read_regular
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig
@@ -90,7 +91,7 @@ def read_assembly_record(directory: Path) -> AssemblyRecord:
     """
     path = directory / ASSEMBLY_FILE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(read_regular(path))
         # `format` is not a field; a file with other fields than ours raises TypeError below.
         if fields.pop("format") != _FORMAT:
             raise ValueError("unknown format")

@@ -1,0 +1,25 @@
+"""Words counts and commands for messages."""
+
+from __future__ import annotations
+
+import shlex
+
+
+def format_count(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun, such as `1 image` or `1,200 images`.
+
+    Args:
+        count (`int`): the count.
+        noun (`str`): the noun in the singular.
+        plural (`str`, *optional*, defaults to `noun` with an s): the noun in the plural.
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def format_command(*words: object) -> str:
+    """Return a command that can be pasted into a shell, with quotes around words that need them.
+
+    Args:
+        words (`object`): the words, such as `"compact", "status", Path("my run")`.
+    """
+    return shlex.join(map(str, words))
