@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import CompactError, SettingsMismatchError, UsageError
+from compact_hf.regular_files import read_regular
 from compact_hf.storage import (
     create_atomically,
     is_empty_directory,
@@ -147,7 +148,7 @@ class OutputDirectory:
         """
         with self._translate_errors(is_reading=True):
             try:
-                content = json.loads(self.marker_file.read_bytes())
+                content = json.loads(read_regular(self.marker_file))
             except FileNotFoundError:
                 # New directory, or one that was only locked so far.
                 return None

@@ -38,6 +38,7 @@ from compact_hf.runs.image_index import shuffle_refs
 from compact_hf.runs.options import DEFAULT_CONCURRENCY
 from compact_hf.runs.sources import open_source
 from compact_hf.storage import write_atomically
+from compact_hf.wording import format_count
 
 _LIMIT_FILE: Final = "pictures"
 """File beside the run with the number of images of the current round, so that a killed command resumes this round."""
@@ -179,7 +180,9 @@ def _generate_rounds(config: Config, out: Path, run_options: dict[str, Any], bar
             config.source,
             out / "run",
             limit=limit,
-            on_progress=lambda current: bar.show(current.finished, current.images, f"{current.accepted} questions"),
+            on_progress=lambda current: bar.show(
+                current.finished, current.images, format_count(current.accepted, "question")
+            ),
             **run_options,
         )
         # Finished: all images of the source are used, or enough of them became conversations.
@@ -188,8 +191,9 @@ def _generate_rounds(config: Config, out: Path, run_options: dict[str, Any], bar
         # The source has fewer images than this round was allowed to use, so another round would find no more.
         if progress.images < limit:
             raise ReleaseError(
-                f"{config.source} gave only {progress.kept} conversations from all of its {progress.images} images, "
-                f"but {config.conversations} are requested: request fewer conversations or add images"
+                f"{config.source} gave only {format_count(progress.kept, 'conversation')} from all of its "
+                f"{format_count(progress.images, 'image')}, but {config.conversations} are requested: request fewer "
+                "conversations or add images"
             )
         # Take as many more images as are missing, if the same fraction of them becomes conversations.
         kept_share = max(_MIN_KEPT_SHARE, progress.kept / progress.finished)
@@ -259,7 +263,10 @@ def print_forecast(config: Config, out: Path, *, concurrency: int) -> None:
     print_data(f"release {config.version} of {config.source}, to {config.repository or 'no repository: none is set'}")
     print_data(f"teacher {config.teacher}, verifier {config.verifier}, preset {config.preset}, seed {config.seed}")
     if instruction:
-        print_data(f"instruction part: {instruction_rows:,} rows, {instruction.fraction:.0%} of {instruction.file}")
+        print_data(
+            f"instruction part: {format_count(instruction_rows, 'row')}, {instruction.fraction:.0%} of "
+            f"{instruction.file}"
+        )
     # A string is a line of text; any other item is a table.
     for item in format_forecast(forecast):
         if isinstance(item, str):

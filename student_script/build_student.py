@@ -47,6 +47,7 @@ from compact_hf.scenes.questions import make_question
 from compact_hf.scenes.scene import build_scene
 from compact_hf.storage import is_empty_directory, write_atomically
 from compact_hf.training.train import tune
+from compact_hf.wording import format_count
 
 _ROOT: Final = Path(__file__).parents[1]
 _RESULTS_FILE: Final = _ROOT / "docs" / "figures" / "student.json"
@@ -253,7 +254,9 @@ def _make_release(config: Config, run: Path, release: Path) -> None:
             run,
             ks=tuple(config.k),
             seed=config.seed,
-            on_progress=lambda progress: bar.show(progress.finished, progress.images, f"{progress.accepted} questions"),
+            on_progress=lambda progress: bar.show(
+                progress.finished, progress.images, format_count(progress.accepted, "question")
+            ),
         )
     # Questions about drawn scenes have similar wording by design, so near-duplicates are kept (max_similarity=1).
     assemble([run], release, version="1.0.0", max_similarity=1, seed=config.seed, on_note=log)

@@ -31,19 +31,21 @@ IRREGULAR: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
 @contextlib.contextmanager
 def released_pipes(directory: Path) -> Iterator[None]:
     """Fail, instead of waiting forever, if the block waits for a writer of a pipe below the directory."""
-    is_released = threading.Event()
+    is_finished, was_waited_for = threading.Event(), threading.Event()
 
-    def release() -> None:
-        is_released.set()
-        for path in directory.rglob("*"):
-            if path.is_fifo():
-                with contextlib.suppress(OSError):  # no one waits for this one
-                    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    def release_repeatedly() -> None:
+        while not is_finished.wait(WAIT_S):
+            was_waited_for.set()
+            for path in directory.rglob("*"):
+                if path.is_fifo():
+                    with contextlib.suppress(OSError):  # no one waits for this one
+                        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
-    timer = threading.Timer(WAIT_S, release)
-    timer.start()
+    watchdog = threading.Thread(target=release_repeatedly)
+    watchdog.start()
     try:
         yield
     finally:
-        timer.cancel()
-    assert not is_released.is_set(), "a pipe was opened, and its writer was waited for"
+        is_finished.set()
+        watchdog.join()
+    assert not was_waited_for.is_set(), "a pipe was opened, and its writer was waited for"

@@ -56,6 +56,7 @@ def run_failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[in
     return status, line
 
 
+ADDRESS_HINT = "is not the address of a dataset: write hf://datasets/org/name"
 BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "no key": (["generate", "PICTURES", "--out", "NEW"], 2, "set GEMINI_API_KEY"),
     "unknown teacher": (["generate", SCENES, "--out", "NEW", "--teacher", "gemimi"], 2, "did you mean gemini?"),
@@ -75,6 +76,11 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "k without questions": (["generate", SCENES, "--out", "NEW", "--k", "6"], 2, "has questions for k = 1 to 5"),
     "k that is no number": (["generate", SCENES, "--out", "NEW", "--k", "one"], 2, "such as 1,2,3"),
     "no such folder": (["generate", "NOWHERE", "--out", "NEW", "--teacher", "gemini"], 1, "no such directory"),
+    "an address of something else": (["generate", "hf://foo", "--out", "NEW", "--teacher", "gemini"], 2, ADDRESS_HINT),
+    "an address of a website": (["generate", "https://hf.co/datasets/a/b", "--out", "NEW"], 2, ADDRESS_HINT),
+    "annotate something else": (["annotate", "hf://foo", "--out", "NEW"], 2, ADDRESS_HINT),
+    "analyze something else": (["analyze", "hf://foo"], 2, ADDRESS_HINT),
+    "validate something else": (["validate", "hf://foo"], 2, "give the directory of a release, or org/name"),
     "no scenes": (["generate", "scenes:0", "--out", "NEW"], 2, "contains no scenes"),
     "reserved scenes": (
         ["generate", f"scenes:{EVALUATION_SEEDS.start}-{EVALUATION_SEEDS.start + 5}", "--out", "NEW"],

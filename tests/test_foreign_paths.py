@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -25,9 +26,13 @@ from compact_hf.evaluation.rows import read_rows
 from compact_hf.hub.space import publish_space
 from compact_hf.images.codec import ImageError
 from compact_hf.images.inspection import inspect_image
+from compact_hf.models import loading
+from compact_hf.models.family import ModelFamily
 from compact_hf.models.loading import LOAD_ERRORS, load_config, load_processor, resolve_model
 from compact_hf.records import Reject
 from compact_hf.runs.sources import open_dataset_source
+from compact_hf.training.arguments import load_processor as load_processor_to_train
+from compact_hf.training.arguments import load_splits
 from compact_hf.training.merge_adapter import _find_licenses
 from compact_hf.training.publish import publish_model
 from tests.dataset.samples import make_rows
@@ -139,6 +144,25 @@ def test_the_config_of_a_model(tmp_path: Path) -> None:
         for load in (load_config, load_processor):
             with pytest.raises(LOAD_ERRORS, match=message):
                 load(model)
+
+
+def test_the_data_and_the_template_that_a_recipe_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    IRREGULAR["pipe"][0](tmp_path / "train.parquet")
+    args: Any = SimpleNamespace(
+        script=SimpleNamespace(
+            dataset_name=str(tmp_path), dataset_config=None, dataset_train_split="train", dataset_streaming=False
+        ),
+        training=SimpleNamespace(eval_strategy="no", chat_template_path=str(tmp_path / "train.parquet")),
+        mixture=SimpleNamespace(datasets=[], streaming=False),
+        extras=SimpleNamespace(dataset_revision=None),
+        model=SimpleNamespace(model_name_or_path="base", model_revision=None),
+    )
+    monkeypatch.setattr(loading, "load_processor", lambda name, revision: SimpleNamespace())
+    with released_pipes(tmp_path):
+        with pytest.raises(TuningError, match=r"train\.parquet is a named pipe, not a regular file"):
+            load_splits(args)
+        with pytest.raises(TuningError, match="a named pipe, not a regular file"):
+            load_processor_to_train(args, ModelFamily())
 
 
 SPACE_CARD = "---\nsdk: gradio\napp_file: app.py\n---\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from compact_hf.cli.console import log, print_data, print_json, print_table
 from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
+from compact_hf.wording import format_command
 
 
 def add_benchmarks(benchmarks: argparse.ArgumentParser) -> None:
@@ -120,8 +121,8 @@ def _tasks(args: argparse.Namespace) -> int:
     # The only result on stdout is the directory.
     out = benchmark_tasks(args.dataset, args.out)
     log(
-        f"next: lmms-eval --include_path {out} --tasks {HELDOUT_TASK} ..., or compact benchmarks command MODEL "
-        "--heldout"
+        f"next: {format_command('lmms-eval', '--include_path', out, '--tasks', HELDOUT_TASK)} ..., or "
+        "compact benchmarks command MODEL --heldout"
     )
     print_data(str(out))
     return 0

@@ -10,6 +10,7 @@ from compact_hf.cli.console import log, print_data, print_json, print_summary, p
 from compact_hf.cli.parser import set_command
 from compact_hf.methods.row_kind import MAX_SIMILARITY
 from compact_hf.runs.options import parse_numbers
+from compact_hf.wording import format_command, format_count
 
 if TYPE_CHECKING:
     from compact_hf.dataset.diff import Difference
@@ -244,7 +245,7 @@ def _assemble(args: argparse.Namespace) -> int:
     print_summary(stats.summary())
     for balance in balances:
         print_summary(balance.summary())
-    log(f'next: compact validate {args.out}; in Python: load_dataset("{args.out}")')
+    log(f"next: {format_command('compact', 'validate', args.out)}; in Python: load_dataset({str(args.out)!r})")
     return 0
 
 
@@ -272,10 +273,10 @@ def _validate(args: argparse.Namespace) -> int:
     for check, count in report.counts.items():
         log(f"{check}: {count}")
     if not report.is_valid:
-        log(f"compact: {args.release} is not a valid release: {sum(report.counts.values())} problems")
+        log(f"compact: {args.release} is not a valid release: {format_count(sum(report.counts.values()), 'problem')}")
         # Not an exception: an invalid release is a result of the check.
         return 1
-    log(f"{args.release} is valid: {sum(report.rows.values())} rows")
+    log(f"{args.release} is valid: {format_count(sum(report.rows.values()), 'row')}")
     return 0
 
 

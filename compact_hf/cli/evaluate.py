@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.cli.console import ProgressBar, log, print_data, print_json, print_summary, print_table
 from compact_hf.cli.parser import set_command
+from compact_hf.wording import format_count
 
 if TYPE_CHECKING:
     from compact_hf.evaluation.plan import EvaluationPlan
@@ -176,8 +177,8 @@ def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
         return 0
     # One line about the dataset, then the notes, then a table with one row per model.
     print_data(
-        f"{forecast.dataset}: {forecast.questions:,} questions about {forecast.pictures:,} images"
-        + (f"; {forecast.description}" * bool(forecast.description))
+        f"{forecast.dataset}: {format_count(forecast.questions, 'question')} about "
+        f"{format_count(forecast.pictures, 'image')}" + (f"; {forecast.description}" * bool(forecast.description))
     )
     for note in forecast.notes:
         print_data(note)

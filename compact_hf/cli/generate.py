@@ -14,6 +14,7 @@ from compact_hf.cli.parser import add_command, set_command
 from compact_hf.errors import UsageError
 from compact_hf.methods.registry import DEFAULT_METHOD, get_method, list_methods
 from compact_hf.runs.options import RunOptions, iter_flags
+from compact_hf.wording import format_command, format_count
 
 if TYPE_CHECKING:
     from compact_hf.methods.base import Method
@@ -73,7 +74,7 @@ def _annotate(args: argparse.Namespace) -> int:
         print_json(asdict(summary))
         return 0
     print_summary(summary.summary())
-    log(f'to load all annotations: load_dataset("parquet", data_files="{args.out / ANNOTATIONS_FILE}")')
+    log(f'to load all annotations: load_dataset("parquet", data_files={str(args.out / ANNOTATIONS_FILE)!r})')
     return 0
 
 
@@ -104,10 +105,12 @@ def _callbacks(bar: ProgressBar) -> dict[str, Any]:
 
 
 def _log_next_steps(progress: RunProgress, out: Path, method: str) -> None:
-    assembly = f", compact assemble {out} --out release --version 1.0.0" if get_method(method).makes_rows else ""
+    commands = [format_command("compact", "status", out)]
+    if get_method(method).makes_rows:
+        commands.append(format_command("compact", "assemble", out, "--out", "release", "--version", "1.0.0"))
     log(
-        f"{progress.kept} of {progress.finished} images kept, {progress.accepted} questions accepted; next: "
-        f"compact status {out}{assembly}"
+        f"{progress.kept:,} of {format_count(progress.finished, 'image')} kept, "
+        f"{format_count(progress.accepted, 'question')} accepted; next: {', '.join(commands)}"
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.cli.console import ProgressBar
 from compact_hf.runs.options import Flag, iter_flags
+from compact_hf.wording import format_count
 
 if TYPE_CHECKING:
     from compact_hf.runs.run import RunProgress
@@ -66,6 +67,6 @@ def make_progress_callback(bar: ProgressBar) -> Callable[[RunProgress], None]:
             failures = progress.failures
             retrying = ", retrying" if progress.is_retrying else ""
             bar.warn_throttled(f"compact: request failed{retrying}: {progress.last_failure}")
-        bar.show(progress.finished, progress.images, f"{progress.accepted} questions")
+        bar.show(progress.finished, progress.images, format_count(progress.accepted, "question"))
 
     return show

@@ -13,6 +13,7 @@ from compact_hf.cli.console import configure_hub_progress_bars, log, print_data,
 from compact_hf.cli.dataset import print_difference
 from compact_hf.cli.parser import set_command
 from compact_hf.errors import UsageError
+from compact_hf.wording import format_count
 
 if TYPE_CHECKING:
     from compact_hf.dataset.diff import Difference
@@ -151,7 +152,7 @@ def _print_result(
         print_table(("file", "bytes"), list(files.items()))
         if difference:
             print_difference(difference)
-        log(f"{name} would have {len(files)} files, {sum(files.values()):,} bytes")
+        log(f"{name} would have {format_count(len(files), 'file')}, {sum(files.values()):,} bytes")
         return 0
     if code:
         log(f"next: in Python: {code}")

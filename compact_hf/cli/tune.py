@@ -10,6 +10,7 @@ from typing import Any
 from compact_hf.cli.console import ProgressBar, configure_hub_progress_bars, log, print_data, print_json, print_table
 from compact_hf.cli.parser import add_command, set_command
 from compact_hf.errors import UsageError
+from compact_hf.wording import format_command, format_count
 
 
 def add_recipe(recipe: argparse.ArgumentParser) -> None:
@@ -58,7 +59,8 @@ def _copy(args: argparse.Namespace) -> int:
     from compact_hf.training.recipes import copy_recipe
 
     copy = copy_recipe(args.name, args.out, model=args.model)
-    log(f"wrote the chat template to {copy.template}; next: trl sft --config {copy.recipe} --output_dir OUT")
+    command = format_command("trl", "sft", "--config", copy.recipe, "--output_dir", "OUT")
+    log(f"wrote the chat template to {copy.template}; next: {command}")
     print_data(str(copy.recipe))
     return 0
 
@@ -138,7 +140,7 @@ def _assemble(args: argparse.Namespace) -> int:
             f"; to download: {-(-result.disk_space.download_bytes // _MEGABYTE)} MB"
         )
         return 0
-    log(f"next: compact tune RECIPE --model_name_or_path {args.push or result.out}")
+    log(f"next: {format_command('compact', 'tune', 'RECIPE', '--model_name_or_path', args.push or result.out)}")
     print_data(result.pushed.url if result.pushed else str(result.out))
     return 0
 
@@ -163,7 +165,7 @@ def _merge(args: argparse.Namespace) -> int:
     from compact_hf.training.merge_adapter import merge_adapter
 
     out = merge_adapter(args.adapter, args.out, base=args.base, on_progress=log)
-    log(f"next: compact publish {out} ORG/NAME")
+    log(f"next: {format_command('compact', 'publish', out, 'ORG/NAME')}")
     print_data(str(out))
     return 0
 
@@ -224,8 +226,8 @@ def _tune(args: argparse.Namespace) -> int:
         raise UsageError("--json needs --dry-run; the record of a training run is training.json in output_dir")
     result = tune(args.recipe, on_line=log, **options)
     duration = "already finished, nothing to do" if result.was_finished else f"in {result.seconds:.0f} s"
-    log(f"{result.steps} steps, {duration}")
-    log(f"next: compact evaluate {result.output_dir} scenes:200 --out results")
+    log(f"{format_count(result.steps, 'step')}, {duration}")
+    log(f"next: {format_command('compact', 'evaluate', result.output_dir, 'scenes:200', '--out', 'results')}")
     print_data(str(result.output_dir))
     return 0
 

@@ -36,6 +36,7 @@ from compact_hf.images.source import ImageSource
 from compact_hf.records import Reject, Row
 from compact_hf.runs.sources import open_source
 from compact_hf.storage import prefetch
+from compact_hf.wording import format_count
 
 MAX_COPY_DISTANCE: Final = 4
 """Bits, of 64, by which the hashes of an image may differ after it was compressed or scaled again."""
@@ -264,7 +265,8 @@ class RowFilter:
             yield f"excluded id {unmatched_id} matches no row or image"
         if self._similar_images is not None and self._similar_images.ignored_sizes:
             sizes = ", ".join(map(str, self._similar_images.ignored_sizes[:5]))
+            groups = format_count(len(self._similar_images.ignored_sizes), "group")
             yield (
-                f"{len(self._similar_images.ignored_sizes)} groups of similar images each have more than 1% of all "
-                f"images and are kept in both splits ({sizes} images): lower --group-similar if they are not copies"
+                f"kept in both splits: {groups} of similar images, each with more than 1% of all images ({sizes} "
+                "images): lower --group-similar if they are not copies"
             )

@@ -29,6 +29,7 @@ from compact_hf.hub.files import check_publishable, is_at_revision, list_files, 
 from compact_hf.hub.push import PushResult, RemoteState, get_remote_state, push
 from compact_hf.regular_files import read_regular_text
 from compact_hf.storage import hidden_directory, translate_disk_errors
+from compact_hf.wording import format_command, format_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,9 @@ def _check_valid(directory: Path) -> None:
         problem = report.problems[0]
         message = " ".join(filter(None, (problem.file, problem.row, problem.detail)))
         raise ReleaseError(
-            f"{directory} is not a valid release ({problem.check}: {message}; {sum(report.counts.values())} "
-            f"problems in total) and was not published: list the problems with compact validate {directory}"
+            f"{directory} is not a valid release ({problem.check}: {message}; "
+            f"{format_count(sum(report.counts.values()), 'problem')} in total) and was not published: list the "
+            f"problems with {format_command('compact', 'validate', directory)}"
         )
 
 

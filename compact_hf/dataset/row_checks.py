@@ -16,6 +16,7 @@ from compact_hf.dataset.schema import COMMON_COLUMNS, get_empty_value, get_split
 from compact_hf.images.codec import ImageError, clean_image, decode, strip_metadata
 from compact_hf.methods.row_kind import Column, Record, RowDefect, RowKind
 from compact_hf.records import is_validation_image, split_image_ids
+from compact_hf.wording import format_count
 
 _PROVENANCE_COLUMNS: Final = ("teacher", "verifier", "preset_version")
 _IMAGE_COLUMNS: Final = ("image_id", "image_source", "image_license")
@@ -129,7 +130,7 @@ def _check_paths(record: Record) -> Iterator[RowDefect]:
 def _check_images(record: Record) -> Iterator[RowDefect]:
     images = record["images"]
     if len(images) != len(split_image_ids(record["image_id"])):
-        yield "image and image_id do not match", f"{len(images)} images, image_id {record['image_id']}"
+        yield "image and image_id do not match", f"{format_count(len(images), 'image')}, image_id {record['image_id']}"
     for name in _IMAGE_COLUMNS:
         if (record[name] is None) != (record["image_id"] is None):
             yield "image and image_id do not match", f"{name} is {record[name]}"

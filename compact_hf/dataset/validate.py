@@ -48,6 +48,7 @@ from compact_hf.images.address import HUB_PREFIX
 from compact_hf.records import split_image_ids
 from compact_hf.regular_files import check_regular, read_regular_text
 from compact_hf.reports.table import NotebookSummary, Table
+from compact_hf.wording import format_count
 
 MAX_PROBLEMS: Final = 10
 """Number of problems per check that a report lists; further ones are only counted."""
@@ -94,7 +95,12 @@ class ValidationReport(NotebookSummary):
     def summary(self) -> Iterator[str | Table]:
         """Yield a sentence that says whether the release is valid, and a table of the listed problems."""
         rows = sum(self.rows.values())
-        yield f"valid: {rows:,} rows" if self.is_valid else f"not valid: {sum(self.counts.values()):,} problems"
+        problems = sum(self.counts.values())
+        yield (
+            f"valid: {format_count(rows, 'row')}"
+            if self.is_valid
+            else f"not valid: {format_count(problems, 'problem')}"
+        )
         yield Table(
             ("check", "where", "detail"),
             [(item.check, " ".join(filter(None, (item.file, item.row))), item.detail) for item in self.problems],
@@ -200,7 +206,7 @@ def _check_numbering(files: Mapping[str, SplitKey]) -> Iterator[Problem]:
     # The names that this number of files must have; a missing file shifts the total, so all files are then wrong.
     expected = {data_path(*split_key, index, total) for split_key, total in count.items() for index in range(total)}
     for name in sorted(files.keys() - expected):
-        yield Problem("wrong number of data files", name, detail=f"{count[files[name]]} files exist")
+        yield Problem("wrong number of data files", name, detail=f"found: {format_count(count[files[name]], 'file')}")
 
 
 def _check_file(root: Path, columns: Any, name: str, split_key: SplitKey) -> _Findings:

@@ -22,6 +22,7 @@ from compact_hf.reports.contact_sheet import QuestionItem
 from compact_hf.reports.dataset_charts import RejectCount
 from compact_hf.reports.demo_page import AccuracySection, DemoReport, Example, Fact, ReleaseSection, TrainingSection
 from compact_hf.training.train import TrainingResult
+from compact_hf.wording import format_command
 
 _REASON_BY_FAULT: Final = {
     "superfluous capability": "needs more capabilities",
@@ -196,7 +197,10 @@ def _make_caveat(demo: DemoResults) -> str:
 def _next_steps(directory: Path) -> tuple[Example, ...]:
     """Return commands to try after the demo, each with its purpose."""
     return (
-        Example("show what was accepted and what was dropped, and why", f"compact status {directory / 'run'}"),
+        Example(
+            "show what was accepted and what was dropped, and why",
+            format_command("compact", "status", directory / "run"),
+        ),
         Example(
             "generate from your own images with a Gemini key",
             "export GEMINI_API_KEY=...; compact generate IMAGES --out run --limit 20",

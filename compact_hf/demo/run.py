@@ -50,6 +50,7 @@ from compact_hf.training.child_output import parse_progress
 from compact_hf.training.model_card import write_card
 from compact_hf.training.recipes import read_recipe, recipe_path
 from compact_hf.training.train import TrainingResult, tune
+from compact_hf.wording import format_count
 
 FILE_NAME: Final = "instruction.json"
 # Generation uses the seeds 0 to N-1. The instruction part begins far above, so that no image is in both parts.
@@ -214,7 +215,7 @@ def _generate(run: Path, scenes: int, on_progress: ProgressCallback) -> None:
     """Generate conversations about scenes, with planted faults."""
 
     def show(progress: RunProgress) -> None:
-        on_progress("images", progress.finished, progress.images, f"{progress.accepted} questions")
+        on_progress("images", progress.finished, progress.images, format_count(progress.accepted, "question"))
 
     generate(f"scenes:{scenes}", run, noise=FAULT_RATE, strict=True, on_progress=show)
 

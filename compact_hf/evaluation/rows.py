@@ -1,6 +1,6 @@
 """Reads the rows and images of an evaluation dataset.
 
-    org/name, org/name@v1.0.0            a dataset on the Hub, at a revision or the current one
+    [hf://datasets/]org/name[@v1.0.0]    a dataset on the Hub, at a revision or the current one
     a directory; a .parquet, .jsonl, .json or .csv file
 
 Images are read only when a question is asked about them.

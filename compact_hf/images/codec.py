@@ -32,6 +32,9 @@ _DECODERS: Final[dict[ImageFormat, type[ImageFile.ImageFile]]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
 }
+# Bytes 4 to 11 of HEIC and AVIF files (ISO/IEC 23008-12): the box `ftyp` with the major brand.
+_HEIF_STARTS: Final = frozenset(b"ftyp" + brand for brand in (b"heic", b"heix", b"mif1", b"msf1", b"avif"))
+_UNKNOWN_KIND: Final = "not a JPEG, PNG, WebP or GIF file"
 # What Pillow raises on bad files: OSError for a truncated or corrupt stream, SyntaxError for a bad header or chunk,
 # ValueError for impossible values, EOFError for a missing frame, struct.error and IndexError for a chunk after the
 # pixels that is too short for its type.
@@ -82,7 +85,9 @@ def strip_metadata(data: bytes) -> StrippedImage:
         raise ImageError(ImageReason.EMPTY, "0 bytes")
     file = strip(data)
     if file is None:
-        raise ImageError(ImageReason.NO_IMAGE, f"{len(data)} bytes, not a JPEG, PNG, WebP or GIF file")
+        # Telephones and converters also name such files .jpg.
+        kind = "a HEIC or AVIF file, convert it to JPEG" if data[4:12] in _HEIF_STARTS else _UNKNOWN_KIND
+        raise ImageError(ImageReason.NO_IMAGE, f"{len(data)} bytes, {kind}")
     return file
 
 

@@ -191,7 +191,7 @@ class ImageFolder:
 
     def _list_skipped(self) -> str:
         """Return the most frequent kinds of skipped files, with their numbers."""
-        kinds = dict(self._skipped.most_common(_MAX_KINDS))
+        kinds = dict(sorted(self._skipped.items(), key=lambda item: (-item[1], item[0]))[:_MAX_KINDS])
         if others := self._skipped.total() - sum(kinds.values()):
             kinds[_OTHER_KINDS] = kinds.get(_OTHER_KINDS, 0) + others
         return ", ".join(f"{count} {kind}" for kind, count in kinds.items())

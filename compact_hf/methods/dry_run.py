@@ -82,7 +82,7 @@ def _count_unusable(run_status: RunStatus | None) -> int:
 def _iter_source_notes(images: ImageSource) -> Iterator[str]:
     """Yield lines about what the number of images does and does not include."""
     if images.identity != SCENES:
-        yield "images are listed and not read: unusable ones and duplicates are included until a run has read them"
+        yield "images are listed, not read: unusable ones and duplicates count until a run has read them"
     if note := images.describe_skipped():
         yield note
 

@@ -11,6 +11,7 @@ from compact_hf.methods.status import RejectCount, RunStatus
 from compact_hf.records import Loss, Reject
 from compact_hf.reports.table import Table
 from compact_hf.teachers.prices import format_price
+from compact_hf.wording import format_count
 
 WIDTH: Final = 100
 """Maximum number of characters per line."""
@@ -79,9 +80,13 @@ def format_forecast(forecast: Forecast) -> Iterator[str | Table]:
     Args:
         forecast (`Forecast`): the forecast of the run.
     """
-    finished_note = f" ({forecast.finished:,} more are finished)" if forecast.finished else ""
+    verb = "is" if forecast.finished == 1 else "are"
+    finished_note = f" ({forecast.finished:,} more {verb} finished)" if forecast.finished else ""
     kept, questions = _round_estimate(forecast.kept), _round_estimate(forecast.questions)
-    yield f"{forecast.pictures:,} images{finished_note}; expected: about {kept:,} kept, {questions:,} questions"
+    yield (
+        f"{format_count(forecast.pictures, 'image')}{finished_note}; expected: about {kept:,} kept, "
+        f"{format_count(questions, 'question')}"
+    )
     rows = [(line.label, line.requests, line.input_tokens, line.output_tokens, line.cost) for line in forecast.lines]
     rows.append(("all", forecast.requests, forecast.input_tokens, forecast.output_tokens, forecast.cost))
     yield Table(

@@ -377,7 +377,8 @@ class Journal:
         Args:
             description (`str`): the result of `ImageSource.describe_skipped`.
         """
-        self._write("INSERT OR REPLACE INTO meta VALUES ('skipped', ?)", (json.dumps(description),))
+        with self._translate_errors():
+            write_meta(self._db, "skipped", description)
 
     def read_skipped_files(self) -> str:
         """Return the line about skipped files, empty if none was skipped."""

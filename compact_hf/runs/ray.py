@@ -34,6 +34,7 @@ from compact_hf.runs.shards import Shard
 from compact_hf.runs.snapshot import write_snapshot
 from compact_hf.storage import translate_disk_errors
 from compact_hf.teachers.registry import BACKENDS
+from compact_hf.wording import format_count
 
 RUN_FILE: Final = "ray-run.json"
 
@@ -291,7 +292,8 @@ def _raise_first_error(results: list[ShardResult], total: RunProgress, *, is_int
         result.error for result in sorted(results, key=_is_fatal, reverse=True) if result.error is not None
     ):
         if is_interrupted and issubclass(kind, StoppedEarly):
-            raise StoppedEarly(f"stopped after {total.finished} images; run the same command again to resume")
+            finished = format_count(total.finished, "image")
+            raise StoppedEarly(f"stopped after {finished}; run the same command again to resume")
         raise kind(message)
 
 

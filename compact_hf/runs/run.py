@@ -30,6 +30,7 @@ from compact_hf.runs.runner import Runner
 from compact_hf.runs.shards import Shard
 from compact_hf.teachers.base import Reply, Role, Teacher
 from compact_hf.teachers.prices import Price
+from compact_hf.wording import format_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,8 @@ class Run:
             # A single shard may contain only broken files, which must not stop the other shards.
             if self.shard is None and not journal.count_images():
                 raise SourceError(
-                    f"none of the {len(refs)} images can be used: run `compact status {journal.run}` to see the reasons"
+                    f"no image can be used, of {len(refs):,} in the source: run "
+                    f"`{format_command('compact', 'status', journal.run)}` to see the reasons"
                 )
             # Store the total again: some images may have turned out to be unusable.
             journal.record_image_total(counter.run_progress(session).images)

@@ -17,6 +17,7 @@ from compact_hf.runs.journal import FinishedImage, Journal
 from compact_hf.runs.process import Process, SessionProgress
 from compact_hf.runs.rate_limit import RateLimits, RequestThrottle, RetryPolicy
 from compact_hf.teachers.base import Reply, Request, Role, Teacher
+from compact_hf.wording import format_count
 
 # Minimum number of active images in addition to the requests in flight.
 _MIN_PREPARED: Final = 4
@@ -123,13 +124,14 @@ class Runner:
         if self._state.stop_error is not None:
             raise self._state.stop_error
         if self._state.is_incomplete:
-            raise StoppedEarly(f"stopped after {self.progress.finished} images; run the same command again to resume")
+            finished = format_count(self.progress.finished, "image")
+            raise StoppedEarly(f"stopped after {finished}; run the same command again to resume")
         if self.progress.unfinished:
             if self._dispatcher.rejection is not None and not self._dispatcher.has_answered:
                 raise self._dispatcher.rejection
             raise StoppedEarly(
-                f"{self.progress.unfinished} images are unfinished (last failure: {self.progress.last_failure}): "
-                "run the same command again to retry them"
+                f"{format_count(self.progress.unfinished, 'image')} could not be finished (last failure: "
+                f"{self.progress.last_failure}): run the same command again to retry"
             )
         return self.progress
 

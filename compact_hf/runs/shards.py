@@ -15,6 +15,7 @@ from typing import Final, Self
 
 from compact_hf.errors import JournalError, UsageError
 from compact_hf.runs.journal import FILE_NAME
+from compact_hf.wording import format_command
 
 # I/N in ASCII digits; `int` alone would also accept spaces, underscores and a minus.
 _SHARD_PATTERN: Final = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
@@ -141,13 +142,13 @@ def find_runs(directory: Path) -> list[Path]:
     if len(counts) > 1:
         raise JournalError(
             f"{directory} holds shards of several runs (of {' and of '.join(map(str, counts))} shards): "
-            f"name those of one run, such as {directory}/shard-*-of-{counts[0]}"
+            f"name those of one run, such as {format_command(directory)}/shard-*-of-{counts[0]}"
         )
     expected_shards = [Shard(index, counts[0]) for index in range(1, counts[0] + 1)]
     missing = [shard.directory_name for shard in expected_shards if shard not in shards]
     if missing:
         raise JournalError(
             f"{directory} lacks {', '.join(missing)}: copy {'it' if len(missing) == 1 else 'them'} there, "
-            f"or name the shards to combine, such as {directory}/shard-*"
+            f"or name the shards to combine, such as {format_command(directory)}/shard-*"
         )
     return [shards[shard] for shard in expected_shards]

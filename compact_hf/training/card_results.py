@@ -31,6 +31,7 @@ from compact_hf.reports.score_charts import (
     plot_accuracy,
 )
 from compact_hf.reports.theme import MAX_MODELS, get_label
+from compact_hf.wording import format_command
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -217,7 +218,7 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
         TuningError: if there are no results, they have an unknown schema, or none of them is of this model with its
             current weights.
     """
-    advice = f"evaluate again: compact evaluate {directory} DATASET --out DIR"
+    advice = f"evaluate again: {format_command('compact', 'evaluate', directory, 'DATASET', '--out', 'DIR')}"
     try:
         manifest, evaluation = (
             json.loads(read_regular(results_directory / name)) for name in ("evaluation.json", "results.json")

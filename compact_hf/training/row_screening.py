@@ -19,6 +19,8 @@ from typing import Any, Final, Literal
 from compact_hf.errors import TuningError
 from compact_hf.models.family import ModelFamily
 from compact_hf.records import digest
+from compact_hf.regular_files import check_regular
+from compact_hf.wording import format_count
 
 DropReason = Literal[
     "broken picture",
@@ -298,7 +300,10 @@ def _decoded_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     from datasets import Image
     from PIL.Image import DecompressionBombError
 
+    path = image["path"]
     try:
+        if image["bytes"] is None and path and os.path.exists(path):  # `datasets` also takes URLs
+            check_regular(path)
         decoded: tuple[int, int] = Image().decode_example(dict(image)).convert("RGB").size
     # The file is damaged, is no image, or is too large for PIL's limit; training could not read it either.
     except (*_DECODE_ERRORS, DecompressionBombError):
@@ -332,8 +337,9 @@ def _check_image_counts(image_counts: Sequence[int], rows: Any, family: ModelFam
     multi_image_rows = [index for index, count in enumerate(image_counts) if count > limit]
     if multi_image_rows:
         number = "one" if limit == 1 else str(limit)
+        verb = "has" if len(multi_image_rows) == 1 else "have"
         raise TuningError(
-            f"{len(multi_image_rows)} rows have more than {number} image{'' if limit == 1 else 's'} "
+            f"{format_count(len(multi_image_rows), 'row')} {verb} more than {number} image{'' if limit == 1 else 's'} "
             f"(the first: {_row_name(rows, multi_image_rows[0])}), but "
             f"{family.label} takes at most {number} per row: split these rows or leave them out"
         )

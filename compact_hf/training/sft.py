@@ -44,6 +44,7 @@ from compact_hf.training.memory import (
 from compact_hf.training.row_screening import ScreeningResult
 from compact_hf.training.sampler import build_grouping
 from compact_hf.training.trained_parts import PROJECTOR
+from compact_hf.wording import format_count
 
 LIBRARIES: Final = ("compact_hf", "trl", "transformers", "peft", "accelerate", "torch", "datasets")
 PROCESSES_VARIABLE: Final = "COMPACT_TUNE_PROCESSES"
@@ -169,7 +170,8 @@ def _describe_rows(screening: ScreeningResult, training: Any) -> list[str]:
     dropped, messages = screening.dropped, []
     with_image = sum(screening.image_flags)
     messages.append(
-        f"{len(screening.kept_indices)} rows to train on, {with_image} with an image; {len(dropped)} dropped"
+        f"{format_count(len(screening.kept_indices), 'row')} to train on, {with_image:,} with an image; "
+        f"{len(dropped):,} dropped"
     )
     if dropped:
         messages += [f"dropped {name}: {reason}" for name, reason in dropped[:_MAX_LISTED_ROWS]]
@@ -182,8 +184,8 @@ def _describe_rows(screening: ScreeningResult, training: Any) -> list[str]:
         messages.append(f"full list of dropped rows: {path}; by reason: {screening.dropped_by_reason}")
     if screening.num_truncated:
         messages.append(
-            f"{screening.num_truncated} rows are truncated at max_length {training.max_length}, after some of their "
-            "answer tokens"
+            f"truncated at max_length {training.max_length}, after some of the answer tokens: "
+            f"{format_count(screening.num_truncated, 'row')}"
         )
     return messages
 

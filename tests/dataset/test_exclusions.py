@@ -240,7 +240,7 @@ def test_a_group_of_many_is_told_and_stays() -> None:
     row_filter = RowFilter(Exclusions(frozenset(), None), FingerprintCache(), distance=0)
     row_filter._similar_images = similar_images
     (note,) = row_filter.notes()
-    assert "1 groups of similar images each have more than 1% of all images" in note
+    assert "kept in both splits: 1 group of similar images, each with more than 1% of all images" in note
     assert "(30 images)" in note
 
 

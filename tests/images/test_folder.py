@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from compact_hf.errors import SourceError
 from compact_hf.images.folder import ImageFolder
+from tests.irregular import IRREGULAR
 
 
 def write_files(root: Path, *refs: str) -> Path:
@@ -19,7 +20,7 @@ def write_files(root: Path, *refs: str) -> Path:
 
 
 def test_pictures_are_found_whatever_the_case_and_depth(tmp_path: Path) -> None:
-    refs = ["B.JPG", "a.jpeg", "deep/d.webp", "deep/er/c.PnG", "é.JPEG"]
+    refs = ["B.JPG", "a.jpeg", "b.JFIF", "c.jpe", "deep/d.webp", "deep/er/c.PnG", "é.JPEG"]
     source = ImageFolder(write_files(tmp_path, *refs, "notes.txt", "e.gif", "jpg"))
     assert list(source.refs()) == refs
     assert [source.read(ref) for ref in source.refs()] == [ref.encode() for ref in refs]
@@ -45,6 +46,39 @@ def test_what_only_looks_like_a_file_is_left_out(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     assert list(ImageFolder(write_files(tmp_path, "a.png", "folder.png/b.png")).refs()) == ["a.png", "folder.png/b.png"]
+
+
+def test_what_is_left_out_is_counted_with_a_hint_for_images(tmp_path: Path) -> None:
+    source = ImageFolder(write_files(tmp_path, "a.jfif", "b.HEIC", "c.heic", "deep/d.txt", "LICENSE", ".hidden"))
+    list(source.refs())
+    assert source.describe_skipped() == (
+        f"4 files in {tmp_path} were skipped: 2 .heic, 1 .txt, 1 without extension; convert .heic files first, for "
+        "example by ImageMagick: magick mogrify -format jpg FILE..."
+    )
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(kind: str, tmp_path: Path) -> None:
+    IRREGULAR[kind][0](write_files(tmp_path, "a.png") / "b.png")
+    source = ImageFolder(tmp_path)
+    assert list(source.refs()) == ["a.png"]
+    label = "broken link" if kind == "link to itself" else kind.removeprefix("link to a ").replace("pipe", "named pipe")
+    assert source.describe_skipped() == f"1 file in {tmp_path} was skipped: 1 {label}"
+
+
+def test_unusual_extensions_never_reach_a_terminal(tmp_path: Path) -> None:
+    names = ["a.\x1b[31m", "b." + "x" * 100, *(f"c.{number}" for number in range(9))]
+    source = ImageFolder(write_files(tmp_path, "a.png", *names))
+    list(source.refs())
+    assert "\x1b" not in source.describe_skipped()
+    assert source.describe_skipped().startswith(f"11 files in {tmp_path} were skipped: 4 of other kinds, 1 .0, ")
+    assert sum(int(part.split()[0]) for part in source.describe_skipped().partition("skipped: ")[2].split(", ")) == 11
+
+
+def test_nothing_left_out_is_not_worth_a_line(tmp_path: Path) -> None:
+    source = ImageFolder(write_files(tmp_path, "a.png", ".hidden"))
+    list(source.refs())
+    assert source.describe_skipped() == ""
 
 
 def test_the_name_is_published_and_never_the_path(tmp_path: Path) -> None:

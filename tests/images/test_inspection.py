@@ -3,11 +3,13 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from compact_hf.errors import SourceError
 from compact_hf.images.codec import clean_image, encode_for_teacher
@@ -58,6 +60,32 @@ def test_reasons() -> None:
     assert reject_reason(b"not a picture at all") == "not a picture"
     assert reject_reason(b"\xff\xd8\xff\xe0 and then nothing of use") == "corrupt picture"
     assert reject_reason(encode(make_image().resize((500, 15)), "PNG")) == "too small"
+
+
+def test_a_photo_in_another_format_is_named_as_such() -> None:
+    result = inspect_image(BytesSource(bytes(3) + b"\x18ftypheic" + bytes(99)), "photo.jpg")
+    assert isinstance(result, Reject)
+    assert (result.reason, result.detail) == ("not a picture", "111 bytes, a HEIC or AVIF file, convert it to JPEG")
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ((16, 1024), ""),
+        ((1024, 16), ""),
+        ((16, 1025), "too narrow"),
+        ((20_000, 16), "too narrow"),
+        ((40, 2561), "too narrow"),
+    ],
+)
+def test_strips_that_teachers_would_see_as_a_line_are_rejected(size: tuple[int, int], reason: str) -> None:
+    data = encode(make_image().resize(size), "PNG")
+    if reason:
+        assert reject_reason(data) == reason
+    else:
+        assert isinstance(inspect_image(BytesSource(data), "it"), ImageInfo)
+        with Image.open(BytesIO(encode_for_teacher(data))) as sent:
+            assert min(sent.size) == 16
 
 
 def test_the_end_of_a_cut_jpeg_is_missed() -> None:

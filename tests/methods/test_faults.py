@@ -293,7 +293,7 @@ def test_a_picture_that_the_service_cannot_read_is_left_for_the_next_time(
         response = error_response(400, "INVALID_ARGUMENT", "Unable to process input image")
         return response if request.image in poisoned_images else None
 
-    with pytest.raises(StoppedEarly, match=r"1 images are unfinished .*Unable to process input image"):
+    with pytest.raises(StoppedEarly, match=r"1 image could not be finished .*Unable to process input image"):
         generate_with_fault(tiny, tmp_path / "run", preset, fault)
     server, _ = generate_with_fault(tiny, tmp_path / "run", preset, lambda request, number: None)
     assert {request.image for request in server.requests} == poisoned_images

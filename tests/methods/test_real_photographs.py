@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from starlette.responses import Response
 
+from compact_hf.cli.main import main
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import SourceError, StoppedEarly, UsageError
@@ -155,11 +157,42 @@ def test_odd_files_are_rejects_and_the_rest_goes_on(photographs: Path, tmp_path:
     assert reasons == {"duplicate picture": 1, "corrupt picture": 1, "empty file": 1, "not a picture": 1}
 
 
+def test_skipped_files_are_reported_before_during_and_after_a_run(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, run = tmp_path / "my photos", tmp_path / "run"
+    directory.mkdir()
+    image = sorted(few.iterdir())[0]
+    shutil.copyfile(image, directory / "a.jfif")
+    shutil.copyfile(image, directory / "copy.jpe")
+    for name in ("b.heic", "c.heic", "notes.txt"):
+        (directory / name).touch()
+    skipped = f"3 files in {directory} were skipped: 2 .heic, 1 .txt; convert .heic files first"
+    unknown = "images are listed, not read: unusable ones and duplicates count until a run has read them"
+    with GeminiServer() as server:
+        arguments = ["generate", str(directory), "--out", str(run), "--teacher-url", server.url]
+        assert main([*arguments, "--dry-run"]) == 0
+        before = capsys.readouterr().out
+        assert before.startswith("2 images; ")
+        assert f"\n{unknown}\n{skipped}" in before
+        assert server.request_count == 0
+        assert main(arguments) == 0
+        assert f"compact: {skipped}" in capsys.readouterr().err
+        assert main(["status", str(run)]) == 0
+        assert f"\n{skipped}" in capsys.readouterr().out
+        assert main([*arguments, "--dry-run"]) == 0
+        # The duplicate does not count any more, because the run has found it.
+        assert capsys.readouterr().out.startswith("0 images (1 more is finished); ")
+
+
 def test_only_unusable_pictures_is_said_as_such(tmp_path: Path) -> None:
     directory = tmp_path / "broken"
     directory.mkdir()
     (directory / "empty.jpg").touch()
-    with GeminiServer() as server, pytest.raises(SourceError, match="none of the 1 images can be used"):
+    with (
+        GeminiServer() as server,
+        pytest.raises(SourceError, match="no image can be used, of 1 in the source: run `compact status"),
+    ):
         generate(str(directory), tmp_path / "run", teacher_url=server.url)
 
 
@@ -169,7 +202,7 @@ def test_pictures_that_keep_failing_are_left_for_the_next_time(few: Path, tmp_pa
     def fault(request: ModelRequest, number: int) -> Response | None:
         return error_response(400, "INVALID_ARGUMENT", "cannot process") if request.image == poisoned_image else None
 
-    with GeminiServer(fault=fault) as server, pytest.raises(StoppedEarly, match="1 images are unfinished"):
+    with GeminiServer(fault=fault) as server, pytest.raises(StoppedEarly, match="1 image could not be finished"):
         generate(str(few), tmp_path, teacher_url=server.url)
     with GeminiServer() as server:
         generate(str(few), tmp_path, teacher_url=server.url)

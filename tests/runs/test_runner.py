@@ -193,7 +193,7 @@ def test_a_picture_that_keeps_failing_does_not_hold_up_the_others(journal: Journ
     def poisoned(request: Request, number: int) -> Failure | None:
         return Failure(request.key, "500 for this one") if request.key.startswith(f"{2:032x}") else None
 
-    with pytest.raises(StoppedEarly, match=r"1 images are unfinished \(last failure: 500 for this one\)"):
+    with pytest.raises(StoppedEarly, match=r"1 image could not be finished \(last failure: 500 for this one\)"):
         run(journal, EchoTeacher(poisoned), count=12)
     assert len(read_bodies(journal)) == 11
 
@@ -301,7 +301,7 @@ def test_a_slow_teacher_is_not_given_up_for_one_picture_that_fails_at_once(journ
             await asyncio.sleep(0.3)
             return Reply(request.key, text="x", model="slow")
 
-    with pytest.raises(StoppedEarly, match="1 images are unfinished"):
+    with pytest.raises(StoppedEarly, match="1 image could not be finished"):
         run(journal, Slow(), count=4)
     assert len(read_bodies(journal)) == 3
 

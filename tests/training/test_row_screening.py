@@ -13,6 +13,7 @@ from compact_hf.errors import TuningError
 from compact_hf.models.llava.family import Llava
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.training.row_screening import ScreeningResult, screen_rows
+from tests.irregular import IRREGULAR, released_pipes
 from tests.training.samples import draw_image
 
 QUESTION, ANSWER = "What color is it?", "red"
@@ -50,6 +51,14 @@ def screen(
 ) -> ScreeningResult:
     dataset = Dataset.from_list(rows, features=FEATURES)
     return screen_rows(dataset, processor, Llava(), max_length=max_length, answers_only=answers_only)
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+def test_a_file_that_would_be_waited_for_is_a_broken_image(kind: str, processor: Any, tmp_path: Path) -> None:
+    IRREGULAR[kind][0](tmp_path / "it.png")
+    row = make_row("bad", QUESTION, ANSWER) | {"images": [{"bytes": None, "path": str(tmp_path / "it.png")}]}
+    with released_pipes(tmp_path):
+        assert screen([GOOD, row], processor).dropped == (("bad", "broken picture"),)
 
 
 GOOD = make_row("good", QUESTION, ANSWER)
@@ -159,7 +168,7 @@ def test_a_picture_that_would_be_cut_into_is_too_long_though_everything_is_learn
 
 def test_two_pictures_in_a_row_are_refused_with_its_name(processor: Any) -> None:
     pair = make_row("pair", QUESTION, ANSWER, images=[draw_image("red"), draw_image("blue")])
-    with pytest.raises(TuningError, match=r"1 rows have more than one image \(the first: pair\)"):
+    with pytest.raises(TuningError, match=r"1 row has more than one image \(the first: pair\)"):
         screen([GOOD, pair], processor)
 
 

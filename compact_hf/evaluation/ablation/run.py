@@ -47,6 +47,7 @@ from compact_hf.models.llava.shipped import ALIGNED, copy_aligned
 from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import digest
 from compact_hf.runs.run import RunProgress
+from compact_hf.wording import format_count
 
 _EVALUATION_DIRECTORY: Final = "judged"
 
@@ -124,7 +125,7 @@ def _prepare_runs(plan: Plan, out: Path, on_progress: ProgressCallback) -> list[
         return [Path(run) for run in plan.runs]
 
     def show_progress(progress: RunProgress) -> None:
-        on_progress("images", progress.finished, progress.images, f"{progress.accepted} questions")
+        on_progress("images", progress.finished, progress.images, format_count(progress.accepted, "question"))
 
     generate(f"scenes:{plan.scenes}", out / RUN_DIRECTORY, on_progress=show_progress)
     return [out / RUN_DIRECTORY]

@@ -30,6 +30,7 @@ from compact_hf.evaluation.analysis.stats import SCHEMA, Analysis, compute_analy
 from compact_hf.evaluation.analysis.tables import iter_tables
 from compact_hf.reports.table import NotebookSummary, Table
 from compact_hf.storage import translate_disk_errors, write_atomically
+from compact_hf.wording import format_count
 
 DatasetOption = str | tuple[str, str] | None
 
@@ -115,7 +116,7 @@ def analyze(
     for name, item, dataset_counts, sample in zip(
         _display_names(sources, datasets), sources, counts, samples, strict=True
     ):
-        on_wait(f"measuring {len(sample):,} questions of {name}")
+        on_wait(f"measuring {format_count(len(sample), 'question')} of {name}")
         analyses.append(compute_analysis(name, item.k_is, dataset_counts, sample))
     comparison = compare_datasets(analyses, counts, samples) if len(analyses) == 2 else None
     result = AnalysisResult(tuple(analyses), comparison)
@@ -156,7 +157,7 @@ def _count_questions(source: QuestionSource, on_progress: Callable[[str, int, in
     if not counts.question_count:
         raise EvaluationError(
             f"{source.name} has no questions with known capabilities, in "
-            f"{counts.unlabelled_rows:,} rows; give "
+            f"{format_count(counts.unlabelled_rows, 'row')}; give "
             "other data, or let a verifier label them: compact annotate DATASET --out RUN, then compact analyze RUN"
         )
     return counts

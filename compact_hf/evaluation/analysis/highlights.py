@@ -9,6 +9,7 @@ from compact_hf.evaluation.analysis.compare import DatasetComparison
 from compact_hf.evaluation.analysis.stats import Analysis
 from compact_hf.reports.ranking import find_extremes, join_names
 from compact_hf.reports.theme import get_label
+from compact_hf.wording import format_count
 
 # Pairs of the ten capabilities.
 _PAIR_COUNT: Final = 45
@@ -29,8 +30,8 @@ def list_highlights(analysis: Analysis) -> tuple[str, ...]:
 def describe_overlap(comparison: DatasetComparison) -> tuple[str, ...]:
     """Return the numbers of images and questions that two datasets share."""
     return (
-        f"{comparison.shared_pictures:,} images, by the hash of their files.",
-        f"{comparison.shared_questions:,} distinct questions; their images and answers may differ.",
+        f"{format_count(comparison.shared_pictures, 'image')}, by the hash of their files.",
+        f"{format_count(comparison.shared_questions, 'distinct question')}; their images and answers may differ.",
     )
 
 
@@ -104,4 +105,8 @@ def _describe_repeats(analysis: Analysis) -> str:
 def _describe_unlabelled_rows(analysis: Analysis) -> str:
     if not analysis.unlabelled_rows:
         return ""
-    return f"{analysis.unlabelled_rows:,} rows are left out because the capabilities of their questions are not known."
+    verb = "is" if analysis.unlabelled_rows == 1 else "are"
+    return (
+        f"{format_count(analysis.unlabelled_rows, 'row')} {verb} left out because the capabilities of the questions "
+        "are not known."
+    )

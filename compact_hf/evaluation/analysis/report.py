@@ -18,6 +18,7 @@ from compact_hf.reports.dataset_charts import Series, plot_bars, plot_lengths
 from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Plot
 from compact_hf.reports.ranking import join_names
+from compact_hf.wording import format_count
 
 _K_EXPLANATION: Final = (
     "k is the number of capabilities, of ten, that a question needs at once. {asked}For the numbers in the paper, k "
@@ -65,7 +66,7 @@ def _lead(analysis: Analysis) -> str:
         if analysis.k_is == "asked"
         else "the capabilities were determined by a verifier"
     )
-    return f"{analysis.questions:,} questions about {analysis.pictures:,} images; {origin}."
+    return f"{format_count(analysis.questions, 'question')} about {format_count(analysis.pictures, 'image')}; {origin}."
 
 
 def _iter_facts(analysis: Analysis) -> Iterator[Fact]:

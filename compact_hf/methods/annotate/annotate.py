@@ -32,6 +32,7 @@ from compact_hf.runs.identity import RunIdentity
 from compact_hf.runs.journal import Journal
 from compact_hf.runs.options import RunOptions, keywords_of
 from compact_hf.storage import atomic_file, translate_disk_errors
+from compact_hf.wording import format_count
 
 ANNOTATIONS_FILE: Final = "annotations.parquet"
 # Rows per Parquet row group, and in memory at a time.
@@ -132,7 +133,10 @@ class AnnotationSummary(NotebookSummary):
     def summary(self) -> Iterator[str | Table]:
         """Yield the output of `compact annotate`: the paper's figures, then what could not be annotated."""
         verifiers = ", ".join(self.verifiers) or "no model yet"
-        yield f"{self.questions:,} questions about {self.pictures:,} images, judged by {verifiers}"
+        yield (
+            f"{format_count(self.questions, 'question')} about {format_count(self.pictures, 'image')}, judged by "
+            f"{verifiers}"
+        )
         if self.mean_k is not None and self.at_most_2 is not None and self.none_needed is not None:
             yield (
                 f"mean k {self.mean_k:.2f}, mode {self.mode_k}; {self.at_most_2:.1%} with k <= 2, "
