@@ -50,7 +50,7 @@ KEY_VARIABLE: Final = "OPENAI_API_KEY"
 TIMEOUT_S: Final = 300.0
 # Headers that name who pays, for keys of several organizations, and their variables; sent to OpenAI itself only.
 _ACCOUNT_VARIABLES: Final = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
-_NO_KEY: Final = "no-key-needed"  # some servers of one's own accept any key, but require one
+_NO_KEY: Final = "no-key-needed"  # some private servers accept any key, but require one
 # A server that validates strictly may know no `store`; it then stores nothing either.
 _UNKNOWN_FIELD_CODES: Final = (400, 422)
 
@@ -156,12 +156,13 @@ class OpenAI:
             url = f"data:image/jpeg;base64,{await request.encoded_image.base64()}"
             content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         # Departure from the paper, as for Gemini: no temperature for drafts and verdicts.
-        body: dict[str, Any] = {"model": self._model, "messages": [{"role": "user", "content": content}]}
+        settings: dict[str, Any] = dict(self._sampling)
         if sends_store:
-            body["store"] = False
+            settings["store"] = False
         if not self._is_free_text:
-            body["response_format"] = _response_format(request.schema)
-        return json.dumps(body | self._sampling).encode()
+            settings["response_format"] = _response_format(request.schema)
+        messages = [{"role": "user", "content": content}]
+        return json.dumps({"model": self._model, "messages": messages, **dict(sorted(settings.items()))}).encode()
 
     def _translate_error(self, request: Request, status: int, response: HttpResponse, body: Any) -> Reply | Failure:
         """Return what an error means that a response reports by its status, or by its body with the status 200."""
