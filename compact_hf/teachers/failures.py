@@ -247,7 +247,8 @@ def get_failure_kind(status: int) -> FailureKind:
 
 # Finish reasons with which a service says that it withholds a reply because of its content.
 _CONTENT_REASONS: Final = re.compile(
-    r"content_filter|refusal|SAFETY|RECITATION|LANGUAGE|BLOCKLIST|PROHIBITED_CONTENT|SPII|IMAGE_\w+", re.IGNORECASE
+    r"content_filter|refusal|SAFETY|RECITATION|LANGUAGE|BLOCKLIST|PROHIBITED_CONTENT|SPII|MODEL_ARMOR|IMAGE_\w+",
+    re.IGNORECASE,
 )
 _TOKEN_LIMIT_REASONS: Final = ("length", "max_tokens")
 # Words of other servers for the end of an answer, in lower case.
