@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from compact_hf.dataset.schema import parse_data_path
 from compact_hf.errors import ReleaseError, UsageError
+from compact_hf.hub.download import open_hub_file
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.files import get_repo_files
 from compact_hf.hub.ref import RepoRef
@@ -136,11 +137,7 @@ class HubReader:
         return cls(f"{repo_id}@{revision}", file_hashes, f"datasets/{repo_id}@{commit}", frozenset(files))
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
-        from huggingface_hub import HfFileSystem
-
-        # No read-ahead: between the needed columns are the images, which are a hundred times larger.
-        file: Any = HfFileSystem().open(f"{self.root}/{path}", "rb", cache_type="none")
-        return file  # type: ignore[no-any-return]
+        return open_hub_file(f"{self.root}/{path}")
 
     def read_text(self, path: str) -> str:
         if path not in self.paths:

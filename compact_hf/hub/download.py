@@ -1,4 +1,4 @@
-"""Downloads repositories of any type from the Hub, at one commit.
+"""Downloads repositories of any type from the Hub, at one commit, and reads parts of their files.
 
 Files are stored in the cache of the Hub's client, which `load_dataset` and `from_pretrained` use too: cached files are
 not downloaded again, and an interrupted download is resumed.
@@ -6,10 +6,11 @@ not downloaded again, and an interrupted download is resumed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from compact_hf.hub.errors import check_repo_id, translate_read_errors
 from compact_hf.hub.files import get_repo_files
@@ -102,3 +103,45 @@ def count_missing_bytes(repo_id: str, listing: RepoListing, files: Collection[st
         # A path if the file is cached; None, or a marker for a file that the Hub does not have, if not.
         if not isinstance(try_to_load_from_cache(repo_id, name, revision=listing.commit, repo_type=repo_type), str)
     )
+
+
+def open_hub_file(path: str) -> BinaryIO:
+    """Open a file on the Hub for reading parts of it.
+
+    There is no read-ahead: between the columns of a Parquet file that are read are the images, which are a hundred
+    times larger.
+
+    Args:
+        path (`str`): `datasets/NAMESPACE/NAME@COMMIT/PATH`, with or without `hf://`.
+
+    Raises:
+        OSError: the file does not exist. Reads raise it too if the server sends more than the requested part.
+    """
+    from huggingface_hub import HfFileSystem, get_session
+
+    hooks = get_session().event_hooks["response"]
+    if _check_range not in hooks:
+        hooks.append(_check_range)
+    return cast(BinaryIO, HfFileSystem().open(path, "rb", cache_type="none"))
+
+
+def _check_range(response: Any) -> None:
+    """Refuse a response that is larger than the requested range, before its body is read; a hook of the Hub's client.
+
+    The client reads it into memory, even if a proxy ignores the range and sends gigabytes.
+    """
+    requested = re.fullmatch(r"bytes=(\d+)-(\d+)", response.request.headers.get("range", ""))
+    # Redirects have another body, and errors a short one.
+    if requested is None or response.status_code not in (200, 206):
+        return
+    expected = int(requested[2]) - int(requested[1]) + 1
+    size = int(response.headers.get("content-length", expected))
+    if (
+        response.status_code == 200
+        or size > expected
+        or response.headers.get("content-encoding", "identity") != "identity"
+    ):
+        raise OSError(
+            f"{response.url.host} sends {size:,} bytes instead of the {expected:,} requested ones: check the proxy and "
+            "HF_ENDPOINT, which must support range requests"
+        )

@@ -12,13 +12,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from compact_hf.errors import SourceError
+from compact_hf.hub.download import open_hub_file
 from compact_hf.hub.xet import WITHOUT_XET, is_xet_error
 from compact_hf.images.address import HUB_PREFIX, Address
 from compact_hf.records import digest
 from compact_hf.storage import atomic_file
+
+_MAX_CARD_BYTES: Final = 16 * 2**20
 
 
 def resolve_commit(address: Address) -> str:
@@ -57,6 +60,8 @@ def read_license(address: Address) -> str:
             card = hf_hub_download(address.path, "README.md", repo_type="dataset", revision=address.revision)
         except RemoteEntryNotFoundError:
             return "unknown"  # the repository has no card
+    if Path(card).stat().st_size > _MAX_CARD_BYTES:
+        return "unknown"
     try:
         license = DatasetCard.load(card).data.get("license")
     except (OSError, ValueError):
@@ -168,7 +173,6 @@ def _build_listing(address: Address) -> ParquetListing | None:
     import pyarrow.parquet as pq
     from datasets import Features
     from datasets.packaged_modules.parquet.parquet import Parquet
-    from huggingface_hub import HfFileSystem
 
     builder = _load_builder(address)
     files = {str(split): tuple(urls) for split, urls in (builder.config.data_files or {}).items()}
@@ -177,7 +181,7 @@ def _build_listing(address: Address) -> ParquetListing | None:
         return None
     features = builder.info.features
     if features is None:
-        with HfFileSystem().open(next(iter(files.values()))[0], "rb", cache_type="none") as file:
+        with open_hub_file(next(iter(files.values()))[0]) as file:
             features = Features.from_arrow_schema(pq.read_schema(file))
     return ParquetListing(features, files)
 

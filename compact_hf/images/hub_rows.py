@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 from filelock import FileLock
 
 from compact_hf.errors import SourceError
+from compact_hf.hub.download import open_hub_file
 from compact_hf.images.address import Address
 from compact_hf.images.hub_repository import (
     ParquetListing,
@@ -110,11 +111,10 @@ class HubParquetFile:
         url (`str`): URL of the file, `hf://datasets/org/name@COMMIT/path`.
         address (`Address`): the dataset, for error messages and the path in the cache.
         features (`datasets.Features`): the columns to read.
-        fs (`huggingface_hub.HfFileSystem`): the file system to read from.
     """
 
-    def __init__(self, url: str, address: Address, features: Any, fs: Any) -> None:
-        self._url, self._address, self._features, self._fs = url, address, features, fs
+    def __init__(self, url: str, address: Address, features: Any) -> None:
+        self._url, self._address, self._features = url, address, features
         self._cache_directory = get_cache_directory(address) / digest(url, features.to_dict(), length=16)
         self._error: SourceError | None = None
 
@@ -126,7 +126,7 @@ class HubParquetFile:
         cache_file = self._cache_directory / "footer"
         with translate_source_errors(self._address):
             if not cache_file.exists():
-                with self._open() as file:
+                with open_hub_file(self._url) as file:
                     metadata = pq.read_metadata(file)
                 with atomic_file(cache_file, is_shared=True) as temp_file:
                     metadata.write_metadata_file(str(temp_file))
@@ -199,7 +199,11 @@ class HubParquetFile:
         group_metadata = self.footer.row_group(group)
         rows = max(1, _MAX_BATCH_BYTES * group_metadata.num_rows // max(1, group_metadata.total_byte_size))
         schema = self._features.arrow_schema
-        with self._open() as file, pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        with (
+            open_hub_file(self._url) as file,
+            pa.OSFile(str(path), "wb") as sink,
+            pa.ipc.new_file(sink, schema) as writer,
+        ):
             parquet = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False, buffer_size=_REQUEST_BYTES)
             # Without threads, because all columns are read from the same file object.
             for batch in parquet.iter_batches(rows, [group], columns=list(self._features), use_threads=False):
@@ -221,14 +225,10 @@ class HubParquetFile:
         if any(leaf.num_values == group_metadata.num_rows and _has_no_nulls(leaf.statistics) for leaf in leaves):
             return [1] * group_metadata.num_rows
         shortest = min(leaves, key=lambda leaf: leaf.total_compressed_size).path_in_schema
-        with self._open() as file:
+        with open_hub_file(self._url) as file:
             parquet = pq.ParquetFile(file, metadata=self.footer, pre_buffer=False)
             lists = parquet.read_row_group(group, columns=[shortest])[column]
         return [length or 0 for length in pc.list_value_length(lists).to_pylist()]
-
-    def _open(self) -> Any:
-        # No read-ahead: the bytes after a column belong to another column, which may not be needed.
-        return self._fs.open(self._url, "rb", cache_type="none")
 
 
 class HubRows:
@@ -298,11 +298,9 @@ def open_hub_rows(
         SourceError: a file cannot be read or is not a Parquet file.
     """
     from datasets import Features
-    from huggingface_hub import HfFileSystem
 
     features = Features({name: listing.features[name] for name in columns})
-    fs = HfFileSystem()
-    files = {split: [HubParquetFile(url, address, features, fs) for url in listing.files[split]] for split in splits}
+    files = {split: [HubParquetFile(url, address, features) for url in listing.files[split]] for split in splits}
     with ThreadPoolExecutor(_HUB_THREADS) as pool:
         list(pool.map(lambda file: file.footer, [file for split in splits for file in files[split]]))
     return {split: HubRows(files[split]) for split in splits}

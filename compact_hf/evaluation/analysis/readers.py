@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from compact_hf.errors import EvaluationError, UsageError
+from compact_hf.hub.download import open_hub_file
 from compact_hf.images.address import HUB_PREFIX, Address, is_url
 from compact_hf.images.conversations import Defect
 from compact_hf.images.hub_repository import list_parquet_files, resolve_commit, translate_source_errors
@@ -217,13 +218,7 @@ def _worker_count(address: Address) -> int:
 
 
 def _open_file(address: Address, file: str) -> AbstractContextManager[Any]:
-    if not address.on_hub:
-        return open_regular(file)
-    from huggingface_hub import HfFileSystem
-
-    # No read-ahead: the images between the text columns are a hundred times larger.
-    stream: AbstractContextManager[Any] = HfFileSystem().open(file, "rb", cache_type="none")
-    return stream
+    return open_hub_file(file) if address.on_hub else open_regular(file)
 
 
 def _read_footer(address: Address, file: str) -> Any:
