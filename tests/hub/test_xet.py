@@ -100,7 +100,7 @@ def test_a_storage_that_is_busy_or_not_there_was_retried_enough(
     for (kind, message), name in zip((busy, nowhere), names, strict=True):
         assert kind == "HubUnavailableError"
         assert message.startswith(f"the Xet storage of {name} cannot be reached ("), message
-        assert message.endswith(f"): try again later, or {HINT}"), message
+        assert f"): try again later, or {HINT}" in message
     assert "503 of " in busy[1]
     assert "http://127.0.0.1:9" in nowhere[1]
     assert retries == []
