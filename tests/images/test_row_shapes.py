@@ -73,8 +73,13 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("write", [write_list, write_lines, write_list_with_mark, write_lines_with_mark])
-@pytest.mark.parametrize("shape", ROWS)
+CASES = [
+    *((shape, write_lines) for shape in ROWS),
+    *(("LLaVA", write) for write in (write_list, write_list_with_mark, write_lines_with_mark)),
+]
+
+
+@pytest.mark.parametrize(("shape", "write"), CASES)
 def test_a_row_of_any_shape_is_a_question_about_its_image(shape: str, write: Write, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "x.png").write_bytes(IMAGE)
