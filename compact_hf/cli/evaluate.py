@@ -120,7 +120,7 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument("--rpm", type=float, metavar="N", help="at most N requests per minute")
     server.add_argument("--tpm", type=float, metavar="N", help="at most N tokens per minute")
-    server.add_argument("--max-requests", type=int, metavar="N", help="stop after N answered requests in total")
+    server.add_argument("--max-requests", type=int, metavar="N", help="stop after N billed requests in total")
     server.add_argument("--max-cost", type=float, metavar="USD", help="stop when the total cost reaches USD US dollars")
     server.add_argument(
         "--price-in", type=float, metavar="USD", help="USD per million input tokens, if unknown to genai-prices"

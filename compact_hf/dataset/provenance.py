@@ -36,11 +36,12 @@ class ModelUsage:
         role (`str`): `teacher` or `verifier`.
         name (`str`): the model as given to the run, `NAME[:MODEL]`; of a path only the last part.
         versions (`tuple[str, ...]`): sorted names of the models that answered, as reported in their replies.
-        requests (`int`): number of requests that were answered.
+        requests (`int`): number of billed requests, whether their replies could be used or not.
         input_tokens (`int`): billed input tokens.
         output_tokens (`int`): billed output tokens.
         cost (`float`, *optional*): USD, at list prices on the days of the replies; None if a price is unknown.
         price_source (`str`): source of the prices, such as `genai-prices 0.2.3` or `runs here`; empty if unknown.
+        estimated (`int`): number of these requests whose tokens are estimated.
     """
 
     role: Role
@@ -51,6 +52,7 @@ class ModelUsage:
     output_tokens: int
     cost: float | None
     price_source: str
+    estimated: int
 
     @property
     def backend(self) -> str:
@@ -107,6 +109,7 @@ class _UsageSums:
             # `fsum` is exact, so that the sum does not depend on the order of the runs.
             math.fsum(costs) if len(costs) == len(self.usages) else None,
             next((usage.price.source for usage in self.usages if usage.price is not None), ""),
+            sum(usage.estimated for usage in self.usages),
         )
 
 

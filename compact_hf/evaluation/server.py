@@ -30,7 +30,7 @@ from compact_hf.runs.process import Process, Result, SessionProgress
 from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.runs.run import checkpoints, create_budget
 from compact_hf.runs.runner import Runner
-from compact_hf.teachers.base import EncodedImage, Request
+from compact_hf.teachers.base import EncodedImage, Request, Role, Teacher
 from compact_hf.teachers.reader import read_text
 
 SERVER_PREFIX: Final = "openai:"
@@ -77,6 +77,7 @@ def ask_server(
     from compact_hf.teachers.openai import OpenAI
 
     teacher = OpenAI(model.removeprefix(SERVER_PREFIX), url=url, max_text_tokens=max_new_tokens)
+    teachers: dict[Role, Teacher] = {"teacher": teacher}
     # Hash of the image id -> questions about the image. The hash is the image's id in the journal.
     by_image: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
@@ -104,9 +105,9 @@ def ask_server(
             on_progress(answered)
             runner = Runner(
                 journal,
-                {"teacher": teacher},
+                teachers,
                 rate_limits=RateLimits(limits.concurrency, limits.rpm, limits.tpm),
-                budget=create_budget(journal, limits, limits.prices({"teacher": teacher.name})),
+                budget=create_budget(journal, limits, teachers, limits.prices({"teacher": teacher.name})),
                 stop=stop,
                 on_progress=report_progress,
             )

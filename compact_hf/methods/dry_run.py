@@ -19,7 +19,7 @@ from compact_hf.methods.generate import CompactKeywords, MethodCall, method_keyw
 from compact_hf.methods.registry import DEFAULT_METHOD
 from compact_hf.methods.status import RunStatus, status
 from compact_hf.runs.identity import RunIdentity
-from compact_hf.runs.journal import FILE_NAME
+from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.runs.sources import SCENES, describe_teachers
 from compact_hf.teachers.prices import is_free
@@ -88,7 +88,7 @@ def _iter_source_notes(images: ImageSource) -> Iterator[str]:
 
 
 def _read_status(out: Path, identity: RunIdentity) -> RunStatus | None:
-    """Return the status of the run in `out`, or None if there is no run.
+    """Return the status of the run in `out`, or None if there is no run, or one that the planned run replaces.
 
     Raises:
         SettingsMismatchError: the run was started with other settings.
@@ -99,8 +99,10 @@ def _read_status(out: Path, identity: RunIdentity) -> RunStatus | None:
     # Only the planned names are compared: the stored identity may also name free teachers (see above).
     planned = {"shard": None, **identity.to_json()}
     existing = {name: run_status.identity.get(name) for name in planned}
-    if existing != planned:
-        raise SettingsMismatchError(
-            str(out), {name: (existing[name], planned[name]) for name in planned if existing[name] != planned[name]}
-        )
-    return run_status
+    if existing == planned:
+        return run_status
+    differences = {name: (existing[name], planned[name]) for name in planned if existing[name] != planned[name]}
+    with Journal.read(out) as journal:
+        if journal.can_be_replaced(differences):
+            return None
+    raise SettingsMismatchError(str(out), differences)

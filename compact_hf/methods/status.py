@@ -82,7 +82,7 @@ class RunStatus(NotebookSummary):
         questions (`int`): accepted items, such as questions, of the images that were kept.
         rejects (`tuple[RejectCount, ...]`): the most frequent first within each stage.
         planted (`tuple[FaultCount, ...]`): results for planted faults; empty unless the scenes teacher plants faults.
-        requests (`dict[str, int]`): role -> number of replies in the journal.
+        requests (`dict[str, int]`): role -> number of billed requests.
         input_tokens, output_tokens (`int`): billed tokens of all replies.
         spending (`dict[Role, RoleUsage]`): role -> its requests, tokens and cost.
         cost (`float | None`): USD so far, at the prices of the day of each request; None if a price is unknown.
@@ -285,7 +285,7 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         spending=usage,
         cost=cost,
         cost_per_question=cost / accepted if cost is not None and accepted else None,
-        models=tuple(sorted({entry.model for entry in entries})),
+        models=tuple(sorted({entry.model for entry in entries if entry.model})),
         first_at=timestamps[0] if timestamps else None,
         last_at=timestamps[-1] if timestamps else None,
         left=max(0, sum(planned_counts) - finished) if len(planned_counts) == len(journals) else None,

@@ -123,11 +123,12 @@ def _format_pace(status: RunStatus) -> str:
 
 def _usage_table(status: RunStatus) -> Table:
     """Return the table of requests, tokens and cost by role; columns without any information are left out."""
-    rows: list[tuple[str, int, int, int, float | None]] = [
-        (role, usage.requests, usage.input_tokens, usage.output_tokens, usage.cost)
+    rows: list[tuple[str, int, int, int, float | None, int]] = [
+        (role, usage.requests, usage.input_tokens, usage.output_tokens, usage.cost, usage.estimated)
         for role, usage in status.spending.items()
     ]
-    rows.append(("all", sum(status.requests.values()), status.input_tokens, status.output_tokens, status.cost))
+    requests, estimated = sum(status.requests.values()), sum(usage.estimated for usage in status.spending.values())
+    rows.append(("all", requests, status.input_tokens, status.output_tokens, status.cost, estimated))
     head = ("role", "requests", "per question", "tokens in", "tokens out", "USD", "USD per question")
     # Local models have no price, and some report no tokens.
     # 7 columns with a price (or an unknown one), 5 with tokens only, 3 without both.
@@ -136,18 +137,25 @@ def _usage_table(status: RunStatus) -> Table:
 
 
 def _usage_cells(
-    status: RunStatus, role: str, requests: int, input_tokens: int, output_tokens: int, cost: float | None
+    status: RunStatus,
+    role: str,
+    requests: int,
+    input_tokens: int,
+    output_tokens: int,
+    cost: float | None,
+    estimated: int,
 ) -> tuple[str, ...]:
+    about = "about " if estimated else ""
     requests_per_question = f"{requests / status.questions:.2f}" if status.questions else "-"
     cost_per_question = _format_usd(cost / status.questions) if status.questions and cost is not None else "-"
     return (
         role,
         f"{requests:,}",
         requests_per_question,
-        f"{input_tokens:,}",
-        f"{output_tokens:,}",
-        _format_usd(cost),
-        cost_per_question,
+        f"{about}{input_tokens:,}",
+        f"{about}{output_tokens:,}",
+        f"{about if cost else ''}{_format_usd(cost)}",
+        f"{about if cost else ''}{cost_per_question}",
     )
 
 

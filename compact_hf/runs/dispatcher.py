@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn
 
 from compact_hf.errors import CompactError, SourceError, StoppedEarly, TeacherError, TeacherUnavailableError
@@ -191,7 +191,7 @@ class Dispatcher:
                 self._report(answer, is_retrying=True)
                 # Not counted as an attempt: overload says nothing about this request.
                 if not queue.throttle.record_overload(answer, hold_count):
-                    self._stop_run(f"{queue.teacher.name} has been overloaded for too long: {answer.message}")
+                    self._postpone_run(f"{queue.teacher.name} has been overloaded for too long: {answer.message}")
                 continue
             attempt += 1
             delay = queue.throttle.retry_delay(answer, hold_count, attempt)
@@ -201,7 +201,10 @@ class Dispatcher:
                     self._journal.promote_unused(request.image_id, request.role, answer.billed)
                     return self._check_usable(request, answer.billed)
                 self._report(answer, is_retrying=False)
-                self._record_abandoned(queue, answer)
+                if queue.throttle.is_too_long(answer):
+                    self._postpone_run(f"{queue.teacher.name} asks for a long delay: {answer.message}")
+                else:
+                    self._record_abandoned(queue, answer)
                 raise RequestAbandoned
             self._report(answer, is_retrying=True)
             with contextlib.suppress(TimeoutError):
@@ -223,17 +226,25 @@ class Dispatcher:
                 if answer.key not in queue.pending:
                     continue
                 request, future = queue.pending.pop(answer.key)
-                if isinstance(answer, Reply):
-                    # Write before reading the next answer: a batch teacher then forgets this one.
-                    self._journal.record_reply(request.image_id, request.role, answer)
-                elif answer.billed is not None:
-                    self._journal.record_unused(request.image_id, request.role, answer.billed)
+                # Write before reading the next answer: a batch teacher then forgets this one.
+                answer = self._record_answer(request, answer)
                 # The task that waited may have been cancelled.
                 if not future.done():
                     future.set_result(answer)
         raise TeacherError(
             f"the stream of {queue.teacher.name} ended before its last reply; run the same command again to resume"
         )
+
+    def _record_answer(self, request: Request, answer: Reply | Failure) -> Reply | Failure:
+        """Journal what was billed, with an estimate of tokens that the service did not state; return the answer."""
+        if isinstance(answer, Reply):
+            answer = self._budget.estimate_usage(request, answer)
+            self._journal.record_reply(request.image_id, request.role, answer)
+        elif answer.billed is not None:
+            billed = self._budget.estimate_usage(request, answer.billed)
+            self._journal.record_unused(request.image_id, request.role, billed)
+            answer = replace(answer, billed=billed)
+        return answer
 
     async def flush_if_idle(self) -> None:
         """Flush each teacher that cannot get another request before its next reply.
@@ -269,48 +280,55 @@ class Dispatcher:
         except SourceError as error:
             # Only this image is lost; the run continues with the others.
             return Failure(request.key, str(error), FailureKind.LOST), queue.throttle.hold_count
-        hold_count = await self._acquire_slot(queue)
+        hold_count = await self._acquire_slot(queue, request.role)
+        billed: Reply | None = None
         try:
             answer = await self._send(queue, request)
-            reply = answer if isinstance(answer, Reply) else None
-            if reply is not None:
-                queue.throttle.record_reply(hold_count, reply.input_tokens + reply.output_tokens)
+            if isinstance(answer, Reply):
+                queue.throttle.record_reply(hold_count, answer.input_tokens + answer.output_tokens)
                 self.has_answered = True
                 self._consecutive_abandoned = 0
-            self._budget.record_result(request.role, reply)
+            billed = answer if isinstance(answer, Reply) else answer.billed
             return answer, hold_count
         finally:
+            self._budget.record_result(request.role, billed)
             queue.throttle.slots.release()
 
-    async def _acquire_slot(self, queue: TeacherQueue) -> int:
-        """Wait until a request may be sent, and take its slot; return the number of holds so far."""
+    async def _acquire_slot(self, queue: TeacherQueue, role: Role) -> int:
+        """Wait until a request may be sent, take its slot and charge the budget; return the number of holds so far."""
         stop = self._state.stop
         while True:
             hold_count = await queue.throttle.wait(stop.is_set)
             await self._acquire(queue.throttle.slots.acquire, queue.throttle.slots.is_full)
-            # A hold may have begun while waiting for the slot: then give it back and wait again.
-            can_send = hold_count == queue.throttle.hold_count and await queue.throttle.rate_limiter.wait(stop)
-            if can_send and await self._wait_for_budget(queue, hold_count):
-                self._budget.record_sent()
-                return hold_count
+            if await self._reserve_budget(queue, role, hold_count):
+                # The rate comes last, so that nothing waits between it and sending. A hold may have begun while waiting
+                # for any of these: then give all of them back and wait again.
+                if await queue.throttle.rate_limiter.wait(stop) and hold_count == queue.throttle.hold_count:
+                    return hold_count
+                self._budget.record_result(role, None)
             queue.throttle.slots.release()
             if stop.is_set():
                 self._state.abandon()
 
-    async def _wait_for_budget(self, queue: TeacherQueue, hold_count: int) -> bool:
-        """Return True when the budget allows one more request, False if a new hold or the end of the run comes first.
+    async def _reserve_budget(self, queue: TeacherQueue, role: Role, hold_count: int) -> bool:
+        """Charge one more request when the budget allows it; return False if a hold or the end of the run comes first.
 
         Requests in flight may turn out cheaper than assumed. The budget is used up only if none is in flight.
         """
-        while hold_count == queue.throttle.hold_count and not self._state.stop.is_set():
-            if not (reason := self._budget.exhausted_reason()):
-                return True
-            if not self._budget.in_flight:
-                self._state.request_stop(StoppedEarly(f"{reason} and run the same command again to resume"))
-                return False
-            async with self._state.waiting():
-                await self._budget.wait_for_change()
-        return False
+        try:
+            while hold_count == queue.throttle.hold_count and not self._state.stop.is_set():
+                if self._budget.can_send(role):
+                    self._budget.reserve(role)
+                    return True
+                if not self._budget.in_flight:
+                    reason = self._budget.exhausted_reason(role)
+                    self._state.request_stop(StoppedEarly(f"{reason} and run the same command again to resume"))
+                    return False
+                async with self._state.waiting():
+                    await self._budget.wait_for_change(role)
+            return False
+        finally:
+            self._budget.wake_next(role)
 
     async def _acquire(self, acquire: Callable[[], Awaitable[object]], is_full: bool) -> None:
         """Acquire a slot; the task counts as waiting only if it cannot get one at once."""
@@ -358,6 +376,10 @@ class Dispatcher:
         self._progress.last_failure = failure.message
         self._progress.is_retrying = is_retrying
         self._on_failure()
+
+    def _postpone_run(self, reason: str) -> None:
+        """Stop the run because waiting helps, but would take too long."""
+        self._state.request_stop(StoppedEarly(f"{reason}; nothing is lost, run the same command later"))
 
     def _stop_run(self, reason: str) -> None:
         self._state.request_stop(TeacherUnavailableError(f"{reason}; nothing is lost, run the same command later"))

@@ -205,6 +205,18 @@ class Journal:
         self._db.close()
         self._exit_stack.close()
 
+    def can_be_replaced(self, differences: Collection[str]) -> bool:
+        """Return whether a run with other settings may replace this one: it has no reply, and no batch job will answer.
+
+        Args:
+            differences (`Collection[str]`): names of the settings that differ. The method must be the same, because the
+                files that it writes beside the journal are those of one method.
+        """
+        from compact_hf.teachers.gemini_batch.store import has_submitted_jobs
+
+        has_replies = bool(self._count("SELECT EXISTS (SELECT 1 FROM replies UNION ALL SELECT 1 FROM unused)"))
+        return "method" not in differences and not has_replies and not has_submitted_jobs(self.run)
+
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that the run was started with."""
@@ -399,17 +411,9 @@ class Journal:
         try:
             directory.check(self.identity, identity)
         except SettingsMismatchError as error:
-            # The files that a method writes beside the journal are those of one method.
-            if "method" in error.differences or self._has_replies():
+            if not self.can_be_replaced(error.differences):
                 raise
             self._start_afresh(identity, keep_images=not error.differences.keys() & {"source", "shard"})
-
-    def _has_replies(self) -> bool:
-        """Return whether a request of this run was answered, or a batch job will answer it."""
-        from compact_hf.teachers.gemini_batch.store import has_submitted_jobs
-
-        replies = "SELECT 1 FROM replies UNION ALL SELECT 1 FROM unused"
-        return bool(self._count(f"SELECT EXISTS ({replies})")) or has_submitted_jobs(self.run)
 
     def _start_afresh(self, identity: Mapping[str, Any], *, keep_images: bool) -> None:
         """Make this the journal of another run; images that were inspected can be kept if they are the same."""

@@ -175,7 +175,7 @@ class RunLimits:
     )
     rpm: float | None = option(None, "maximum number of requests per minute", metavar="N")
     tpm: float | None = option(None, "maximum number of tokens per minute", metavar="N")
-    max_requests: int | None = option(None, "stop after N answered requests, over all sessions", metavar="N")
+    max_requests: int | None = option(None, "stop after N billed requests, over all sessions", metavar="N")
     max_cost: float | None = option(None, "stop at this cost in US dollars, over all sessions", metavar="USD")
     price_in: float | None = option(None, "USD per million input tokens, if unknown to genai-prices", metavar="USD")
     price_out: float | None = option(None, "USD per million output tokens, if unknown to genai-prices", metavar="USD")
@@ -252,7 +252,7 @@ class RunOptions(RunLimits):
         concurrency (`int`, *optional*, defaults to 16): maximum number of requests in flight.
         rpm (`float`, *optional*): maximum number of requests per minute.
         tpm (`float`, *optional*): maximum number of tokens per minute, input and output.
-        max_requests (`int`, *optional*): stop after this number of answered requests, over all sessions of the run.
+        max_requests (`int`, *optional*): stop after this number of billed requests, over all sessions of the run.
         max_cost (`float`, *optional*): stop at this cost in US dollars, over all sessions of the run.
         price_in (`float`, *optional*): US dollars per million input tokens, if genai-prices does not know the price.
         price_out (`float`, *optional*): US dollars per million output tokens, if genai-prices does not know the price.

@@ -336,8 +336,18 @@ class RequestThrottle:
         # A server that bills what it sends is not down, and more attempts would cost more.
         if attempt >= self.retry_policy.max_attempts and (failure.billed is not None or not self._is_down()):
             return None
-        delay = failure.retry_after if failure.retry_after is not None else self._backoff_delay(attempt)
-        return delay if delay <= self.retry_policy.max_overload_s else None
+        if self.is_too_long(failure):
+            return None
+        return failure.retry_after if failure.retry_after is not None else self._backoff_delay(attempt)
+
+    def is_too_long(self, failure: Failure) -> bool:
+        """Return whether the server asks for a longer delay than a run waits, for a request that may succeed then.
+
+        Args:
+            failure (`Failure`): the failure.
+        """
+        is_retryable = failure.kind in (FailureKind.TRANSIENT, FailureKind.OVERLOADED)
+        return is_retryable and (failure.retry_after or 0.0) > self.retry_policy.max_overload_s
 
     def _is_down(self) -> bool:
         """Return whether a server that answered before fails now: several requests failed since its newest reply."""

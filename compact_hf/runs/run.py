@@ -28,7 +28,7 @@ from compact_hf.runs.process import Process, SessionProgress
 from compact_hf.runs.rate_limit import RateLimits
 from compact_hf.runs.runner import Runner
 from compact_hf.runs.shards import Shard
-from compact_hf.teachers.base import Reply, Role, Teacher
+from compact_hf.teachers.base import Role, Teacher
 from compact_hf.teachers.prices import Price
 from compact_hf.wording import format_command
 
@@ -122,8 +122,6 @@ class ImageCounter:
         )
 
 
-# Assumed (input, output) tokens of a request until the first reply: an image and a page of text, a few lines of answer.
-_INITIAL_TOKEN_ESTIMATE: Final = (2_000, 300)
 _CHECKPOINT_S: Final = 5.0
 
 
@@ -227,7 +225,7 @@ class Run:
                 journal,
                 self.teachers,
                 rate_limits=RateLimits(limits.concurrency, limits.rpm, limits.tpm),
-                budget=await asyncio.to_thread(create_budget, journal, limits, prices),
+                budget=await asyncio.to_thread(create_budget, journal, limits, self.teachers, prices),
                 stop=stop,
                 on_progress=on_progress,
             )
@@ -323,31 +321,19 @@ async def checkpoints(journal: Journal) -> AsyncGenerator[None]:
             await asyncio.to_thread(journal.checkpoint, is_last=True)  # otherwise `close` does it and blocks the loop
 
 
-def create_budget(journal: Journal, limits: RunLimits, prices: Mapping[Role, Price | None]) -> Budget:
+def create_budget(
+    journal: Journal, limits: RunLimits, teachers: Mapping[Role, Teacher], prices: Mapping[Role, Price | None]
+) -> Budget:
     """Return the budget of a run, with the requests and the cost of earlier sessions counted.
 
     Args:
         journal (`Journal`): journal of the run.
         limits (`RunLimits`): limits of the run, or of its shard.
+        teachers (`Mapping[Role, Teacher]`): the teacher of each role.
         prices (`Mapping[Role, Price | None]`): price of each role's teacher.
     """
-
-    def reply_cost(role: Role, reply: Reply) -> float:
-        price = prices[role]
-        return 0.0 if price is None else price.cost(reply.input_tokens, reply.output_tokens)
-
     # Without a limit, the journal need not be summed up.
     if limits.max_requests is None and limits.max_cost is None:
         return Budget()
-    rows = journal.usage()
-    priced_rows = [(price, row) for row in rows if (price := prices[row.role]) is not None]
-    return Budget(
-        limits.max_requests,
-        limits.max_cost,
-        reply_cost,
-        initial_estimate=max(
-            (price.cost(*_INITIAL_TOKEN_ESTIMATE) for price in prices.values() if price is not None), default=0.0
-        ),
-        requests=sum(row.requests for row in rows),
-        cost=sum(price.cost(row.input_tokens, row.output_tokens) for price, row in priced_rows),
-    )
+    batch_roles = [role for role, teacher in teachers.items() if teacher.is_batch]
+    return Budget(limits.max_requests, limits.max_cost, prices=prices, batch_roles=batch_roles, usage=journal.usage())

@@ -19,11 +19,12 @@ class RoleUsage:
 
     Attributes:
         teacher (`str`): the teacher, `NAME:MODEL`.
-        requests (`int`): number of answered requests.
+        requests (`int`): number of billed requests, whether their replies could be used or not.
         input_tokens (`int`): billed input tokens.
         output_tokens (`int`): billed output tokens.
         price (`Price | None`): today's price of the teacher, None if unknown.
         cost (`float | None`): US dollars, at the prices of the days of the requests; None if a price is unknown.
+        estimated (`int`): number of requests whose tokens, and therefore cost, are estimated.
     """
 
     teacher: str
@@ -32,6 +33,7 @@ class RoleUsage:
     output_tokens: int
     price: Price | None
     cost: float | None
+    estimated: int
 
 
 def usage_by_role(
@@ -72,5 +74,6 @@ def usage_by_role(
             output_tokens=sum(entry.output_tokens for entry in role_entries),
             price=current_prices[role],
             cost=math.fsum(costs) if is_known else None,
+            estimated=sum(entry.estimated for entry in role_entries),
         )
     return usage

@@ -284,6 +284,15 @@ def judge_reply(reply: Reply, finish: str, *, is_free_text: bool = False) -> Rep
     return reply
 
 
+def make_lost_reply(key: str) -> Reply:
+    """Return a reply for `Failure.billed` that was made, and probably billed, but did not arrive in a readable form.
+
+    Args:
+        key (`str`): key of the request.
+    """
+    return Reply(key, text="", model="", refused="unreadable", has_usage=False)
+
+
 def is_html(text: str) -> bool:
     """Return whether a text is an HTML page.
 

@@ -23,6 +23,7 @@ from compact_hf.teachers.failures import (
     describe_body,
     is_html,
     judge_reply,
+    make_lost_reply,
     translate_error,
 )
 from compact_hf.teachers.gemini_request import build_body
@@ -278,7 +279,8 @@ class Gemini:
         try:
             response = await self._connections.post(body)
         except NoResponseError as error:
-            return Failure(request.key, str(error))
+            billed = make_lost_reply(request.key) if error.is_billed else None
+            return Failure(request.key, str(error), billed=billed)
         try:
             _raise_for_status(response)
             answer = parse_response(response.body)
@@ -295,7 +297,7 @@ class Gemini:
         if is_html(text):
             return Failure(request.key, f"the reply of {self._server} is {describe_body(text, self._key)}")
         # A reply was made, and probably billed, although it was damaged on its way.
-        unreadable = Reply(request.key, text="", model=self.name, refused="unreadable", has_usage=False)
+        unreadable = make_lost_reply(request.key)
         message = f"the reply of {self._server} is not Gemini's JSON ({type(error).__name__})"
         return Failure(request.key, message, billed=unreadable if response.status == 200 else None)
 

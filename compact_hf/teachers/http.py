@@ -45,9 +45,19 @@ class HttpResponse:
 
 
 class NoResponseError(Exception):
-    """Raised when a server gave no complete response; the message names the server and the reason, in one line."""
+    """Raised when a server gave no complete response; the message names the server and the reason, in one line.
+
+    Attributes:
+        is_billed (`bool`): whether the service probably bills the request: it was sent, and then took too long or got
+            too large a response. After a lost connection the service probably stops.
+    """
+
+    def __init__(self, message: str, *, is_billed: bool = False) -> None:
+        super().__init__(message)
+        self.is_billed = is_billed
 
 
+_CONNECT_TIMEOUT_S: Final = 30.0
 # Bytes. Larger bodies are sent in chunks, so that other requests are served in between.
 _MAX_UNDIVIDED_BYTES: Final = 2**20
 MAX_RESPONSE_BYTES: Final = 8 * 2**20
@@ -68,6 +78,7 @@ class Connections:
         self._url = url
         self._headers = headers
         self._timeout_s = timeout_s
+        self._connect_timeout_s = min(timeout_s, _CONNECT_TIMEOUT_S)
         self._server = server
         self._ssl_context = get_ssl_context()
         self._proxy: str | None = None
@@ -87,13 +98,16 @@ class Connections:
         """
         self._session = self._session or self._open_session()
         data = body if len(body) <= _MAX_UNDIVIDED_BYTES else BytesIO(body)
+        is_billed = False
         try:
             async with self._session.post(self._url, data=data, proxy=self._proxy, allow_redirects=False) as response:
                 refuse_redirect(self._server, self._url, response.status, response.headers)
                 content = await self._read_body(response)
                 return HttpResponse(response.status, response.reason or "", response.headers, content)
+        except aiohttp.ConnectionTimeoutError:
+            message = f"{self._server} cannot be reached (no connection within {self._connect_timeout_s:g} s)"
         except TimeoutError:
-            message = f"{self._server} gave no answer within {self._timeout_s:g} s"
+            message, is_billed = f"{self._server} gave no answer within {self._timeout_s:g} s", True
         except aiohttp.ClientConnectorError as error:
             # The error type alone does not distinguish a wrong host name from a wrong certificate.
             message = f"{self._server} cannot be reached ({one_line(error.os_error.strerror or str(error.os_error))})"
@@ -102,7 +116,7 @@ class Connections:
         except aiohttp.ClientError as error:
             message = f"the connection to {self._server} was lost ({type(error).__name__})"
         # Raised outside of `except`, because the traceback of the original error may quote headers.
-        raise NoResponseError(message)
+        raise NoResponseError(message, is_billed=is_billed)
 
     async def _read_body(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the body of a response, decompressed; aiohttp decompresses only a little more than what is read."""
@@ -112,7 +126,8 @@ class Connections:
             body += chunk
             if max(len(body), response.content.total_raw_bytes) > MAX_RESPONSE_BYTES:
                 response.close()
-                raise NoResponseError(f"the reply of {self._server} is larger than {MAX_RESPONSE_BYTES:,} bytes")
+                message = f"the reply of {self._server} is larger than {MAX_RESPONSE_BYTES:,} bytes"
+                raise NoResponseError(message, is_billed=True)
         return bytes(body)
 
     async def close(self) -> None:
@@ -134,7 +149,7 @@ class Connections:
         return aiohttp.ClientSession(
             connector=connector,
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 

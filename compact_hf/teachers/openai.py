@@ -29,6 +29,7 @@ from compact_hf.teachers.failures import (
     describe_body,
     is_html,
     judge_reply,
+    make_lost_reply,
     translate_error,
 )
 from compact_hf.teachers.http import (
@@ -140,7 +141,8 @@ class OpenAI:
         try:
             response = await self._connections.post(body)
         except NoResponseError as error:
-            return Failure(request.key, str(error))
+            billed = make_lost_reply(request.key) if error.is_billed else None
+            return Failure(request.key, str(error), billed=billed)
         if response.status in _UNKNOWN_FIELD_CODES and sends_store and b"store" in response.body:
             # Sent again at once, and never with this field again.
             self._sends_store = False
@@ -187,7 +189,7 @@ class OpenAI:
         except ValidationError as invalid:
             kind = invalid.errors(include_url=False, include_input=False, include_context=False)[0]["type"]
             # A reply was made, and probably billed, although it was damaged on its way.
-            unreadable = Reply(request.key, text="", model=self.name, refused="unreadable", has_usage=False)
+            unreadable = make_lost_reply(request.key)
             return Failure(request.key, f"the reply is not OpenAI's JSON ({kind})", billed=unreadable)
         choice = completion.choices[0] if completion.choices else _Choice(message=_Message())
         usage = completion.usage or _Usage()

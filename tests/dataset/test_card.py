@@ -227,8 +227,8 @@ def test_only_pictures_that_show_something_are_there(tmp_path: Path) -> None:
     assert not (tmp_path / "text" / "assets").exists()
 
 
-def make_usage(role: Role, name: str, cost: float | None, price_source: str) -> ModelUsage:
-    return ModelUsage(role, name, ("model-001",), 1200, 3_000_000, 40_000, cost, price_source)
+def make_usage(role: Role, name: str, cost: float | None, price_source: str, *, estimated: int = 0) -> ModelUsage:
+    return ModelUsage(role, name, ("model-001",), 1200, 3_000_000, 40_000, cost, price_source, estimated)
 
 
 PROVENANCE = Provenance(
@@ -287,6 +287,21 @@ def test_a_price_is_told_as_far_as_it_is_known(
     text = (tmp_path / "out" / "README.md").read_text()
     assert told in text
     assert "- Date: replies were received on 2026-11-20 (UTC)." in text
+
+
+def test_estimated_tokens_are_called_estimates(tmp_path: Path) -> None:
+    teacher = make_usage("teacher", "gemini:gemini-3.8-flash", 2.4, "genai-prices 1", estimated=1100)
+    provenance = replace(PROVENANCE, model_usage=(teacher, PROVENANCE.model_usage[1]))
+    write_dataset(make_rows(8), tmp_path / "out", sources=("compact",), version="1.0.0", provenance=provenance)
+    text = (tmp_path / "out" / "README.md").read_text()
+    for line in (
+        "| gemini:gemini-3.8-flash | model-001 | 1,200 | about 3,000,000 | about 40,000 | about 2.40 |",
+        "| verifier | local:m | model-001 | 1,200 | 3,000,000 | 40,000 | 0.00 |",
+        "- Cost: about 2.40 USD, at the list prices",
+        "\n- Tokens: the service did not state those of 1,100 requests, which are estimated.\n- Images:",
+    ):
+        assert line in text
+    assert validate(tmp_path / "out").is_valid
 
 
 def test_strict_rows_are_told_apart(tmp_path: Path) -> None:

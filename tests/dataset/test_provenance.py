@@ -66,6 +66,7 @@ def test_date_price_and_counts_are_the_journal_s(tmp_path: Path) -> None:
     # USD per million tokens: 0.75 for input, 3.75 for output
     assert provenance.cost == teacher.cost == pytest.approx(10_000 * 0.75e-6 + 1_000 * 3.75e-6)
     assert teacher.versions == ("gemini-3.8-flash-001",)
+    assert teacher.estimated == 0
     assert teacher.price_source.startswith("genai-prices ")
     assert (verifier.name, verifier.requests, verifier.cost, verifier.price_source) == ("scenes", 1, 0, "runs here")
     assert provenance.settings == {"method": ("compact",), "k": ("1, 2",), "seed": ("0",)}

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from compact_hf.errors import StoppedEarly, TeacherUnavailableError
+from compact_hf.errors import StoppedEarly
 from compact_hf.methods.generate import generate
 from compact_hf.runs.run import RunProgress
 from compact_hf.teachers.gemini import Gemini
@@ -276,7 +276,7 @@ def test_a_service_that_is_away_for_good_ends_the_run_in_one_line_and_the_run_go
     def refuse(request: ModelRequest, number: int) -> Response | None:
         return error_response(429, "RESOURCE_EXHAUSTED", "daily quota", retry_delay_s=40_000) if number > 12 else None
 
-    with pytest.raises(TeacherUnavailableError, match="daily quota; nothing is lost, run the same command later"):
+    with pytest.raises(StoppedEarly, match="daily quota; nothing is lost, run the same command later"):
         generate_with_fault(tiny, run, preset, refuse)
     server, _ = generate_with_fault(tiny, run, preset, lambda request, number: None)
     assert hash_release(run) == clean[preset]

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import Response
 
-from compact_hf.errors import StoppedEarly, UsageError
+from compact_hf.errors import SettingsMismatchError, StoppedEarly, TeacherError, UsageError
 from compact_hf.images.codec import encode_for_teacher
+from compact_hf.methods.dry_run import dry_run
 from compact_hf.methods.generate import generate
 from compact_hf.methods.status import status
 from compact_hf.runs.options import RunLimits
@@ -276,3 +277,19 @@ def test_a_budget_is_kept_to_in_batches_too(tiny: Path, tmp_path: Path) -> None:
             with pytest.raises(StoppedEarly, match=f"the budget of {limit} requests is used up"):
                 generate(str(tiny), tmp_path / "run", teacher_url=server.url, max_requests=limit, **settings)
             assert (len(server.requests), len(server.batches.jobs)) == (limit, batches)
+
+
+@pytest.mark.parametrize("backend", ["gemini", "gemini-batch"])
+def test_after_a_misspelled_model_the_same_directory_can_be_used(tiny: Path, tmp_path: Path, backend: str) -> None:
+    options: dict[str, Any] = {"preset": "efficient"}
+    with GeminiServer() as server:
+        server.batches.polls_to_finish = 1
+        with pytest.raises(TeacherError, match="no-such-model was not found"):
+            generate(str(tiny), tmp_path / "run", teacher=f"{backend}:no-such-model", teacher_url=server.url, **options)
+        name = f"{backend}:gemini-3.8-flash"
+        assert dry_run(str(tiny), tmp_path / "run", teacher=name, **options).pictures == 8
+        progress = generate(str(tiny), tmp_path / "run", teacher=name, teacher_url=server.url, **options)
+        assert progress.finished == 8
+        assert status(tmp_path / "run").identity["teacher"] == name
+        with pytest.raises(SettingsMismatchError, match="teacher was"):
+            generate(str(tiny), tmp_path / "run", teacher=f"{backend}:other", teacher_url=server.url, **options)

@@ -250,16 +250,19 @@ def test_a_storm_that_does_not_end_stops_the_run(journal: Journal, answered: int
             Failure(request.key, "429", kind=FailureKind.OVERLOADED, retry_after=0.02) if number >= answered else None
         )
 
-    with pytest.raises(TeacherUnavailableError, match="has been overloaded for too long: 429"):
+    with pytest.raises(StoppedEarly, match="has been overloaded for too long: 429"):
         run(journal, EchoTeacher(storm), count=60)
 
 
-def test_a_delay_longer_than_anybody_waits_stops_the_run_at_once(journal: Journal) -> None:
-    def tomorrow(request: Request, number: int) -> Failure | None:
-        return Failure(request.key, "daily quota", kind=FailureKind.OVERLOADED, retry_after=86400.0)
+@pytest.mark.parametrize("kind", [FailureKind.OVERLOADED, FailureKind.TRANSIENT])
+def test_a_delay_longer_than_anybody_waits_stops_the_run_at_once(journal: Journal, kind: FailureKind) -> None:
+    def later(request: Request, number: int) -> Failure | None:
+        return Failure(request.key, "maintenance", kind=kind, retry_after=3600.0)
 
-    with pytest.raises(TeacherUnavailableError, match="daily quota"):
-        run(journal, EchoTeacher(tomorrow))
+    teacher = EchoTeacher(later)
+    with pytest.raises(StoppedEarly, match="maintenance; nothing is lost, run the same command later"):
+        run(journal, teacher, concurrency=1)
+    assert len(teacher.sent) == 1
 
 
 def test_what_is_in_flight_when_the_run_ends_is_still_journalled(journal: Journal) -> None:
@@ -274,7 +277,7 @@ def test_what_is_in_flight_when_the_run_ends_is_still_journalled(journal: Journa
             return Failure(request.key, "quota", kind=FailureKind.OVERLOADED, retry_after=86400.0)
 
     teacher = Slow()
-    with pytest.raises(TeacherUnavailableError, match="quota"):
+    with pytest.raises(StoppedEarly, match="quota"):
         run(journal, teacher, count=4)
     assert len(teacher.sent) == 3
     assert all(journal.get_reply(key) for key in teacher.sent)
@@ -389,7 +392,7 @@ def test_a_batch_in_flight_is_waited_for_when_the_other_teacher_ends_the_run(jou
         teachers: Mapping[Role, Teacher] = {"teacher": SlowBatch(), "verifier": EchoTeacher(no_quota)}
         await Runner(journal, teachers, rate_limits=RateLimits(4), retry_policy=FAST_RETRY).run(iter_images(2), process)
 
-    with pytest.raises(TeacherUnavailableError, match="daily quota"):
+    with pytest.raises(StoppedEarly, match="daily quota"):
         asyncio.run(main())
     assert [reply.text for _, _, reply in journal.replies()] == ["A"]
 

@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.teachers.base import Failure, FailureKind, Reply
+from compact_hf.teachers.failures import make_lost_reply
 from compact_hf.teachers.openai import OpenAI, strict_schema
 from compact_hf.teachers.registry import open_teacher
 from compact_hf.testing.openai import OpenAIServer, content_response, error_response
@@ -275,7 +276,8 @@ def test_an_account_that_is_used_up_ends_the_run_where_waiting_would_not_help() 
 def test_a_server_that_hangs_is_given_up_after_the_time_out() -> None:
     with OpenAIServer(latency_s=3) as server:
         (failure,) = ask_all(OpenAI("m", url=server.url, timeout_s=0.2), [draft_request(COMBINATION)])
-    assert failure == Failure(failure.key, f"{server.url} gave no answer within 0.2 s")
+    lost = make_lost_reply(failure.key)
+    assert failure == Failure(failure.key, f"{server.url} gave no answer within 0.2 s", billed=lost)
 
 
 def test_a_server_that_drips_is_given_up_too() -> None:
@@ -299,7 +301,8 @@ def test_a_server_that_drips_is_given_up_too() -> None:
         finally:
             stop.set()
             thread.join()
-    assert failure == Failure(failure.key, f"{url} gave no answer within 0.5 s")
+    lost = make_lost_reply(failure.key)
+    assert failure == Failure(failure.key, f"{url} gave no answer within 0.5 s", billed=lost)
     assert time.monotonic() - start < 5
 
 
