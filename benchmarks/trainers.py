@@ -96,7 +96,8 @@ def build_model(setup: TrainingSetup, directory: Path) -> tuple[Any, Any]:
     from compact_hf.models.llava.tiny import build_tiny
 
     texts = [message["content"] for row in load_rows(setup) for message in row["messages"]]
-    tiny_processor = AutoProcessor.from_pretrained(build_tiny(directory / "tiny", texts, seed=0))
+    tiny = build_tiny(directory / "tiny", texts, seed=0)
+    tiny_processor = AutoProcessor.from_pretrained(tiny, trust_remote_code=False)
     on_gpu = torch.cuda.is_available()
     config = build_config(
         SHAPES[setup.size],

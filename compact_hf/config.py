@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from compact_hf.errors import UsageError, did_you_mean
+from compact_hf.parsing import read_yaml
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,17 +28,12 @@ def read_config(path: Path, model: type[Config], *, example: str) -> Config:
     Raises:
         UsageError: the file cannot be read, or a key is missing, unknown or has a wrong value.
     """
-    import yaml
     from pydantic import ValidationError
 
     try:
-        # Bytes, not text: PyYAML detects the encoding, and reports undecodable bytes as YAMLError.
-        return model.model_validate(yaml.safe_load(path.read_bytes()))
+        return model.model_validate(read_yaml(path))
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror}): give a config file such as {example}") from error
-    except yaml.YAMLError as error:
-        # PyYAML's message has several lines; they are joined, because each error of this package is one line.
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         # `loc` is the path of the key, such as ("variants", 0, "name"); it is empty if the file is not a mapping.
         first = error.errors(include_url=False)[0]
@@ -49,6 +45,8 @@ def read_config(path: Path, model: type[Config], *, example: str) -> Config:
                 f"; valid keys are {', '.join(model.model_fields)}{did_you_mean(str(first['loc'][-1]), _keys(model))}"
             )
         raise UsageError(f"{path}: {location}: {text}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
 
 
 def _keys(model: type[BaseModel]) -> set[str]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import CompactError, SettingsMismatchError, UsageError
-from compact_hf.regular_files import read_regular
+from compact_hf.parsing import read_json
 from compact_hf.storage import (
     create_atomically,
     is_empty_directory,
@@ -148,7 +148,7 @@ class OutputDirectory:
         """
         with self._translate_errors(is_reading=True):
             try:
-                content = json.loads(read_regular(self.marker_file))
+                content = read_json(self.marker_file)
             except FileNotFoundError:
                 # New directory, or one that was only locked so far.
                 return None

@@ -388,9 +388,9 @@ def _run(args: argparse.Namespace) -> None:
     repository = check_publishable(config) if args.publish else None
     release = build(config, args.out, concurrency=args.concurrency, max_cost=args.max_cost)
     if repository is None:
-        print(release)
+        print_data(str(release))
     else:
-        print(publish_once(release, repository, version=config.version, pull_request=args.pull_request))
+        print_data(publish_once(release, repository, version=config.version, pull_request=args.pull_request))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from starlette.middleware import Middleware
 from validation import MAX_BYTES
 
 from compact_hf.errors import CompactError
+from compact_hf.escaping import escape_line
 
 SCENE_COUNT: Final = 60
 ROWS_PER_K: Final = 60
@@ -109,7 +110,7 @@ def _open_gallery(dataset: str) -> tuple[gallery.Gallery, str]:
         return gallery.read_dataset(dataset, per_k=ROWS_PER_K), ""
     except CompactError as error:
         # The reason may name a directory of this machine, so it is written to the log and not shown to visitors.
-        logging.getLogger(__name__).error("DATASET_ID cannot be used: %s", error)
+        logging.getLogger(__name__).error("DATASET_ID cannot be used: %s", escape_line(str(error)))
         error_message = (
             "**The dataset of this Space cannot be read (see the log of the Space).** Drawn scenes are shown instead."
         )

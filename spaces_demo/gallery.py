@@ -14,6 +14,7 @@ from urllib.parse import quote
 from compact_hf.errors import ReleaseError
 from compact_hf.records import Turn
 from compact_hf.reports.contact_sheet import QuestionItem
+from compact_hf.reports.markdown import format_code
 from compact_hf.scenes.questions import make_question, supported_combinations
 from compact_hf.scenes.scene import build_scene
 from compact_hf.scenes.source import SceneSource
@@ -99,7 +100,7 @@ def read_dataset(dataset: str, *, per_k: int) -> Gallery:
         raise ReleaseError(f"{dataset} has no configs k1, k2, ...: give a dataset that `compact assemble` wrote")
     # Visitors see only the last part of a path of this machine.
     name = os.path.basename(os.path.abspath(dataset)) if os.path.isdir(dataset) else dataset
-    return Gallery(tuple(_interleave(rows)), f"`{name}`, the first {per_k} rows of each k")
+    return Gallery(tuple(_interleave(rows)), f"{format_code(name)}, the first {per_k} rows of each k")
 
 
 def filter_rows(rows: Sequence[GalleryRow], k: int | None, capability: str | None) -> tuple[GalleryRow, ...]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import CompactError
+from compact_hf.escaping import escape_line
+from compact_hf.reports.markdown import format_code
 
 if TYPE_CHECKING:
     from compact_hf.evaluation.side_by_side import Answer, SideBySide
@@ -86,7 +88,7 @@ class SpaceModels:
             self._loading.set_result(SideBySide(model, adapter, device="cuda" if IS_ZERO_GPU else None))
         # The reason may name a directory of this machine, so it is not shown to visitors.
         except (CompactError, ImportError) as error:
-            logging.getLogger(__name__).error("the model cannot be used: %s", error)
+            logging.getLogger(__name__).error("the model cannot be used: %s", escape_line(str(error)))
             self._set_failed()
         except Exception:  # such as a GPU out of memory: without a result, visitors would wait forever
             logging.getLogger(__name__).exception("the model cannot be used")
@@ -116,5 +118,5 @@ def _describe_models(model: str, adapter: str) -> str:
     if not (model or adapter):
         return "the tiny student that ships with compact_hf (1.7 million parameters, trained on drawn scenes)"
     directories = {name for name in (model, adapter) if os.path.isdir(name) or os.path.isabs(name)}
-    names = [f"`{Path(name).name if name in directories else name}`" for name in (model, adapter) if name]
+    names = [format_code(Path(name).name if name in directories else name) for name in (model, adapter) if name]
     return " with the adapter ".join(names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 from page import render_template
 
+from compact_hf.escaping import escape_line
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, TABLE
+from compact_hf.parsing import read_json
 from compact_hf.records import READABLE_RESULTS_SCHEMAS
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _render_page(results_path: str) -> str:
     try:
         results = read_results(Path(results_path) if results_path else SHIPPED_RESULTS)
     except (OSError, ValueError) as error:
-        logging.getLogger(__name__).error("RESULTS cannot be used: %s", error)
+        logging.getLogger(__name__).error("RESULTS cannot be used: %s", escape_line(str(error)))
         # The tab then has only the paper's table.
         return render_template("results.html.jinja", judged=None, plots=(), benchmarks=BENCHMARKS, table=TABLE)
     return render_template(
@@ -60,7 +61,7 @@ def read_results(path: Path) -> dict[str, Any]:
         ValueError: it is not a results.json of accuracy by k.
     """
     path = path / "results.json" if path.is_dir() else path
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_json(path)
     if (
         not isinstance(results, dict)
         or results.get("schema") not in READABLE_RESULTS_SCHEMAS

@@ -150,7 +150,7 @@ def _load(base: Path) -> tuple[Any, Any]:
     with without_progress_bars():
         # With this small hidden size, eager attention takes 75% of the time of torch's fused attention on a CPU.
         model = LlavaForConditionalGeneration.from_pretrained(base, attn_implementation="eager")
-        return model, AutoProcessor.from_pretrained(base)
+        return model, AutoProcessor.from_pretrained(base, trust_remote_code=False)
 
 
 def _save(model: Any, processor: Any, out: Path) -> Path:

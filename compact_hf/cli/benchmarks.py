@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from compact_hf.cli.console import log, print_data, print_json, print_table
 from compact_hf.cli.parser import add_command
 from compact_hf.errors import UsageError
+from compact_hf.reports.markdown import format_table
 from compact_hf.wording import format_command
 
 
@@ -147,20 +147,11 @@ def _table(args: argparse.Namespace) -> int:
         return 0
     # Two tables, each a list of rows with the head first; the second one is empty without held-out questions.
     for cells in (table.cells(), table.heldout_cells()):
+        if not cells:
+            continue
+        head, *rows = cells
         if args.markdown:
-            _print_markdown(cells)
-        elif cells:
-            head, *rows = cells
+            print_data(f"\n{format_table(head, rows, is_numeric=True).rstrip()}")
+        else:
             print_table(head, rows, is_numeric=True)
     return 0
-
-
-def _print_markdown(cells: Sequence[Sequence[str]]) -> None:
-    """Print a table as Markdown, numbers to the right; nothing if it is empty."""
-    if not cells:
-        return
-    head, *rows = cells
-    print_data("")
-    # The second line sets the alignment. A `|` in a cell is escaped, chr(92) being the backslash.
-    for line in (head, ["---", *("---:" for _ in head[1:])], *rows):
-        print_data(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |")

@@ -1,4 +1,4 @@
-"""Prints data to stdout, and messages and progress to stderr.
+"""Prints data to stdout, and messages and progress to stderr; control characters in them are escaped.
 
 Progress is a bar if stderr is a terminal, otherwise a line at most every ten seconds.
 """
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TextIO
 
 from compact_hf.errors import CompactError
+from compact_hf.escaping import escape_controls, escape_line
 from compact_hf.reports.table import Table
 
 _LOG_INTERVAL_S: Final = 10.0
@@ -26,7 +27,7 @@ def log(text: str) -> None:
     # None if the process was started with stderr closed.
     if sys.stderr is not None:
         try:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{escape_line(text)}\n")
             sys.stderr.flush()
         except OSError:
             silence(sys.stderr)
@@ -49,7 +50,7 @@ def silence(stream: TextIO) -> None:
 
 
 def print_data(text: str) -> None:
-    """Write one line of data to stdout.
+    """Write data to stdout, usually one line; a line end is added.
 
     Raises:
         CompactError: stdout is closed, or cannot be written.
@@ -60,12 +61,13 @@ def print_data(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     with _translate_stdout_errors():
         # Questions and file names may have characters outside stdout's encoding: print those as escapes.
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.write(escape_controls(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def print_json(value: Any) -> None:
     """Write a value to stdout as JSON, in ASCII, so that the output is the same in every encoding."""
-    print_data(json.dumps(value, indent=2, sort_keys=True))
+    # json leaves one control character as it is, and `print_data` would escape it in a way that is not JSON.
+    print_data(json.dumps(value, indent=2, sort_keys=True).replace("\x7f", r"\u007f"))
 
 
 def flush_data() -> None:
@@ -91,17 +93,12 @@ def _translate_stdout_errors() -> Iterator[None]:
         ) from error
 
 
-def replace_unprintable(text: str) -> str:
-    """Replace characters that are not printable, such as those that move a terminal's cursor or change its colors."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]], *, is_numeric: bool = False) -> None:
     """Write a table with aligned columns, numbers right-aligned (see `Table`); nothing if there are no rows."""
     if not rows:
         return
     # All cells as text, because widths are numbers of characters.
-    lines = [head, *([replace_unprintable(str(cell)) for cell in row] for row in rows)]
+    lines = [[escape_line(str(cell)) for cell in line] for line in (head, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     numeric_columns = Table(head, rows, is_numeric).numeric_columns()
     print_data("")
@@ -162,7 +159,7 @@ class ProgressBar:
         """Write one line above the bar."""
         if self._bar is not None:
             # tqdm clears the bar, writes the line and draws the bar again.
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(escape_line(text), file=sys.stderr)
         else:
             log(text)
 
@@ -185,5 +182,5 @@ class ProgressBar:
             self._bar = tqdm(desc=self._label, total=total, file=sys.stderr, initial=done, dynamic_ncols=True)
         # The total may change: images turn out to be unusable.
         self._bar.total = total
-        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.set_postfix_str(escape_line(note), refresh=False)
         self._bar.update(done - self._bar.n)

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compact_hf.cli.console import log, print_data, print_json, print_summary, print_table, replace_unprintable
+from compact_hf.cli.console import log, print_data, print_json, print_summary, print_table
 from compact_hf.cli.parser import set_command
+from compact_hf.escaping import escape_line
 from compact_hf.methods.row_kind import MAX_SIMILARITY
 from compact_hf.runs.options import parse_numbers
 from compact_hf.wording import format_command, format_count
@@ -266,9 +267,7 @@ def _validate(args: argparse.Namespace) -> int:
     # stdout: the problems that were kept as examples. stderr: the number for each check.
     for problem in report.problems:
         print_data(
-            replace_unprintable(
-                f"{problem.check}: {' '.join(filter(None, (problem.file, problem.row, problem.detail)))}"
-            )
+            escape_line(f"{problem.check}: {' '.join(filter(None, (problem.file, problem.row, problem.detail)))}")
         )
     for check, count in report.counts.items():
         log(f"{check}: {count}")
@@ -295,6 +294,6 @@ def print_difference(difference: Difference) -> None:
     """Print the tables of a difference to stdout and its one-line summary to stderr."""
     for part in difference.summary():
         if isinstance(part, str):
-            log(replace_unprintable(part))
+            log(part)
         else:
             print_table(part.head, part.rows)

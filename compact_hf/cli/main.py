@@ -107,6 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         log(f"compact: {_describe_impossible_path(error)}")
         return UsageError.exit_status
+    except RecursionError:
+        # A reply of a server or a file that a library read; this package's own parsers refuse them (parsing.py).
+        if args.debug:
+            raise
+        log("compact: a file or a reply is nested too deeply to be read: run the command with --debug to see which one")
+        return 1
     except ModuleNotFoundError as error:
         # A command of an extra that is not installed.
         package = (error.name or "").partition(".")[0]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from compact_hf.errors import did_you_mean
+from compact_hf.escaping import escape_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +29,8 @@ class Parser(argparse.ArgumentParser):
         """Exit like the base class, with the nearest valid choice added if the message lists the choices."""
         # argparse's message for a wrong choice: the value, then all choices.
         match = re.search(r"invalid choice: '([^']*)' \(choose from (.+)\)", message)
-        super().error(message + (did_you_mean(match[1], re.findall(r"[\w-]+", match[2])) if match else ""))
+        suggestion = did_you_mean(match[1], re.findall(r"[\w-]+", match[2])) if match else ""
+        super().error(escape_line(message + suggestion))
 
 
 def add_command(

@@ -114,7 +114,7 @@ def _publish_model(args: argparse.Namespace) -> int:
     # The commit of the base model that the card names.
     if result.base_revision:
         log(f"base model: {result.base} at {result.base_revision}")
-    code = f'pipeline("image-text-to-text", model="{args.repository}")'
+    code = f'pipeline("image-text-to-text", model="{args.repository}", trust_remote_code=False)'
     return _print_result(result.files, result.pushed, result.tag or "main", code=code)
 
 

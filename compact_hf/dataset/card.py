@@ -16,6 +16,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from markupsafe import Markup
+
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.dataset.schema import (
@@ -29,7 +31,9 @@ from compact_hf.dataset.schema import (
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.hub.card import CARD
 from compact_hf.methods.row_kind import RowStatistics
-from compact_hf.regular_files import open_regular, read_regular_text
+from compact_hf.parsing import read_card_header
+from compact_hf.regular_files import open_regular
+from compact_hf.reports.markdown import escape_markdown, iter_live_markup, make_environment, unescape_markdown
 from compact_hf.reports.theme import get_label
 from compact_hf.teachers.registry import BACKENDS
 
@@ -161,14 +165,14 @@ def render_card(stats: DatasetStats, figures: Mapping[str, Plot]) -> str:
     return _load_template(_read_template()).render(header=_render_header(stats), **_template_context(stats, figures))
 
 
-def _render_part(name: str, *, stats: DatasetStats, figures: Mapping[str, Plot]) -> str:
+def _render_part(name: str, *, stats: DatasetStats, figures: Mapping[str, Plot]) -> Markup:
     """Return the named part of the card: the texts of all kinds of rows whose templates have a block of that name."""
     texts = (
         "".join(template.blocks[name](template.new_context(_part_context(statistics, stats, figures)))).strip()
         for statistics in stats.statistics
         if (template := _part_template(statistics)) is not None and name in template.blocks
     )
-    return "\n\n".join(filter(None, texts))
+    return Markup("\n\n".join(filter(None, texts)))
 
 
 @cache
@@ -192,13 +196,15 @@ def _part_context(statistics: RowStatistics, stats: DatasetStats, figures: Mappi
 
 
 def iter_text_defects(text: str, stats: DatasetStats) -> Iterator[tuple[str, str]]:
-    """Yield (check, detail) for each section that is missing from a card or disagrees with the data.
+    """Yield (check, detail) for each section that is missing from a card or disagrees with the data, and raw markup.
 
     Args:
         text (`str`): the text of the card.
         stats (`DatasetStats`): statistics measured from the data files. Rejects and provenance cannot be measured from
             them and are not compared.
     """
+    for line in iter_live_markup(text):
+        yield "card has a link, an image or HTML in a table", line
     for name in _SECTIONS:
         if not re.search(rf"^## {name}$", text, re.MULTILINE):
             yield "card lacks a section", name.replace("[cs]", "s")
@@ -240,7 +246,7 @@ def _iter_facts(text: str) -> Iterator[_Facts]:
 
     Other words are not compared, so that they can change between versions of this package.
     """
-    for line in text.splitlines():
+    for line in map(unescape_markdown, text.splitlines()):
         if line.startswith(("|", "# ")):
             yield _Facts(line, line, ())
         elif (values := _VALUE.findall(line)) or _CAPABILITY.search(line):
@@ -279,30 +285,7 @@ def read_header(directory: Path) -> dict[str, Any]:
         ValueError: the header is not YAML, or not a mapping.
     """
     path = directory / CARD
-    return parse_header(read_regular_text(path) if path.is_file() else "")
-
-
-def parse_header(text: str) -> dict[str, Any]:
-    """Return the YAML header of a card's text, an empty dict if it has none.
-
-    Args:
-        text (`str`): text of the card.
-
-    Raises:
-        ValueError: the header is not YAML, or not a mapping.
-    """
-    import yaml
-
-    if not text.startswith("---\n"):
-        return {}
-    try:
-        # The header is between the first two lines ---; 4 is the length of the first one.
-        header = yaml.safe_load(text[4:].split("\n---\n", 1)[0])
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    if not isinstance(header, dict):
-        raise ValueError("the header is not a mapping")
-    return header
+    return read_card_header(path) if path.is_file() else {}
 
 
 def is_dataset_directory(directory: Path) -> bool:
@@ -361,22 +344,14 @@ def header_configs(split_keys: Collection[tuple[str, str]], version: str) -> lis
 
 @cache  # compiling takes 0.1 s, and a validation renders the template several times
 def _load_template(text: str) -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    # No autoescape: the output is Markdown. Names from outside pass the filter `cell` instead.
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    environment = make_environment(
+        number="{:,}".format,
+        share="{:.1%}".format,
+        size=_format_size,
+        usd=_format_usd,
+        spoken=get_label,
+        listed=_join_names,
     )
-    environment.filters |= {
-        "number": "{:,}".format,
-        "share": "{:.1%}".format,
-        "size": _format_size,
-        "usd": _format_usd,
-        "spoken": get_label,
-        "listed": _join_names,
-        "code": "`{}`".format,
-        "cell": _escape_cell,
-    }
     return environment.from_string(text)
 
 
@@ -423,14 +398,9 @@ def _format_usd(cost: float | None) -> str:
     return f"{cost:,.2f}" if cost >= 0.1 or not cost else f"{cost:.2g}"
 
 
-def _join_names(names: Iterable[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def _escape_cell(text: str) -> str:
-    """Escape a name from outside for a Markdown table, so that it neither ends the cell nor becomes markup."""
-    return " ".join(text.replace("|", r"\|").replace("<", "&lt;").split())
+def _join_names(names: Iterable[str]) -> Markup:
+    *first, last = map(escape_markdown, names)
+    return Markup(f"{', '.join(first)} and {last}") if first else last
 
 
 def _render_header(stats: DatasetStats) -> str:

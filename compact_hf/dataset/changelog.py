@@ -12,6 +12,7 @@ from typing import Final
 from compact_hf.dataset.diff import CHANGE_KINDS, Difference
 from compact_hf.dataset.schema import DEFAULT_CONFIG
 from compact_hf.dataset.stats import DatasetStats
+from compact_hf.reports.markdown import escape_markdown, format_row
 
 _TITLE: Final = "# Changelog\n"
 # A line `## 1.2.3`, or `## 1.2.3 (2026-11-21)` when it has been published.
@@ -29,10 +30,11 @@ def initial_changelog(stats: DatasetStats) -> str:
     provenance = (("preset", stats.presets), ("teacher", stats.teachers), ("verifier", stats.verifiers))
     subsets = stats.configs[DEFAULT_CONFIG]
     lines = [f"- {stats.rows():,} rows: {', '.join(f'{subset} {stats.rows(subset):,}' for subset in subsets)}"]
-    lines += [f"- {name}: {', '.join(names)}" for name, names in provenance if names]
+    lines += [f"- {name}: {escape_markdown(', '.join(names))}" for name, names in provenance if names]
     exclusions = sorted((reason, count) for (stage, reason), count in stats.rejects.items() if stage == "assembly")
     if exclusions:
-        lines.append(f"- excluded during assembly: {', '.join(f'{reason} {count:,}' for reason, count in exclusions)}")
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in exclusions)
+        lines.append(f"- excluded during assembly: {escape_markdown(counts)}")
     return _join_entries({stats.version: "\n".join([f"## {stats.version}", "", *lines])})
 
 
@@ -77,7 +79,7 @@ def _parse_entries(text: str) -> dict[str, str]:
 
 def _format_changes(difference: Difference) -> str:
     """Return the part of an entry that lists the changes since the previous version."""
-    lines = [f"- {reason}" for reason in difference.reasons()] or ["- nothing changed"]
+    lines = [f"- {escape_markdown(reason)}" for reason in difference.reasons()] or ["- nothing changed"]
     header = ("config", "split", "rows before", "rows now", *CHANGE_KINDS)
     table = [
         (
@@ -89,6 +91,6 @@ def _format_changes(difference: Difference) -> str:
         if any(getattr(changes, kind) for kind in CHANGE_KINDS)
     ]
     if table:
-        rows = (header, ("---", "---", *["---:"] * (len(header) - 2)), *table)
-        lines += ["", *(f"| {' | '.join(row)} |" for row in rows)]
+        rules = ("---", "---", *["---:"] * (len(header) - 2))
+        lines += ["", *map(format_row, (header, rules, *table))]
     return "\n".join([f"{_SINCE_HEADING}{difference.versions[0]}", "", *lines])

@@ -25,12 +25,12 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from compact_hf.dataset.card import parse_header
 from compact_hf.dataset.reader import DatasetReader, DirectoryReader, open_dataset, read_parquet
 from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.dataset.schema import SPLITS, configs_from_subsets, parse_data_path, subset_order
 from compact_hf.errors import ReleaseError
 from compact_hf.hub.card import CARD
+from compact_hf.parsing import parse_card_header
 from compact_hf.reports.table import NotebookSummary, Table
 
 Step = Literal["major", "minor", "patch"]
@@ -413,7 +413,7 @@ def _pick_examples(pairs: list[_Pair]) -> dict[ChangeKind, tuple[str, ...]]:
 def _card_version(card: str) -> str:
     """Return the version that a card states, or an empty string if it states none."""
     try:
-        return str(parse_header(card)["configs"][0]["version"])
+        return str(parse_card_header(card)["configs"][0]["version"])
     # No header, or one of another tool: the card states no version.
     except (ValueError, LookupError, TypeError):
         return ""

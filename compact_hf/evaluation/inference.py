@@ -25,6 +25,7 @@ from compact_hf.hub.ref import RepoRef
 from compact_hf.images.codec import decode, open_header, strip_metadata
 from compact_hf.models import loading
 from compact_hf.models.adapter import check_adapter_base, load_merged_model
+from compact_hf.models.chat_template import check_image_question
 from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
 from compact_hf.models.registry import get_family
 from compact_hf.training.training_record import read_adapter_info
@@ -221,6 +222,12 @@ class Student:
             raise EvaluationError(f"model {model} does not accept images; give a vision-language model such as LLaVA")
         if not self._processor.chat_template:
             raise EvaluationError(f"model {model} has no chat template; save the one it was trained with next to it")
+        try:
+            check_image_question(self._processor)
+        except ValueError as error:
+            raise EvaluationError(
+                f"model {model} cannot be used: {first_line(error)}; save another template next to it"
+            ) from error
         self._network: Any = network.to(self._device).eval()
         self._family = get_family(network.config.model_type)
 

@@ -266,6 +266,6 @@ def _translate_dataset_errors(source: _DatasetSource) -> Iterator[None]:
         with without_progress_bars():
             yield
     # The message of DatasetGenerationError is always the same; its cause says what is wrong with the file.
-    except (OSError, ValueError, DatasetGenerationError) as error:
+    except (OSError, ValueError, RecursionError, DatasetGenerationError) as error:
         message = " ".join(str(error.__cause__ or error).split())
         raise EvaluationError(f"{source.name} cannot be read as a dataset: {message}") from error

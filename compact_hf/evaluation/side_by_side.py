@@ -17,6 +17,7 @@ from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inference import model_inputs
 from compact_hf.models import loading
 from compact_hf.models.adapter import check_adapter_base, load_peft_model, read_adapter_config
+from compact_hf.models.chat_template import check_image_question
 from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
 
 BASE: Final = "base"
@@ -77,6 +78,10 @@ class SideBySide:
             raise EvaluationError(
                 f"model {model_name} does not accept images or has no chat template; give a model such as LLaVA"
             )
+        try:
+            check_image_question(self._processor)
+        except ValueError as error:
+            raise EvaluationError(f"model {model_name} cannot be used: {first_line(error)}") from error
         self.sides: tuple[str, ...] = (BASE, TUNED) if adapter_directory is not None else (TUNED,)
         self._network: Any = network.to(self._device).eval()
         # One id or a list of ids, depending on the model.

@@ -22,6 +22,7 @@ from compact_hf.errors import HubError, UsageError
 from compact_hf.hub.card import CARD, read_card, read_remote_card
 from compact_hf.hub.files import check_publishable, list_files, list_names
 from compact_hf.hub.push import PushResult, get_remote_state, push
+from compact_hf.parsing import read_card_header
 
 REQUIREMENTS: Final = "requirements.txt"
 _HUB_MANAGED_FILES: Final = {".gitattributes", CARD}  # files of a Space that was created on the website of the Hub
@@ -148,15 +149,12 @@ def _read_card_header(card: Path) -> dict[str, Any]:
     Raises:
         UsageError: the header is not YAML.
     """
-    from huggingface_hub import metadata_load
-    from yaml import YAMLError
-
     if not card.is_file():
         return {}
     try:
-        return metadata_load(card) or {}
-    except (YAMLError, ValueError) as error:
-        raise UsageError(f"the header of {card} is not valid YAML ({' '.join(str(error).split())}): fix it") from error
+        return read_card_header(card)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the header of {card} is not valid YAML ({error}): fix it") from error
 
 
 def _add_wheel(staging: Path, wheel: Path, repo_id: str) -> None:

@@ -18,6 +18,7 @@ from compact_hf.errors import SourceError
 from compact_hf.hub.download import open_hub_file
 from compact_hf.hub.xet import WITHOUT_XET, is_xet_error
 from compact_hf.images.address import HUB_PREFIX, Address
+from compact_hf.parsing import read_card_header
 from compact_hf.records import digest
 from compact_hf.storage import atomic_file
 
@@ -48,7 +49,7 @@ def read_license(address: Address) -> str:
     Raises:
         SourceError: the repository cannot be read.
     """
-    from huggingface_hub import _CACHED_NO_EXIST, DatasetCard, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     cached_path = try_to_load_from_cache(address.path, "README.md", repo_type="dataset", revision=address.revision)
@@ -63,7 +64,7 @@ def read_license(address: Address) -> str:
     if Path(card).stat().st_size > _MAX_CARD_BYTES:
         return "unknown"
     try:
-        license = DatasetCard.load(card).data.get("license")
+        license = read_card_header(Path(card)).get("license")
     except (OSError, ValueError):
         return "unknown"  # the card cannot be parsed
     return license if isinstance(license, str) else "unknown"

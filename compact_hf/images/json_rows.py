@@ -13,9 +13,10 @@ import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, BinaryIO, Final
 
 from compact_hf.errors import UsageError
+from compact_hf.parsing import NestingGuard, parse_json
 from compact_hf.regular_files import open_regular
 
 SUFFIXES: Final = (".json", ".jsonl")
@@ -67,20 +68,20 @@ def check_json_rows(file: Path) -> bool:
     return start == "["
 
 
-def _iter_lines(lines: IO[bytes], file: Path) -> Iterator[Any]:
+def _iter_lines(lines: BinaryIO, file: Path) -> Iterator[Any]:
     """Yield the row of each line that is not empty."""
     for number, line in enumerate(lines, 1):
         if line.isspace():
             continue
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            row = _replace_surrogates(json.loads(text), text)
-        except (ValueError, RecursionError) as error:
+            row = _replace_surrogates(parse_json(text), text)
+        except ValueError as error:
             raise _invalid(file, f"line {number}", error) from None
         yield row
 
 
-def _iter_list(stream: IO[bytes], file: Path) -> Iterator[Any]:
+def _iter_list(stream: BinaryIO, file: Path) -> Iterator[Any]:
     """Yield the items of a JSON list."""
     import ijson
 
@@ -88,10 +89,10 @@ def _iter_list(stream: IO[bytes], file: Path) -> Iterator[Any]:
         stream.seek(0)
     number = 0
     try:
-        for row in ijson.items(stream, "item", use_float=True):
+        for row in ijson.items(NestingGuard(stream), "item", use_float=True):
             yield row
             number += 1
-    except ijson.JSONError as error:
+    except (ijson.JSONError, ValueError) as error:
         raise _invalid(file, f"row {number}", error) from None
 
 
@@ -106,8 +107,6 @@ def _replace_surrogates(row: Any, text: str) -> Any:
 def _invalid(file: Path, position: str, error: Exception) -> UsageError:
     """Return the error for a file that is not valid at a position."""
     match error:
-        case RecursionError():
-            reason = "it is nested too deeply"
         case UnicodeDecodeError():
             reason = f"{error.reason} in UTF-8"
         case json.JSONDecodeError():

@@ -7,7 +7,6 @@ only the config of the base and the header of the adapter's file, no weights.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.models.loading import ADAPTER_CONFIG, build_network, first_line, load_config, load_network
-from compact_hf.regular_files import check_regular, read_regular
+from compact_hf.models.loading import (
+    ADAPTER_CONFIG,
+    LOAD_ERRORS,
+    build_network,
+    first_line,
+    load_config,
+    load_network,
+    translate_load_errors,
+)
+from compact_hf.parsing import read_json
+from compact_hf.regular_files import check_regular
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
@@ -51,8 +59,8 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
     """
     path = directory / ADAPTER_CONFIG
     try:
-        config = json.loads(read_regular(path))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        config = read_json(path)
+    except (OSError, ValueError) as error:
         raise TuningError(
             f"{path} cannot be read ({first_line(error)}): save the adapter again with PEFT, which writes this file"
         ) from error
@@ -129,18 +137,18 @@ def _expected_shapes(adapter: Path, base: str | Path, revision: str | None) -> _
 
     try:
         model_config = load_config(base, revision=revision)
-        with torch.device("meta"), _ignore_peft_warning():
+        with torch.device("meta"), _ignore_peft_warning(), translate_load_errors():
             # No weights are read: on the meta device, the model has only names and shapes.
             model = build_network(model_config)
-    except (OSError, ValueError, KeyError) as error:
+    except LOAD_ERRORS as error:
         raise TuningError(f"{base} is not a readable vision-language model: {first_line(error)}") from error
     try:
-        peft_config = PeftConfig.from_pretrained(str(adapter))
-        peft_config.base_model_name_or_path = model.name_or_path
-        with torch.device("meta"), _ignore_peft_warning():
+        with torch.device("meta"), _ignore_peft_warning(), translate_load_errors():
+            peft_config = PeftConfig.from_pretrained(str(adapter))
+            peft_config.base_model_name_or_path = model.name_or_path
             # "auto", PEFT's default, would look for the config of the base on the Hub.
             state = get_peft_model_state_dict(get_peft_model(model, peft_config), save_embedding_layers=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except LOAD_ERRORS as error:
         raise TuningError(f"adapter {adapter} cannot be applied to {base}: {first_line(error)}") from error
     return {key: tuple(weight.shape) for key, weight in state.items()}
 

@@ -2,21 +2,23 @@
 
 Teachers, training and evaluation use `load_config`, `load_processor` and `load_network`, which first register the
 classes of the model's family. They raise the errors of transformers (`LOAD_ERRORS`), which callers turn into messages.
+No code of a model's repository is run, and weights are read from safetensors only.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
+from compact_hf.models.chat_template import check_chat_templates
 from compact_hf.models.registry import get_family, read_family
+from compact_hf.parsing import read_json
 from compact_hf.records import digest
-from compact_hf.regular_files import check_regular_files, open_regular, read_regular
+from compact_hf.regular_files import check_regular_files, open_regular
 from compact_hf.storage import translate_disk_errors
 
 
@@ -44,8 +46,9 @@ MODEL_CONFIG: Final = "config.json"
 
 # Files that can change a model's answers: configs, tokenizer, template and weights.
 _FILE_PATTERNS: Final = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model")
-# Files that may be in a model's repository and are not needed to load it.
-_IGNORE_PATTERNS: Final = ["checkpoint-*", "runs/*", "original/*", "*.pth", "*.gguf"]
+# Files that may be in a model's repository and are not needed to load it; pickles and code are never loaded.
+_IGNORE_PATTERNS: Final = ["checkpoint-*", "runs/*", "original/*", "*.gguf", "*.bin", "*.pt", "*.pth", "*.pkl", "*.py"]
+_SAFE_WEIGHTS: Final = "*.safetensors"
 
 
 def resolve_model(model: str, *, revision: str | None = None) -> Path:
@@ -82,6 +85,44 @@ LOAD_ERRORS: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError)
 """Errors of transformers for models that are incomplete or of an unknown kind."""
 
 
+_NO_SAFE_WEIGHTS: Final = (
+    "it has no safetensors weights, and pickles such as pytorch_model.bin are not loaded because they can run code; "
+    "save it with save_pretrained, which writes safetensors"
+)
+
+
+@contextmanager
+def translate_load_errors() -> Iterator[None]:
+    """Replace errors that the loading of a hostile or damaged model can raise by `LOAD_ERRORS` with a one-line message.
+
+    Errors of transformers that advise to run code or to load pickles get other advice.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+    from transformers import __version__ as version
+
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError("one of its files is nested too deeply") from error
+    except (SafetensorError, StrictDataclassError, AttributeError, IndexError, TypeError) as error:
+        raise ValueError(f"its files are not those of a model ({first_line(error)})") from error
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                "it needs code of its own repository, and such code is never run; use a model of an architecture that "
+                f"transformers {version} contains"
+            ) from error
+        if "use_safetensors" in str(error):
+            raise OSError(_NO_SAFE_WEIGHTS) from error
+        raise
+    except Exception as error:
+        # tokenizers raises this class itself for files that it cannot read.
+        if type(error) is not Exception:
+            raise
+        raise ValueError(first_line(error)) from error
+
+
 def load_config(model: str | Path, *, revision: str | None = None) -> Any:
     """Return the configuration of a whole model, a `PreTrainedConfig`; raises one of `LOAD_ERRORS`.
 
@@ -91,9 +132,10 @@ def load_config(model: str | Path, *, revision: str | None = None) -> Any:
     """
     from transformers import AutoConfig
 
-    # Registers the family's own classes, which transformers' auto classes have to know first.
-    read_family(model, revision=revision)
-    return AutoConfig.from_pretrained(model, revision=revision)
+    with translate_load_errors():
+        # Registers the family's own classes, which transformers' auto classes have to know first.
+        read_family(model, revision=revision)
+        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
 
 
 def load_processor(model: str | Path, *, revision: str | None = None) -> Any:
@@ -110,8 +152,10 @@ def load_processor(model: str | Path, *, revision: str | None = None) -> Any:
 
     check_regular_files(model)
     get_family(read_model_type(Path(model)))
-    with without_progress_bars():
-        return AutoProcessor.from_pretrained(model, revision=revision)
+    with without_progress_bars(), translate_load_errors():
+        processor = AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=False)
+    check_chat_templates(processor)
+    return processor
 
 
 def read_model_type(directory: Path) -> str:
@@ -121,7 +165,7 @@ def read_model_type(directory: Path) -> str:
         directory (`Path`): directory of the model; it need not exist.
     """
     try:
-        config = json.loads(read_regular(directory / MODEL_CONFIG))
+        config = read_json(directory / MODEL_CONFIG)
     except (OSError, ValueError):  # loading the model will report the cause
         return ""
     return str(config.get("model_type", "")) if isinstance(config, dict) else ""
@@ -137,9 +181,12 @@ def load_network(model: str | Path, *, revision: str | None = None, **options: A
     """
     from transformers import AutoModelForImageTextToText
 
-    read_family(model, revision=revision)
-    with without_progress_bars():
-        return AutoModelForImageTextToText.from_pretrained(model, revision=revision, **{"dtype": "auto"} | options)
+    if Path(model).is_dir() and not any(Path(model).glob(_SAFE_WEIGHTS)):
+        raise OSError(_NO_SAFE_WEIGHTS)
+    options = {"dtype": "auto"} | options | {"trust_remote_code": False, "use_safetensors": True}
+    with without_progress_bars(), translate_load_errors():
+        read_family(model, revision=revision)
+        return AutoModelForImageTextToText.from_pretrained(model, revision=revision, **options)
 
 
 def build_network(config: Any, *, dtype: Any = None) -> Any:
@@ -152,6 +199,22 @@ def build_network(config: Any, *, dtype: Any = None) -> Any:
     from transformers import AutoModelForImageTextToText
 
     return AutoModelForImageTextToText.from_config(config, **{"dtype": dtype} if dtype else {})
+
+
+def find_commit(model: str, *, revision: str | None = None) -> str | None:
+    """Return the commit that a model's configuration was loaded from; None if the model is a directory.
+
+    Args:
+        model (`str`): a directory or a repository, whose configuration has been loaded.
+        revision (`str`, *optional*, defaults to `main`): the revision that it was loaded with.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(model).exists():
+        return None
+    # .../snapshots/COMMIT/config.json; a marker or None if the Hub's client stores files in another way.
+    path = try_to_load_from_cache(model, MODEL_CONFIG, revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else revision
 
 
 def has_model(directory: Path) -> bool:

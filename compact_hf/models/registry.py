@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from compact_hf.models.family import ModelFamily
 from compact_hf.plugins import list_plugins, load_plugin
@@ -12,6 +12,8 @@ from compact_hf.regular_files import check_regular_files
 
 GROUP: Final = "compact_hf.model_families"
 """The group of entry points: name is the `model_type`, value the subclass of `ModelFamily`."""
+
+_MAX_LAYERS: Final = 1000
 
 
 def get_family(model_type: str) -> ModelFamily:
@@ -44,13 +46,24 @@ def read_family(model: str | Path, *, revision: str | None = None) -> ModelFamil
 
     Raises:
         OSError: if the model was not found, or its config.json is missing or cannot be read.
+        ValueError: if its config.json names more layers than any model has.
         UsageError: if the family's package cannot be imported.
     """
     from transformers import PreTrainedConfig
 
     check_regular_files(model)
     config, _ = PreTrainedConfig.get_config_dict(model, revision=revision)
+    _check_layers(config)
     return get_family(str(config.get("model_type", "")))
+
+
+def _check_layers(config: Mapping[str, Any]) -> None:
+    """Raise if a configuration, or a part of it, names more layers than any model has: they take time and memory."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _check_layers(value)
+        elif isinstance(value, int) and key.endswith(("layers", "layer", "depth")) and value > _MAX_LAYERS:
+            raise ValueError(f"its config.json sets {key} to {value}; at most {_MAX_LAYERS} are loaded")
 
 
 def family_names() -> tuple[str, ...]:

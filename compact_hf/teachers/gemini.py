@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import UsageError
+from compact_hf.parsing import parse_json
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
 from compact_hf.teachers.failures import (
     Service,
@@ -159,7 +160,7 @@ def _raise_for_status(response: HttpResponse) -> None:
     if response.status == 200:
         return
     try:
-        details = json.loads(response.body)
+        details = parse_json(response.body)
     except ValueError:
         details = {"message": response.body.decode(errors="replace"), "status": response.reason}
     raise APIError(response.status, details, response)  # only the headers of the response are read

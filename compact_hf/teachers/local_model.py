@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.models import loading
+from compact_hf.models.chat_template import check_image_question
 from compact_hf.models.loading import LOAD_ERRORS, without_progress_bars
 from compact_hf.teachers.base import Failure, FailureKind, Reply, Request
 from compact_hf.teachers.http import one_line
@@ -103,8 +104,6 @@ def load_processor(location: ModelLocation) -> Any:
     Raises:
         UsageError: transformers cannot load the processor, or a part of it is missing or unsuitable.
     """
-    from jinja2 import TemplateError
-
     try:
         processor = loading.load_processor(location.model, revision=location.commit)
     except ImportError as error:
@@ -122,12 +121,9 @@ def load_processor(location: ModelLocation) -> Any:
     if not processor.chat_template:
         raise UsageError(f"{location.model} has no chat template: use an instruction-tuned model")
     try:
-        content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
-        processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
-    except (TemplateError, TypeError) as error:
-        raise UsageError(
-            f"the chat template of {location.model} does not accept a question with an image: {summarize(error)}"
-        ) from error
+        check_image_question(processor)
+    except ValueError as error:
+        raise UsageError(f"{location.model} cannot be used: {summarize(error)}; use another model") from error
     tokenizer = processor.tokenizer
     if tokenizer.eos_token is None:
         raise UsageError(f"the tokenizer of {location.model} has no end-of-sequence token: use another model")

@@ -12,8 +12,11 @@ from typing import Any, Final
 
 from compact_hf.errors import TuningError
 from compact_hf.models import loading
+from compact_hf.models.chat_template import check_chat_templates
 from compact_hf.models.family import ModelFamily
+from compact_hf.models.loading import LOAD_ERRORS
 from compact_hf.models.registry import family_names, get_family
+from compact_hf.parsing import parse_yaml
 from compact_hf.regular_files import check_regular_files, read_regular_text
 from compact_hf.training.recipes import read_recipe
 from compact_hf.training.row_screening import ScreeningResult, screen_rows
@@ -113,35 +116,40 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _parse_scalar(text: str) -> str | int | float | bool:
     """Return a number or boolean in YAML's syntax as that type, other text unchanged."""
-    import yaml
-
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError:
         return text
     # YAML also reads nulls, dates and lists, which stay text here; a bool is an int.
     return value if isinstance(value, int | float) else text
 
 
 def check_base(args: Arguments) -> tuple[ModelFamily, Any]:
-    """Return the base's family and configuration, without reading weights, and apply `--train` to the arguments.
+    """Return the base's family and configuration, without reading weights.
 
     Args:
-        args (`Arguments`): changed in place if `--train` is given.
+        args (`Arguments`): changed in place: `--train` is applied, and the base's revision becomes its commit.
 
     Raises:
-        TuningError: if the base cannot be read, or does not belong to a registered family.
+        TuningError: if the base cannot be read or needs code of its own, or does not belong to a registered family.
         UsageError: if the family does not have a part that `--train` names.
     """
     name = args.model.model_name_or_path
+    if args.training.trust_remote_code or (args.training.model_init_kwargs or {}).get("trust_remote_code"):
+        raise TuningError(
+            "the recipe sets trust_remote_code, but compact tune runs no code of models: leave it out, and use a model "
+            "of an architecture that transformers or an installed model family contains"
+        )
     families = f"model families that can be trained: {', '.join(family_names())}"
     try:
         config = loading.load_config(name, revision=args.model.model_revision)
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise TuningError(
             f"the base {name} cannot be read ({' '.join(str(error).split())[:200]}): give the directory or repository "
             f"of a model, such as `compact base assemble` writes, or install its family's package; {families}"
         ) from error
+    # From here on, processor and weights come from the same commit, even if the revision moves.
+    args.model.model_revision = loading.find_commit(name, revision=args.model.model_revision)
     family = get_family(config.model_type)
     if not family.parts:
         raise TuningError(
@@ -199,7 +207,8 @@ def load_processor(args: Arguments, family: ModelFamily) -> Any:
         processor = loading.load_processor(name, revision=args.model.model_revision)
         if path:
             processor.chat_template = read_regular_text(path)
-    except (OSError, ValueError) as error:
+            check_chat_templates(processor)
+    except LOAD_ERRORS as error:
         raise TuningError(
             f"the processor or chat template of {name} cannot be read: {' '.join(str(error).split())[:200]}"
         ) from error
@@ -242,7 +251,7 @@ def load_splits(args: Arguments) -> dict[str, Any]:
         else:
             # Not TRL's loading, which takes no revision of `dataset_name`.
             dataset = load_dataset(script.dataset_name, script.dataset_config, revision=args.extras.dataset_revision)
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, RecursionError, DatasetsError) as error:
         suffix = f"@{args.extras.dataset_revision}" if args.extras.dataset_revision else ""
         raise TuningError(
             f"the dataset {script.dataset_name}{suffix} cannot be loaded: "

@@ -10,18 +10,20 @@ which the Hub reads, has this model's scores only.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from markupsafe import Markup
+
 from compact_hf.errors import TuningError
 from compact_hf.hub.ref import REPO_ID
 from compact_hf.models.loading import hash_model
+from compact_hf.parsing import read_json
 from compact_hf.records import READABLE_RESULTS_SCHEMAS
-from compact_hf.regular_files import read_regular
+from compact_hf.reports.markdown import escape_markdown
 from compact_hf.reports.score_charts import (
     Interval,
     ModelDifference,
@@ -67,12 +69,12 @@ class EvaluatedDataset:
     split: str | None = None
 
     @property
-    def link(self) -> str:
+    def link(self) -> Markup:
         """The name in Markdown, with a link if it is a repository."""
         if self.repository is None:
-            return self.name
-        link = f"[{self.repository}](https://huggingface.co/datasets/{self.repository})"
-        return link + self.name.removeprefix(self.repository)
+            return escape_markdown(self.name)
+        link = Markup(f"[{self.repository}](https://huggingface.co/datasets/{self.repository})")
+        return link + escape_markdown(self.name.removeprefix(self.repository))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +222,7 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
     """
     advice = f"evaluate again: {format_command('compact', 'evaluate', directory, 'DATASET', '--out', 'DIR')}"
     try:
-        manifest, evaluation = (
-            json.loads(read_regular(results_directory / name)) for name in ("evaluation.json", "results.json")
-        )
+        manifest, evaluation = (read_json(results_directory / name) for name in ("evaluation.json", "results.json"))
     except (OSError, ValueError) as error:
         raise TuningError(
             f"{results_directory} has no readable results ({error}): give the --out directory of compact evaluate"
@@ -246,7 +246,7 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
         raise TuningError(
             f"{results_directory} lacks answers of {directory}: run the same compact evaluate again to resume"
         )
-    return CardResults(evaluation, json.loads(read_regular(own_file))["model"])
+    return CardResults(evaluation, read_json(own_file)["model"])
 
 
 def _parse_dataset_name(name: str) -> EvaluatedDataset:

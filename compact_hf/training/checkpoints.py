@@ -20,6 +20,7 @@ from compact_hf.errors import TuningError
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.ref import RepoRef
 from compact_hf.output_directory import OutputDirectory
+from compact_hf.parsing import read_json
 from compact_hf.storage import write_atomically
 
 _COMMIT_HASH: Final = re.compile(r"[0-9a-f]{40}")
@@ -119,7 +120,7 @@ def read_train_seconds(checkpoint: Path | None) -> float:
     Args:
         checkpoint (`Path`, *optional*): a complete checkpoint; without one, the time is 0.
     """
-    return float(json.loads((checkpoint / COMPLETE_FILE).read_text())["seconds"]) if checkpoint else 0.0
+    return float(read_json(checkpoint / COMPLETE_FILE)["seconds"]) if checkpoint else 0.0
 
 
 def read_finished_record(output_dir: Path) -> dict[str, Any] | None:
@@ -135,7 +136,7 @@ def read_finished_record(output_dir: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as error:
         raise TuningError(
             f"{path} cannot be read ({error}): remove it to train again from the last checkpoint"

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from compact_hf.errors import TuningError
 from compact_hf.models.loading import without_progress_bars
+from compact_hf.parsing import read_yaml
 from compact_hf.training.arguments import (
     Arguments,
     ExtraArguments,
@@ -139,15 +141,17 @@ def read_devices(launch_args: Sequence[str]) -> Devices:
         launch_args (`Sequence[str]`): the options for `accelerate launch`, as pairs of `--key` and value.
     """
     import torch
-    import yaml
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
     # TRL resolves the names of its accelerate configs, such as fsdp2, to `--config_file PATH`.
     arguments = resolve_accelerate_config_argument(list(launch_args))
     options = dict(zip((argument.removeprefix("--") for argument in arguments[::2]), arguments[1::2], strict=True))
-    config = (
-        yaml.safe_load(Path(options["config_file"]).read_text(encoding="utf-8")) if "config_file" in options else {}
-    )
+    try:
+        config = read_yaml(Path(options["config_file"])) if "config_file" in options else {}
+    except (OSError, ValueError) as error:
+        raise TuningError(
+            f"the accelerate config {options['config_file']} cannot be read ({error}): write it with accelerate config"
+        ) from error
     # As in accelerate: options take precedence over the config file; without both, one process per GPU.
     processes = int(options.get("num_processes") or config.get("num_processes") or max(1, torch.cuda.device_count()))
     # Only stage 3 shards the weights. Stages 1 and 2 count as not sharded, which overestimates their memory.

@@ -7,18 +7,20 @@ template is in model_card/.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from markupsafe import Markup
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
 from compact_hf.hub.card import CARD, mark_card
 from compact_hf.hub.ref import RepoRef
 from compact_hf.models.loading import ADAPTER_CONFIG, is_adapter
-from compact_hf.regular_files import read_regular
+from compact_hf.parsing import read_card_header, read_json
+from compact_hf.reports.markdown import escape_markdown, make_environment
 from compact_hf.reports.score_charts import plot_loss
 from compact_hf.training.card_results import CardResults
 from compact_hf.training.training_record import TrainingRecord, find_family, read_training_record
@@ -120,7 +122,7 @@ def read_base_license(record: TrainingRecord) -> dict[str, str]:
     Raises:
         TuningError: if the card's header cannot be parsed.
     """
-    from huggingface_hub import ModelCard, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
     base = record.base or ""
     # A local base has its card beside its weights. For one on the Hub, only the cache is read, so that this works
@@ -132,8 +134,8 @@ def read_base_license(record: TrainingRecord) -> dict[str, str]:
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}
     try:
-        header = ModelCard.load(path).data.to_dict()
-    except ValueError as error:
+        header = read_card_header(Path(path))
+    except (OSError, ValueError) as error:
         raise TuningError(
             f"the header of the base's card {path} is not valid YAML ({error}): fix it and retry"
         ) from error
@@ -160,26 +162,16 @@ def _render_card(
     curve: Plot | None,
 ) -> str:
     """Return the text of the card from the template in model_card/."""
-    from jinja2 import Environment, StrictUndefined
-
     # A merged model has a record of the adapter; without it, all weights were trained.
     kind: ModelKind = "adapter" if is_adapter(directory) else "merge" if record.adapter else "finetune"
-    # Markdown needs no escaping of HTML; a name that the template misspells raises.
-    environment = Environment(
-        undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {
-        "number": "{:,}".format,
-        "duration": _format_duration,
-        "repository": _format_link,
-    }
+    environment = make_environment(number="{:,}".format, duration=_format_duration, repository=_format_link)
     return environment.from_string(_read_template()).render(
         metadata=_build_metadata(record, kind, name, results, license),
         name=name,
         kind=kind,
         facts=record,
         base=_public_name(str(record.base)),
-        datasets=", ".join(_format_link(dataset, "datasets/") for dataset in record.datasets)
+        datasets=Markup(", ").join(_format_link(dataset, "datasets/") for dataset in record.datasets)
         or "data that was not written down",
         lora=_read_lora_config(directory) if kind == "adapter" else None,
         request=SHORT_ANSWER_INSTRUCTION,
@@ -203,8 +195,11 @@ def _describe_curve(curve: Sequence[tuple[int, float]]) -> str:
 
 def _read_lora_config(directory: Path) -> Mapping[str, Any] | None:
     """Return an adapter's config, None if it is not a LoRA."""
-    config = json.loads(read_regular(directory / ADAPTER_CONFIG))
-    return config if config.get("peft_type") == "LORA" else None
+    try:
+        config = read_json(directory / ADAPTER_CONFIG)
+    except (OSError, ValueError) as error:
+        raise TuningError(f"{directory / ADAPTER_CONFIG} cannot be read ({error}): save the adapter again") from error
+    return config if isinstance(config, dict) and config.get("peft_type") == "LORA" else None
 
 
 def _build_metadata(
@@ -257,9 +252,12 @@ def _public_name(name: str) -> str:
     return name if is_repository(name) else Path(name).name
 
 
-def _format_link(name: str, kind: str = "") -> str:
+def _format_link(name: str, kind: str = "") -> Markup:
     """Return a Markdown link to a repository, or the last component of a path."""
-    return f"[{name}](https://huggingface.co/{kind}{name})" if is_repository(name) else _public_name(name)
+    if not is_repository(name):
+        return escape_markdown(_public_name(name))
+    # The name of a repository has no special characters.
+    return Markup(f"[{name}](https://huggingface.co/{kind}{name})")
 
 
 def _format_duration(seconds: float) -> str:

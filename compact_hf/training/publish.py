@@ -36,6 +36,7 @@ from compact_hf.models.loading import (
     is_adapter,
     load_processor,
 )
+from compact_hf.parsing import read_json
 from compact_hf.regular_files import check_regular, open_regular, read_regular
 from compact_hf.training.card_results import read_card_results
 from compact_hf.training.model_card import (
@@ -328,7 +329,10 @@ def _public_config(path: Path, record: TrainingRecord) -> Mapping[str, Any] | No
     """Return a config with local paths removed and the public base set, None if nothing has to change."""
     if not path.name.endswith("config.json"):
         return None
-    config: dict[str, Any] = json.loads(read_regular(path))
+    try:
+        config = read_json(path)
+    except (OSError, ValueError) as error:
+        raise TuningError(f"{path} cannot be read ({first_line(error)}): save the model again") from error
     public = {key: value for key, value in config.items() if key not in _LOCAL_PATH_KEYS or is_repository(str(value))}
     if path.name == ADAPTER_CONFIG:
         # PEFT recorded the name that training used, which may be a local path.

@@ -19,6 +19,7 @@ from compact_hf.errors import TuningError, did_you_mean
 from compact_hf.models.family import ModelFamily
 from compact_hf.models.loading import first_line
 from compact_hf.models.registry import iter_families, read_family
+from compact_hf.parsing import read_yaml
 
 _SUFFIX: Final = ".yaml"
 # A copy changes this line of the text and keeps everything else, comments included.
@@ -73,16 +74,12 @@ def read_recipe(recipe: Path | str) -> dict[str, Any]:
     Raises:
         TuningError: if the recipe was not found, cannot be read, or is not a YAML mapping.
     """
-    import yaml
-
     path = recipe_path(recipe)
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        # YAML errors have several lines, with a copy of the faulty one.
-        reason = " ".join(str(error).split())
+        settings = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise TuningError(
-            f"recipe {path} cannot be read ({reason}): give a YAML file that `trl sft --config` takes"
+            f"recipe {path} cannot be read ({error}): give a YAML file that `trl sft --config` takes"
         ) from error
     if not isinstance(settings, dict):
         raise TuningError(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import CompactError, StoppedEarly, TuningError
+from compact_hf.escaping import escape_line
 from compact_hf.models.family import ModelFamily
 from compact_hf.training.arguments import (
     Arguments,
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str]) -> None:
         memory_message,
         _describe_start(checkpoint),
     ):
-        PartialState().print(message, flush=True)
+        PartialState().print(escape_line(message), flush=True)
     check_memory(needed, available)
     with translate_memory_errors(needed, available):
         with translate_shape_errors(args.model.model_name_or_path, family):
@@ -206,13 +207,11 @@ def _build_record(
     """Return the content of training.json, from which the model's card is written (see `TrainingRecord`)."""
     from compact_hf.training.trainer import describe_hardware
 
-    history, base = trainer.state.log_history, args.model.model_name_or_path
-    # transformers 5.23 no longer sets it; the revision that was asked for is recorded then.
-    commit = getattr(trainer.model.config, "_commit_hash", None)
+    history = trainer.state.log_history
     return {
-        "base": base,
+        "base": args.model.model_name_or_path,
         "model_type": trainer.model.config.model_type,
-        "base_revision": commit or (None if Path(base).exists() else args.model.model_revision),
+        "base_revision": args.model.model_revision,  # its commit, or None for a directory; see `check_base`
         "dataset": args.script.dataset_name or [dataset.path for dataset in args.mixture.datasets],
         "dataset_config": args.script.dataset_config,
         "dataset_revision": args.extras.dataset_revision,
@@ -241,7 +240,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
         main(arguments)
     except CompactError as error:
         # `MODULE.CLASS: MESSAGE`, from which child_output.py builds the same error in the parent process.
-        sys.stderr.write(f"{type(error).__module__}.{type(error).__qualname__}: {error}\n")
+        sys.stderr.write(f"{type(error).__module__}.{type(error).__qualname__}: {escape_line(str(error))}\n")
         return error.exit_status
     return 0
 

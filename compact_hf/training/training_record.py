@@ -7,7 +7,6 @@ None or empty, never guessed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from compact_hf.models.adapter import AdapterInfo, read_adapter_config
 from compact_hf.models.family import ModelFamily
 from compact_hf.models.loading import is_adapter, read_model_type
 from compact_hf.models.registry import get_family
+from compact_hf.parsing import read_json
 from compact_hf.records import from_json
 from compact_hf.regular_files import read_regular
 
@@ -34,7 +34,8 @@ class TrainingRecord:
     Attributes:
         base (`str`, *optional*): the model that training started from, a directory or a repository's name.
         model_type (`str`, *optional*): the name of the model's family.
-        base_revision (`str`, *optional*): revision of the base's repository.
+        base_revision (`str`, *optional*): commit of the base's repository; after plain `trl sft` the revision that the
+            recipe names.
         dataset (`str | tuple[str, ...]`): directories or repositories of the training data.
         dataset_config (`str`, *optional*): the dataset's config, such as `with_images`.
         dataset_revision (`str`, *optional*): a tag or a commit.
@@ -177,7 +178,7 @@ def _read_curve(directory: Path) -> tuple[int | None, tuple[tuple[int, float], .
     if not states:
         return None, ()
     try:
-        state = json.loads(read_regular(states[-1]))
+        state = read_json(states[-1])
         losses = tuple((entry["step"], entry["loss"]) for entry in state["log_history"] if "loss" in entry)
         return state["global_step"], losses
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -66,7 +66,7 @@ def remove_config(model: Path) -> None:
     ("spoil", "said"),
     [
         (remove_template, "has no chat template: use an instruction-tuned model"),
-        (write_text_template, "the chat template of .* does not accept a question with an image: "),
+        (write_text_template, "its chat template does not accept a question with an image"),
         (remove_image_processor, "image processor"),
         (make_text_only, r"is not an image-text-to-text model \(its type is llama\): use one such as"),
         (set_unknown_type, "cannot be loaded by transformers: .*crystal_ball"),

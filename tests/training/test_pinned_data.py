@@ -1,4 +1,4 @@
-"""Checks that training uses the requested version of a dataset on the Hub, even if its main branch has changed."""
+"""Checks that training uses and records the requested version of a dataset and a base on the Hub."""
 
 from __future__ import annotations
 
@@ -34,6 +34,28 @@ except HubError as error:
     told.append(str(error))
 """
 
+BASE_SOURCE = """
+import sys
+from huggingface_hub import HfApi
+from compact_hf.hub.push import push
+from compact_hf.training.arguments import Arguments, check_base, make_parser
+
+push(f"{sys.argv[1]}/tiny", "org/base", repo_type="model", message="first", tag="v1.0.0")
+
+def check(name, *options):
+    required = ["--dataset_name", "any", "--output_dir", "out", "--use_cpu", "true"]
+    args = Arguments(*make_parser("x").parse_args_and_config(["--model_name_or_path", name, *required, *options]))
+    check_base(args)
+    return args.model.model_revision
+
+told = [
+    HfApi().model_info("org/base").sha,
+    check("org/base"),
+    check("org/base", "--model_revision", "v1.0.0"),
+    check(f"{sys.argv[1]}/tiny"),
+]
+"""
+
 
 def test_a_tag_is_taken_at_its_commit_and_main_where_none_is_asked_for(tmp_path: Path) -> None:
     build_tiny(tmp_path / "tiny", texts(8), seed=0, size=MODEL_SIZE)
@@ -49,3 +71,12 @@ def test_a_tag_is_taken_at_its_commit_and_main_where_none_is_asked_for(tmp_path:
     assert len(tagged[1]) == len(main[1]) == 40
     assert tagged[1] != main[1]
     assert "v9.9.9" in missing
+
+
+def test_a_base_is_recorded_with_its_commit(tmp_path: Path) -> None:
+    build_tiny(tmp_path / "tiny", texts(8), seed=0, size=MODEL_SIZE)
+    with HubServer() as server:
+        told = run_source(server, BASE_SOURCE, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="0")
+    commit, from_main, from_tag, of_directory = told
+    assert len(commit) == 40
+    assert (from_main, from_tag, of_directory) == (commit, commit, None)

@@ -37,6 +37,7 @@ from compact_hf.reports.ablation_page import (
     plot_accuracy_by_variant,
     render_ablation,
 )
+from compact_hf.reports.markdown import format_table
 from compact_hf.reports.table import NotebookSummary, Table
 from compact_hf.storage import translate_disk_errors, write_atomically
 
@@ -288,8 +289,8 @@ def format_markdown(ablation: Ablation) -> str:
         for arm in build_report(ablation).variants
     ]
     parts = [
-        _format_table(("variant", "training questions", "images", "rows", "steps", "last loss, by seed"), variant_rows),
-        _format_table(*accuracy_table(ablation)),
+        format_table(("variant", "training questions", "images", "rows", "steps", "last loss, by seed"), variant_rows),
+        format_table(*accuracy_table(ablation)),
     ]
     if other_variants:
         difference_rows = [
@@ -300,7 +301,7 @@ def format_markdown(ablation: Ablation) -> str:
             for row in ablation.lines
         ]
         parts.append(
-            _format_table(
+            format_table(
                 ("points", *(f"{name} minus {ablation.plan.baseline}" for name in other_variants)), difference_rows
             )
         )
@@ -313,7 +314,7 @@ def format_markdown(ablation: Ablation) -> str:
             )
             for pair in ablation.pairs
         ]
-        parts.append(_format_table(("on all questions", "seed", "points", "p (McNemar)"), seed_rows))
+        parts.append(format_table(("on all questions", "seed", "points", "p (McNemar)"), seed_rows))
     return "\n".join(parts)
 
 
@@ -390,8 +391,3 @@ def _format_accuracy(estimate: Estimate) -> str:
 
 def _format_points(mean: float, low: float, high: float) -> str:
     return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def _format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in cells)

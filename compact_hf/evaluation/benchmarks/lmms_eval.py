@@ -27,7 +27,7 @@ from compact_hf.hub.ref import RepoRef
 from compact_hf.models.adapter import read_adapter_config
 from compact_hf.models.loading import ADAPTER_CONFIG, MODEL_CONFIG, has_model, is_adapter
 from compact_hf.models.registry import get_family, iter_families
-from compact_hf.regular_files import read_regular
+from compact_hf.parsing import read_json
 from compact_hf.storage import translate_disk_errors
 
 
@@ -88,7 +88,7 @@ def _inspect_hub_model(model: str) -> ModelKind:
 
 def _read_model_type(config: Path) -> str:
     try:
-        return str(json.loads(read_regular(config))["model_type"])
+        return str(read_json(config)["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"{config} has no readable model_type ({error!r}); give another model") from error
 

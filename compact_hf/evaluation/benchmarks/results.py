@@ -7,7 +7,6 @@ missing fields.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS_BENCHMARKS, HARNESS_VERSION, HELDOUT_TASK, Benchmark
+from compact_hf.parsing import parse_json
 from compact_hf.regular_files import read_regular, read_regular_text, resolve
 
 _RESULTS_PATTERN: Final = "*_results.json"
@@ -104,7 +104,7 @@ def _find_files(source: Path) -> Iterable[Path]:
 def _read_file(path: Path) -> _ResultsFile:
     """Return the contents of a results file after checking that its version and coverage are supported."""
     try:
-        data: Any = json.loads(read_regular(path, max_bytes=_MAX_BYTES))
+        data: Any = parse_json(read_regular(path, max_bytes=_MAX_BYTES))
     except OSError as error:
         raise EvaluationError(
             f"{path} cannot be read ({error.strerror}); give results files of lmms-eval, or their directory"
@@ -216,7 +216,7 @@ def _count_ungraded(file: _ResultsFile, benchmark: Benchmark) -> int:
     samples_path = file.path.with_name(file.path.name.replace(_RESULTS_PATTERN[1:], f"_samples_{benchmark.task}.jsonl"))
     try:
         lines = read_regular_text(samples_path, max_bytes=_MAX_BYTES).splitlines() if samples_path.is_file() else []
-        grades = [json.loads(line)[benchmark.metric] for line in lines]
+        grades = [parse_json(line)[benchmark.metric] for line in lines]
         # Without a grade MM-Vet has an empty `eval_model`, and LLaVA-in-the-Wild the grade -1 for both answers.
         return sum(grade.get("eval_model") == "" or grade.get("scores") == [-1, -1] for grade in grades)
     except (OSError, ValueError, KeyError, AttributeError) as error:

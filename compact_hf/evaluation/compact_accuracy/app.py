@@ -104,7 +104,7 @@ def _parse_question(line: str, number: int) -> dict[str, Any]:
     """Return one line as a JSON object after checking its fields."""
     try:
         question = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"line {number} is not JSON ({error}): {line[:MAX_SHOWN_CHARS]}") from error
     required = ("prediction", "answers", "k", "capabilities")
     if not isinstance(question, dict) or (missing := [field for field in required if field not in question]):

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import TuningError
-from compact_hf.models.llava.parts import Part, read_json
+from compact_hf.models.llava.parts import Part, read_part_json
 from compact_hf.models.llava.processor import IMAGE_TOKEN, PAD_TOKEN, build_llava_processor, load_llama_tokenizer
-from compact_hf.models.loading import first_line, without_progress_bars
+from compact_hf.models.loading import LOAD_ERRORS, first_line, translate_load_errors, without_progress_bars
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, LlavaConfig, LlavaProcessor
@@ -29,8 +29,6 @@ _PROJECTOR_SETTINGS: Final = {
     "mm_vision_select_feature": "patch",
     "mm_use_im_start_end": False,
 }
-# Errors of transformers for configs and tokenizers that are incomplete or of an unknown kind.
-_LOAD_ERRORS: Final = (OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 
 def build_base_config(language: Part, vision: Part, projector: Part) -> LlavaConfig:
@@ -108,7 +106,7 @@ def build_base_processor(language: Part, vision: Part, config: LlavaConfig) -> L
         raise TuningError(f"the tokenizer of {language} has {IMAGE_TOKEN} or {PAD_TOKEN} already: give a plain Llama")
     # transformers 5.23 does not save these two settings by itself, and would load the opposite defaults.
     tokenizer.init_kwargs |= {"legacy": getattr(tokenizer, "legacy", False), "padding_side": "left"}
-    image_settings = read_json(vision, "preprocessor_config.json")
+    image_settings = read_part_json(vision, "preprocessor_config.json")
     return build_llava_processor(
         tokenizer,
         image_size=config.vision_config.image_size,
@@ -156,12 +154,12 @@ def _load_vision_config(part: Part) -> Any:
 
 def _load_config(part: Part) -> Any:
     """Return the config of a part; its weights are not downloaded."""
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(part.fetch(with_weights=False))
-    except (*_LOAD_ERRORS, StrictDataclassError) as error:
+        with translate_load_errors():
+            return AutoConfig.from_pretrained(part.fetch(with_weights=False), trust_remote_code=False)
+    except LOAD_ERRORS as error:
         raise TuningError(f"the config of {part} cannot be read: {first_line(error)}") from error
 
 
@@ -172,11 +170,11 @@ def _load_tokenizer(part: Part) -> Any:
     directory = part.fetch(with_weights=False)
     if "tokenizer.model" not in part.files:
         try:
-            with without_progress_bars():
-                return AutoTokenizer.from_pretrained(directory)
-        except _LOAD_ERRORS as error:
+            with without_progress_bars(), translate_load_errors():
+                return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        except LOAD_ERRORS as error:
             raise TuningError(f"the tokenizer of {part} cannot be read: {first_line(error)}") from error
-    settings = read_json(part, "tokenizer_config.json")
+    settings = read_part_json(part, "tokenizer_config.json")
     # The default is true, as it was in the transformers versions of that time.
     tokenizer = load_llama_tokenizer(directory / "tokenizer.model", legacy=settings.get("legacy", True))
     tokenizer.model_max_length = settings.get("model_max_length", tokenizer.model_max_length)
@@ -185,7 +183,7 @@ def _load_tokenizer(part: Part) -> Any:
 
 def _check_projector_features(projector: Part) -> None:
     """Raise if a projector was trained on image features other than those of LLaVA-1.5."""
-    settings = read_json(projector, "config.json")
+    settings = read_part_json(projector, "config.json")
     for name, expected in _PROJECTOR_SETTINGS.items():
         if settings.get(name, expected) != expected:
             raise TuningError(

@@ -7,7 +7,6 @@ same weights in several formats (safetensors, pickles, TensorFlow, Flax), only o
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from typing import Any, Final
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.download import RepoListing, count_missing_bytes, download_snapshot, get_repo_listing
 from compact_hf.hub.ref import RepoRef
-from compact_hf.regular_files import open_regular, read_regular
+from compact_hf.parsing import read_json
+from compact_hf.regular_files import open_regular
 
 PROJECTOR_FILE: Final = "mm_projector.bin"
 """The file that LLaVA's pre-training saves."""
@@ -166,7 +166,7 @@ def find_part(role: str, name_or_path: str) -> Part:
     return part
 
 
-def read_json(part: Part, name: str) -> Any:
+def read_part_json(part: Part, name: str) -> Any:
     """Return the content of one of a part's JSON files.
 
     Args:
@@ -178,8 +178,8 @@ def read_json(part: Part, name: str) -> Any:
     """
     path = part.fetch(with_weights=False) / name
     try:
-        return json.loads(read_regular(path))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return read_json(path)
+    except (OSError, ValueError) as error:
         raise TuningError(f"{name} of {part} cannot be read ({error}): download or save it again") from error
 
 

@@ -16,10 +16,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from markupsafe import Markup
+
 from compact_hf.errors import UsageError
 from compact_hf.hub.card import CARD, mark_card
 from compact_hf.models.llava.processor import IMAGE_TOKEN, PAD_TOKEN
-from compact_hf.regular_files import read_regular
+from compact_hf.parsing import read_card_header, read_json
+from compact_hf.reports.markdown import format_code, make_environment
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig
@@ -91,12 +94,12 @@ def read_assembly_record(directory: Path) -> AssemblyRecord:
     """
     path = directory / ASSEMBLY_FILE
     try:
-        fields = json.loads(read_regular(path))
+        fields = read_json(path)
         # `format` is not a field; a file with other fields than ours raises TypeError below.
         if fields.pop("format") != _FORMAT:
             raise ValueError("unknown format")
         return AssemblyRecord(**fields)
-    except (OSError, UnicodeDecodeError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise UsageError(
             f"{path} is not the record of a base ({error}): choose another --out, or remove the directory"
         ) from error
@@ -135,7 +138,6 @@ def write_base_card(
 def _render_card(parts: tuple[Part, ...], licenses: list[str | None], **variables: Any) -> str:
     """Return the text of the card from card.md.jinja."""
     from huggingface_hub import ModelCardData
-    from jinja2 import Environment, StrictUndefined
 
     metadata = ModelCardData(
         # The Hub shows these names as links, so local parts are left out.
@@ -150,26 +152,23 @@ def _render_card(parts: tuple[Part, ...], licenses: list[str | None], **variable
     part_rows = [
         {
             "role": part.role,
-            "source": f"[{part.name}](https://huggingface.co/{part.name})" if part.commit else part.name,
-            "commit": f"`{part.commit}`" if part.commit else "a local directory",
+            # The name of a repository has no special characters.
+            "source": Markup(f"[{part.name}](https://huggingface.co/{part.name})") if part.commit else part.name,
+            "commit": format_code(part.commit) if part.commit else "a local directory",
             "license": license_id or "not stated",
         }
         for part, license_id in zip(parts, licenses, strict=True)
     ]
-    environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
     template = (files("compact_hf.models.llava") / "card.md.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(metadata=metadata.to_yaml(), parts=part_rows, **variables)
+    return make_environment().from_string(template).render(metadata=metadata.to_yaml(), parts=part_rows, **variables)
 
 
 def _read_license(part: Part) -> str | None:
     """Return the license in a part's own card, None if there is none."""
-    import yaml
-    from huggingface_hub.repocard import metadata_load
-
     if "README.md" not in part.files:
         return None
     try:
-        metadata = metadata_load(part.fetch(with_weights=False) / "README.md")
-    except (OSError, ValueError, yaml.YAMLError):
+        header = read_card_header(part.fetch(with_weights=False) / "README.md")
+    except (OSError, ValueError):
         return None  # an unreadable card is no reason to fail; the base's card then says "not stated"
-    return str(metadata["license"]) if metadata and metadata.get("license") else None
+    return str(header["license"]) if header.get("license") else None

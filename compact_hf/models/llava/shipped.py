@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from compact_hf.errors import TuningError
+from compact_hf.parsing import read_json
 from compact_hf.storage import replace_directory
 
 ALIGNED: Final = "aligned"
@@ -75,7 +76,7 @@ def set_adapter_base(adapter: Path, base: str) -> None:
         base (`str`): a directory or a repository's name.
     """
     path = adapter / _ADAPTER_CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     # Loaders of adapters look for the base under this name.
     config["base_model_name_or_path"] = base
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

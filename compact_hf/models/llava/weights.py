@@ -19,6 +19,7 @@ import json
 import math
 import pickle
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -91,7 +92,9 @@ def _load_pickle(path: Path, *, on_meta: bool) -> dict[str, torch.Tensor]:
     """Return the tensors of a pickle, mapped into memory or, for shapes and dtypes only, on the meta device."""
     import torch
 
-    with _translate_read_errors(path):
+    with _translate_read_errors(path), warnings.catch_warnings():
+        # torch warns about protocols that it may not be able to read; then it raises an error.
+        warnings.simplefilter("ignore", UserWarning)
         state_dict = torch.load(
             path, map_location="meta" if on_meta else "cpu", mmap=is_mappable(path) and not on_meta, weights_only=True
         )
@@ -109,17 +112,17 @@ def _is_safetensors(path: Path) -> bool:
 @contextmanager
 def _translate_read_errors(path: Path) -> Iterator[None]:
     """Turn the errors of reading a file into a `TuningError` that names it."""
-    from safetensors import SafetensorError
-
     try:
         yield
+    except TuningError:
+        raise
     except pickle.UnpicklingError as error:
         raise TuningError(
             f"{path.name} contains other objects than tensors, and such pickles are not loaded because they can run "
             "code: convert it to safetensors"
         ) from error
-    # torch raises RuntimeError for a damaged archive.
-    except (OSError, EOFError, RuntimeError, SafetensorError) as error:
+    # torch's reader of pickles checks no types: a damaged pickle can raise any error.
+    except Exception as error:
         raise TuningError(f"{path.name} cannot be read ({first_line(error)}): download or save it again") from error
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
 from compact_hf.errors import JournalError, SourceError
+from compact_hf.parsing import parse_json, read_json
 from compact_hf.teachers.base import Failure, FailureKind, Reply, Request
 from compact_hf.teachers.failures import Service, ServiceError, get_failure_kind, translate_error
 from compact_hf.teachers.gemini import KEY_VARIABLES, read_response
@@ -82,7 +83,7 @@ def read_results(path: Path, model: str) -> Iterator[Reply | Failure]:
     with path.open("rb") as file:
         for line in _iter_lines(file):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 key = record["key"]
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue
@@ -329,7 +330,7 @@ class JobStore:
 
     def _read_job(self, file: Path) -> Job:
         try:
-            return Job(**json.loads(file.read_text(encoding="utf-8")))
+            return Job(**read_json(file))
         except (ValueError, TypeError) as error:
             raise JournalError(
                 f"{file} is damaged ({error}): restore it from a copy, or delete it to send its requests again"
