@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from compact_hf.errors import SourceError
-from compact_hf.regular_files import describe_kind, read_regular, resolve
+from compact_hf.regular_files import describe_kind, open_regular, read_regular, resolve
 from compact_hf.wording import format_count
 
 EXTENSIONS: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
@@ -109,9 +109,9 @@ class ImageFolder:
         """Return a hash of the file's size and of its beginning.
 
         Raises:
-            OSError: the file cannot be read, or `ref` is a path outside the directory.
+            OSError: the file cannot be read, is not a regular file, or `ref` is a path outside the directory.
         """
-        with (self._root / self._check_ref(ref)).open("rb") as file:
+        with open_regular(self._root / self._check_ref(ref)) as file:
             size = os.fstat(file.fileno()).st_size
             return f"{size}:{hashlib.sha256(file.read(_PARTIAL_BYTES)).hexdigest()[:32]}"
 

@@ -171,7 +171,7 @@ def test_a_row_that_comes_twice_is_taken_once() -> None:
     ("text", "told"),
     [
         ("id,image", "give a JSON list, or JSON lines"),
-        ('[{"id": 1}, {"id"', "row 1, line 1: not valid JSON"),
+        ('[{"id": 1}, {"id"', "row 1: not valid JSON"),
     ],
 )
 def test_a_file_without_rows_is_one_clear_line(text: str, told: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,18 @@ ROWS: dict[str, dict[str, Any]] = {
     "absolute path": {"image": "{root}/sub/x.png", "conversations": LLAVA},
     "path with ..": {"image": "sub/../sub/x.png", "conversations": LLAVA},
 }
+
+
+def test_paths_that_are_no_regular_files_are_rejects_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    (tmp_path / "x.png").write_bytes(IMAGE)
+    names = ["pipe.png", "zero.png", "circle.png", "x.png"]
+    file = write_lines(tmp_path, [{"image": name, "conversations": LLAVA} for name in names])
+    source = read_llava_questions(file, ImageFolder(tmp_path))
+    results = {ref: inspect_image(source, ref) for ref in source.refs()}
+    assert [ref for ref in names if isinstance(results[ref], ImageInfo)] == ["x.png"]
 
 
 CASES = [
