@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from compact_hf.errors import ReleaseError
+from compact_hf.hub.ref import page_url
 from compact_hf.records import Turn
 from compact_hf.reports.contact_sheet import QuestionItem
 from compact_hf.reports.markdown import format_code
@@ -21,8 +22,6 @@ from compact_hf.scenes.source import SceneSource
 
 _KS = (1, 2, 3)
 _MAX_TURNS = 3
-# The viewer numbers the rows of a config from 0.
-_VIEWER_URL = "https://huggingface.co/datasets/{dataset}/viewer/{config}/train?row={number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def filter_rows(rows: Sequence[GalleryRow], k: int | None, capability: str | Non
 
 
 def _build_row(row: dict[str, Any], dataset: str, config: str, number: int) -> GalleryRow:
-    """Return a row of a dataset for the gallery, with a link to its number in the Hub's dataset viewer."""
+    """Return a row for the gallery, with a link to its number (from 0) in the Hub's dataset viewer."""
     turns = tuple(
         Turn(
             turn["question"],
@@ -126,8 +125,10 @@ def _build_row(row: dict[str, Any], dataset: str, config: str, number: int) -> G
         for turn in row["turns"]
     )
     name = str(row["id"])
-    on_hub = not os.path.isdir(dataset)
-    link = _VIEWER_URL.format(dataset=dataset, config=config, number=number) if on_hub else _permalink(name)
+    if os.path.isdir(dataset):
+        link = _permalink(name)
+    else:
+        link = f"{page_url(dataset, kind='datasets')}/viewer/{config}/train?row={number}"
     return GalleryRow(QuestionItem(row["images"][0]["bytes"], row["k"], turns, f"{config}, row {number}"), name, link)
 
 

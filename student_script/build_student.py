@@ -41,6 +41,7 @@ from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.console import ProgressBar, log, print_data
 from compact_hf.config import read_config
 from compact_hf.errors import UsageError
+from compact_hf.hub.card import CARD
 from compact_hf.models.llava.shipped import ALIGNED, CHECKPOINTS_DIRECTORY, TUNED, set_adapter_base
 from compact_hf.models.llava.tiny import STUDENT_SIZE, build_tiny
 from compact_hf.scenes.questions import make_question
@@ -184,9 +185,11 @@ def ship(out: Path) -> int:
         out (`Path`): output directory of `build`.
     """
     for name, weights in _CHECKPOINT_FILES.items():
-        # Removed first, so that no file of an earlier student remains.
-        shutil.rmtree(CHECKPOINTS_DIRECTORY / name, ignore_errors=True)
-        (CHECKPOINTS_DIRECTORY / name).mkdir(parents=True)
+        # Removed first, so that no file of an earlier student remains; the card is written by hand.
+        (CHECKPOINTS_DIRECTORY / name).mkdir(parents=True, exist_ok=True)
+        for path in (CHECKPOINTS_DIRECTORY / name).iterdir():
+            if path.name != CARD:
+                path.unlink()
         for file in (*weights, *_PROCESSOR_FILES):
             shutil.copyfile(out / name / file, CHECKPOINTS_DIRECTORY / name / file)
     # Remove the local path of the base; `copy_student` sets the path of the copy.

@@ -147,6 +147,8 @@ def _print_result(
     difference: Difference | None = None,
 ) -> int:
     """Print the URL and the code that loads what was published; after a dry run, the files that would be uploaded."""
+    from compact_hf.hub.ref import other_endpoint
+
     # A dry run: nothing was uploaded. `files` is path -> bytes.
     if push_result is None:
         print_table(("file", "bytes"), list(files.items()))
@@ -155,6 +157,7 @@ def _print_result(
         log(f"{name} would have {format_count(len(files), 'file')}, {sum(files.values()):,} bytes")
         return 0
     if code:
-        log(f"next: in Python: {code}")
+        endpoint = other_endpoint()
+        log(f"next: in Python{f', with HF_ENDPOINT={endpoint}' if endpoint else ''}: {code}")
     print_data(push_result.url)
     return 0

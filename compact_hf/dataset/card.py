@@ -30,6 +30,8 @@ from compact_hf.dataset.schema import (
 )
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.hub.card import CARD
+from compact_hf.hub.card_rules import LICENSES, license_fields
+from compact_hf.hub.ref import other_endpoint, page_url
 from compact_hf.methods.row_kind import RowStatistics
 from compact_hf.parsing import read_card_header
 from compact_hf.regular_files import open_regular
@@ -144,15 +146,13 @@ _SIZE_CATEGORIES: Final = (
     (10**5, "10K<n<100K"),
     (10**6, "100K<n<1M"),
     (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+    (10**10, "1B<n<10B"),
+    (10**11, "10B<n<100B"),
+    (10**12, "100B<n<1T"),
 )
-# The Hub's license identifiers that apply to images. The Hub rejects a card with any other identifier.
-LICENSES: Final = frozenset(
-    (
-        "unknown other mit apache-2.0 pddl odc-by odbl cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 "
-        "cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 "
-        "cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0"
-    ).split()
-)
+_IMAGE_LICENSES: Final = "licenses-of-the-images"  # the `license_name` of a release whose images have several
 
 
 def render_card(stats: DatasetStats, figures: Mapping[str, Plot]) -> str:
@@ -366,6 +366,8 @@ def _template_context(stats: DatasetStats, figures: Mapping[str, Plot]) -> dict[
             "",
         ),
         "teacher_terms": _teacher_terms(stats),
+        "page": page_url("org/name", kind="datasets"),
+        "endpoint": other_endpoint(),
         "part": partial(_render_part, stats=stats, figures=figures),
     }
 
@@ -408,10 +410,10 @@ def _render_header(stats: DatasetStats) -> str:
 
     header = DatasetCardData(
         language=["en"],
-        license=_dataset_license(stats),
+        **_dataset_license(stats),
         annotations_creators=["machine-generated"],
         task_categories=["visual-question-answering", "image-text-to-text"],
-        size_categories=[next((name for limit, name in _SIZE_CATEGORIES if stats.rows() < limit), "n>10M")],
+        size_categories=[next((name for limit, name in _SIZE_CATEGORIES if stats.rows() < limit), "n>1T")],
         pretty_name=_title(stats),
         tags=[TAG, *(tag for statistics in stats.statistics for tag in statistics.tags)],
         configs=header_configs(stats.sizes, stats.version),
@@ -442,9 +444,13 @@ def _config_info(stats: DatasetStats, name: str, subsets: tuple[str, ...]) -> di
     }
 
 
-def _dataset_license(stats: DatasetStats) -> str:
-    """Return the given license, or the one that all images share if the Hub knows it, or `other`."""
-    if stats.license is not None:
-        return stats.license
+def _dataset_license(stats: DatasetStats) -> dict[str, Any]:
+    """Return the fields of the given license, or of the one that all images share.
+
+    A license that the Hub does not know is `other` with a name; the card has a table of the licenses of all images.
+    """
     licenses = {license.lower() for license in stats.licenses} or {"unknown"}
-    return licenses.pop() if len(licenses) == 1 and licenses <= LICENSES else "other"
+    license = stats.license or (licenses.pop() if len(licenses) == 1 else "other")
+    if license in LICENSES - {"other"}:
+        return {"license": license}
+    return license_fields(_IMAGE_LICENSES if license == "other" else license)

@@ -216,7 +216,8 @@ def _check_loadable(repo_id: str, header: dict[str, Any], files: dict[str, int],
                 data_files = load_dataset_builder(repo_id, name, revision=commit, cache_dir=cache).config.data_files
         except (DatasetsError, ValueError, FileNotFoundError) as error:
             raise ReleaseError(
-                f"config {name} cannot be loaded from the Hub ({' '.join(str(error).split())})"
+                f"config {name} cannot be loaded from the Hub ({' '.join(str(error).split())}) and nothing was merged: "
+                "run the same command to resume"
             ) from error
         expected = {
             split["split"]: sorted(file for file in files if any(Path(file).match(glob) for glob in split["path"]))

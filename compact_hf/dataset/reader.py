@@ -7,19 +7,24 @@ that it needs. On the Hub these are range requests, all at the same commit.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from compact_hf.dataset.schema import parse_data_path
 from compact_hf.errors import ReleaseError, UsageError
+from compact_hf.hub.cache import resolve_commit
 from compact_hf.hub.download import open_hub_file
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.files import get_repo_files
+from compact_hf.hub.ranges import StoredRanges
 from compact_hf.hub.ref import RepoRef
 from compact_hf.regular_files import open_regular, read_regular_text
+from compact_hf.storage import atomic_file
 
 T = TypeVar("T")
 
@@ -106,18 +111,20 @@ class HubReader:
     Attributes:
         name (`str`): repository and revision.
         file_hashes (`dict[str, str]`): see `DatasetReader`; only files in git LFS have a hash.
-        root (`str`): path of the commit for `HfFileSystem`.
-        paths (`frozenset[str]`): paths of all files of the commit.
+        repo_id (`str`): `namespace/name`.
+        commit (`str`): hash of the commit.
+        sizes (`dict[str, int]`): size in bytes of each file of the commit, by path.
     """
 
     name: str
     file_hashes: dict[str, str] = field(repr=False)
-    root: str
-    paths: frozenset[str] = field(repr=False)
+    repo_id: str
+    commit: str
+    sizes: dict[str, int] = field(repr=False)
 
     @classmethod
     def from_repo(cls, repo_id: str, revision: str) -> HubReader:
-        """List the files of a repository at the commit to which the revision currently points.
+        """List the files of a repository at the commit to which the revision currently points; offline, as last time.
 
         Args:
             repo_id (`str`): `namespace/name`.
@@ -126,21 +133,28 @@ class HubReader:
         Raises:
             HubError: the Hub cannot be reached or rejects the request.
         """
-        from huggingface_hub import HfApi
-
         with translate_read_errors(repo_id, revision):
             # Resolved once: all reads are at this commit, also if the branch moves in the meantime.
-            commit = HfApi().repo_info(repo_id, repo_type="dataset", revision=revision).sha
-            files = get_repo_files(HfApi(), repo_id, repo_type="dataset", revision=str(commit))
-        lfs = {path: files[path].lfs for path in sorted(files) if parse_data_path(path)}
-        file_hashes = {path: lfs_info.sha256 if lfs_info else "" for path, lfs_info in lfs.items()}
-        return cls(f"{repo_id}@{revision}", file_hashes, f"datasets/{repo_id}@{commit}", frozenset(files))
+            commit = resolve_commit(repo_id, repo_type="dataset", revision=revision)
+            listing = _list_files(repo_id, commit)
+        file_hashes = {path: listing[path][1] for path in sorted(listing) if parse_data_path(path)}
+        sizes = {path: size for path, (size, _) in listing.items()}
+        return cls(f"{repo_id}@{revision}", file_hashes, repo_id, commit, sizes)
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
-        return open_hub_file(f"{self.root}/{path}")
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self.repo_id, path, repo_type="dataset", revision=self.commit)
+        if isinstance(cached, str):
+            return open_regular(cached)
+        open_remote = partial(open_hub_file, f"datasets/{self.repo_id}@{self.commit}/{path}")
+        file: Any = StoredRanges(
+            open_remote, _range_directory(self.repo_id, self.commit) / f"{path}.ranges", self.sizes[path]
+        )
+        return file  # type: ignore[no-any-return]
 
     def read_text(self, path: str) -> str:
-        if path not in self.paths:
+        if path not in self.sizes:
             return ""
         with translate_read_errors(self.name), self.open(path) as file:
             return file.read().decode("utf-8", errors="replace")
@@ -200,6 +214,28 @@ def read_parquet(reader: DatasetReader, path: str, read: Callable[[Any], T]) -> 
             raise ReleaseError(
                 f"{path} of {reader.name} cannot be read ({message}): replace it with an intact copy"
             ) from error
+
+
+def _list_files(repo_id: str, commit: str) -> dict[str, tuple[int, str]]:
+    """Return the size of each file at a commit, and its SHA-256 if it is in git LFS; the list is stored."""
+    from huggingface_hub import HfApi, constants
+
+    listing_file = _range_directory(repo_id, commit) / "files.json"
+    if listing_file.is_file():
+        return {path: (size, sha256) for path, (size, sha256) in json.loads(listing_file.read_bytes()).items()}
+    files = get_repo_files(HfApi(), repo_id, repo_type="dataset", revision=commit)
+    listing = {path: (file.size, file.lfs.sha256 if file.lfs else "") for path, file in files.items()}
+    if not constants.is_offline_mode():  # offline, the client does not know the hashes
+        with atomic_file(listing_file, is_shared=True) as temp_file:
+            temp_file.write_text(json.dumps(listing))
+    return listing
+
+
+def _range_directory(repo_id: str, commit: str) -> Path:
+    """Return the directory with what was read of a repository at a commit."""
+    from huggingface_hub import cached_assets_path
+
+    return Path(cached_assets_path("compact_hf", namespace=repo_id, subfolder=commit))
 
 
 @contextmanager

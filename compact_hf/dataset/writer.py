@@ -19,7 +19,6 @@ from typing import Any, Final, Self
 
 from compact_hf.dataset.card import (
     CHANGELOG,
-    LICENSES,
     draw_figures,
     is_dataset_directory,
     render_card,
@@ -32,6 +31,7 @@ from compact_hf.dataset.schema import data_path, features, get_split, get_subset
 from compact_hf.dataset.stats import DatasetStats, RowCounter, SplitSize
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.hub.card import CARD, is_edited, mark_card, read_card
+from compact_hf.hub.card_rules import LICENSES
 from compact_hf.images.codec import ImageError, clean_image
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Reject, Row
@@ -235,7 +235,8 @@ def write_dataset(
             )
     if license is not None and license not in LICENSES:
         raise UsageError(
-            f"{license!r} is not a license identifier of the Hub: choose one of {', '.join(sorted(LICENSES))}"
+            f"{license!r} is not a license identifier of the Hub: choose one of "
+            "https://huggingface.co/docs/hub/repositories-licenses"
         )
     with (
         translate_disk_errors(ReleaseError, out, "nothing was changed, free some disk space or choose another --out"),

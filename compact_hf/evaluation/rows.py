@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.questions import DataOptions, Question, QuestionSet
+from compact_hf.hub.cache import CachedDataset, find_cached_dataset
 from compact_hf.images.address import HUB_PREFIX, is_url
 from compact_hf.images.codec import ImageError
 from compact_hf.images.folder import MAX_BYTES
@@ -189,16 +190,19 @@ def read_rows(dataset: str, options: DataOptions, *, preferred_config: str = "de
 
 @dataclass(frozen=True, slots=True)
 class _DatasetSource:
-    """Arguments of `load_dataset`, a display name, and the directory of a local dataset."""
+    """Arguments of `load_dataset`, a display name, the directory of a local dataset, and offline what is cached."""
 
     path: str
     name: str
     load_kwargs: dict[str, Any]
     root: Path | None
+    cached: CachedDataset | None = None
 
 
 def _resolve_source(dataset: str) -> _DatasetSource:
     """Return how to load a dataset: as a file, a directory or a repository."""
+    from huggingface_hub import constants
+
     path = Path(dataset)
     if path.is_file():
         builder = _FILE_BUILDERS.get(path.suffix.lower())
@@ -209,10 +213,14 @@ def _resolve_source(dataset: str) -> _DatasetSource:
         return _DatasetSource(dataset, path.resolve().name, {}, path.resolve())
     if is_url(dataset) and not dataset.startswith(HUB_PREFIX):
         raise EvaluationError(f"{dataset!r} is not the name of a dataset: write org/name or org/name@revision")
-    name, _, revision = dataset.removeprefix(HUB_PREFIX).partition(
-        "@"
-    )  # not a RepoRef, because names without an owner exist, such as `squad`
-    return _DatasetSource(name, dataset, {"revision": revision} if revision else {}, None)
+    # Not a RepoRef, because names without an owner exist, such as `squad`.
+    name, _, revision = dataset.removeprefix(HUB_PREFIX).partition("@")
+    source = _DatasetSource(name, dataset, {"revision": revision} if revision else {}, None)
+    if not constants.is_offline_mode():
+        return source
+    # Offline, `load_dataset` knows neither configs nor revisions.
+    with _translate_dataset_errors(source):
+        return replace(source, cached=find_cached_dataset(name, revision or None))
 
 
 def _default_config(source: _DatasetSource, preferred: str) -> str | None:
@@ -225,10 +233,18 @@ def _default_config(source: _DatasetSource, preferred: str) -> str | None:
         if source.root is not None:
             check_regular_files(source.root)
         # `datasets` names the config of a dataset that declares none `default`.
-        names = get_dataset_config_names(source.path, **source.load_kwargs)
+        names = (
+            list(source.cached.config_names)
+            if source.cached
+            else get_dataset_config_names(source.path, **source.load_kwargs)
+        )
         if preferred in names:
             return preferred
-        default = get_dataset_default_config_name(source.path, **source.load_kwargs)
+        default = (
+            source.cached.default_config
+            if source.cached
+            else get_dataset_default_config_name(source.path, **source.load_kwargs)
+        )
     if default is None:
         raise EvaluationError(f"{source.name} has the configs {', '.join(names)}; choose one with --config")
     return str(default)
@@ -239,7 +255,11 @@ def _default_split(source: _DatasetSource, config: str | None) -> str:
     from datasets import get_dataset_split_names
 
     with _translate_dataset_errors(source):
-        names: list[str] = list(get_dataset_split_names(source.path, config, **source.load_kwargs))
+        names: list[str] = list(
+            source.cached.load(config)
+            if source.cached
+            else get_dataset_split_names(source.path, config, **source.load_kwargs)
+        )
     # `datasets` gives a single file its only split, whatever its contents.
     for name in (*_DEFAULT_SPLITS, *(names if "data_files" in source.load_kwargs else ())):
         if name in names:
@@ -254,18 +274,29 @@ def _load_rows(source: _DatasetSource, config: str | None, split: str) -> Any:
     from datasets import load_dataset
 
     with _translate_dataset_errors(source):
-        return load_dataset(source.path, config, split=split, **source.load_kwargs)
+        if not source.cached:
+            return load_dataset(source.path, config, split=split, **source.load_kwargs)
+        splits = source.cached.load(config)
+        if split not in splits:
+            raise ValueError(f"unknown split {split!r}: choose from {', '.join(splits)}")
+        return splits[split]
 
 
 @contextmanager
 def _translate_dataset_errors(source: _DatasetSource) -> Iterator[None]:
     """Convert errors of `datasets` to an EvaluationError of one line."""
     from datasets.exceptions import DatasetGenerationError
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
         with without_progress_bars():
             yield
     # The message of DatasetGenerationError is always the same; its cause says what is wrong with the file.
+    except OfflineModeIsEnabled as error:
+        raise EvaluationError(
+            f"{source.name} is not a local dataset, and cannot be read from the Hub's cache ({error}): "
+            "check the name, or unset HF_HUB_OFFLINE once to download it"
+        ) from error
     except (OSError, ValueError, RecursionError, DatasetGenerationError) as error:
         message = " ".join(str(error.__cause__ or error).split())
         raise EvaluationError(f"{source.name} cannot be read as a dataset: {message}") from error

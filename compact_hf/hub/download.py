@@ -1,7 +1,8 @@
 """Downloads repositories of any type from the Hub, at one commit, and reads parts of their files.
 
 Files are stored in the cache of the Hub's client, which `load_dataset` and `from_pretrained` use too: cached files are
-not downloaded again, and an interrupted download is resumed.
+not downloaded again, and an interrupted download is resumed. With HF_HUB_OFFLINE=1 everything is taken from the cache,
+at the commit that a branch or tag had the last time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from compact_hf.hub.cache import resolve_commit
 from compact_hf.hub.errors import check_repo_id, translate_read_errors
 from compact_hf.hub.files import get_repo_files
 
@@ -51,9 +53,9 @@ def get_repo_listing(repo_id: str, *, repo_type: RepoType, revision: str | None 
     from huggingface_hub import HfApi
 
     with translate_read_errors(check_repo_id(repo_id), revision):
-        commit = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision).sha
-        files = get_repo_files(HfApi(), repo_id, repo_type=repo_type, revision=str(commit))
-    return RepoListing(str(commit), {path: file.size for path, file in files.items()})
+        commit = resolve_commit(repo_id, repo_type=repo_type, revision=revision)
+        files = get_repo_files(HfApi(), repo_id, repo_type=repo_type, revision=commit)
+    return RepoListing(commit, {path: file.size for path, file in files.items()})
 
 
 def download_snapshot(
@@ -77,13 +79,17 @@ def download_snapshot(
         HubError: the repository or revision was not found, the token has no access to it, or the files cannot be
             written to the cache.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, ResolvedRevision, constants, snapshot_download
 
     with translate_read_errors(check_repo_id(repo_id), revision):
-        # Resolved first: without a connection, the cache would silently use the last known commit of a branch.
-        commit = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+        # Resolved first: without a connection, the client would silently use the last known commit of a branch.
+        commit = resolve_commit(repo_id, repo_type=repo_type, revision=revision)
+        if constants.is_offline_mode():
+            # Raises if the list is not in the cache: then the client would return whatever files are.
+            get_repo_files(HfApi(), repo_id, repo_type=repo_type, revision=commit)
+        resolved = ResolvedRevision(resolved=commit, initial=commit)  # the client takes 64 digits for a branch
         patterns = None if files is None else sorted(files)
-        return Path(snapshot_download(repo_id, repo_type=repo_type, revision=commit, allow_patterns=patterns))
+        return Path(snapshot_download(repo_id, repo_type=repo_type, revision=resolved, allow_patterns=patterns))
 
 
 def count_missing_bytes(repo_id: str, listing: RepoListing, files: Collection[str], *, repo_type: RepoType) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from compact_hf.errors import HubError, HubUnavailableError, UsageError
+from compact_hf.hub.ref import page_url
 from compact_hf.hub.xet import translate_xet_errors
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def translate_write_errors(repo_id: str, directory: Path | None = None) -> Itera
     except ConnectionError as error:
         raise HubUnavailableError(f"the Hub cannot be reached ({_one_line(error)})") from error
     except json.JSONDecodeError as error:
-        raise HubUnavailableError("the Hub may be failing (its reply is not JSON): try again later") from error
+        raise HubUnavailableError("the Hub may be failing (its reply is not JSON)") from error
     except ValueError as error:
         raise HubError(f"the Hub rejected the upload to {repo_id}: {_one_line(error)}") from error
     # Not from the Hub: a file of the directory.
@@ -102,13 +103,18 @@ def translate_read_errors(repo_id: str, revision: str | None = None) -> Iterator
             yield
     except errors.HFValidationError as error:
         raise UsageError(f"{repo_id!r} is not the name of a repository: {_one_line(error)}") from error
-    except errors.OfflineModeIsEnabled:
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+        if not constants.is_offline_mode():  # the connection was lost
+            raise HubUnavailableError(
+                f"the Hub cannot be reached for {repo} ({_one_line(error)}): try again, or give a directory"
+            ) from error
         raise HubError(
-            f"{repo} cannot be read from the Hub (HF_HUB_OFFLINE is set): unset it, or give a directory"
+            f"{repo} is not in the cache, and HF_HUB_OFFLINE is set: unset it once to download it, or give a directory"
         ) from None
     # Before HfHubHTTPError, from which it derives: it has a different fix.
     except errors.GatedRepoError as error:
-        page = f"{constants.ENDPOINT}/{repo.partition('@')[0]}"
+        kind = "datasets" if "/datasets/" in str(error.response.url) else ""
+        page = page_url(repo.partition("@")[0], kind=kind)
         raise HubError(
             f"{repo} is gated: accept its terms at {page}, and set HF_TOKEN to a token of the same account"
         ) from error
@@ -166,9 +172,7 @@ def _error_from_response(repo_id: str, error: HfHubHTTPError) -> HubError:
         return missing_pull_requests(repo_id, f"{status}: {message}")
     match status:
         case 401:
-            return HubError(
-                f"the Hub rejected the token (401: {message}): create one at huggingface.co/settings/tokens"
-            )
+            return HubError(f"the Hub rejected the token (401: {message}): create one at {page_url('settings/tokens')}")
         case 402:
             return HubError(f"the Hub asks for payment to {action} {repo_id} (402: {message}): check the plan")
         case 403:

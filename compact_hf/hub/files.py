@@ -81,16 +81,27 @@ def check_publishable(directory: Path, names: Iterable[str]) -> None:
 
 
 def get_repo_files(api: HfApi, repo_id: str, *, repo_type: str, revision: str) -> dict[str, RepoFile]:
-    """Return the files of a revision by path.
+    """Return the files of a revision by path; offline, of a commit that was downloaded before, without LFS hashes.
 
     Args:
         api (`HfApi`): the client.
         repo_id (`str`): `namespace/name`.
         repo_type (`str`): `dataset`, `model` or `space`.
-        revision (`str`): a branch, tag or commit.
-    """
-    from huggingface_hub import RepoFile
+        revision (`str`): a branch, tag or commit; offline, a commit.
 
+    Raises:
+        huggingface_hub.errors.OfflineModeIsEnabled: HF_HUB_OFFLINE is set, and the cache has no list of the files.
+    """
+    from huggingface_hub import RepoFile, ResolvedRevision, constants, get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, OfflineModeIsEnabled
+
+    if constants.is_offline_mode():
+        commit = ResolvedRevision(resolved=revision, initial=revision)
+        try:
+            files = get_cached_repo_tree(repo_id, repo_type=repo_type, revision=commit)
+        except CachedRepoTreeNotFoundError as error:
+            raise OfflineModeIsEnabled(f"the list of files of {revision} is not in the cache") from error
+        return {file.path: file for file in files}
     entries = api.list_repo_tree(repo_id, repo_type=repo_type, revision=revision, recursive=True)
     return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
@@ -132,16 +143,17 @@ def iter_differences(remote: Mapping[str, RepoFile], directory: Path) -> Iterato
     for name in local.keys() & remote.keys():  # last, because hashing reads the files
         lfs = remote[name].lfs
         expected = lfs.sha256 if lfs else remote[name].blob_id
-        if _hash_file(directory / name, is_git_blob=not lfs) != expected:
+        if _hash_file(directory / name, expected, is_git_blob=not lfs) != expected:
             yield f"{name} has different content"
 
 
-def _hash_file(path: Path, *, is_git_blob: bool) -> str:
-    """Return the git blob hash of a file, or the SHA-256 that git LFS uses."""
+def _hash_file(path: Path, expected: str, *, is_git_blob: bool) -> str:
+    """Return the git blob hash of a file, in the algorithm of the expected one, or the SHA-256 that git LFS uses."""
     with open_regular(path) as file:
         if not is_git_blob:
             return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+        algorithm = hashlib.sha256 if len(expected) == 64 else hashlib.sha1
+        digest = algorithm(b"blob %d\0" % path.stat().st_size)
         while chunk := file.read(_CHUNK_SIZE):
             digest.update(chunk)
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import HubError, HubUnavailableError, UsageError
+from compact_hf.hub.card_rules import check_card
 from compact_hf.hub.errors import check_repo_id, translate_write_errors
 from compact_hf.hub.files import list_files
 from compact_hf.hub.staging import (
@@ -39,6 +40,19 @@ _RETRY_DELAYS_S: Final = (
 # The longest wait that the Hub may ask for: its rate limits apply to windows of five minutes. The error of a longer one
 # says when the command can be run again.
 _MAX_RETRY_DELAY_S: Final = 330.0
+
+
+@contextmanager
+def _say_what_resumes() -> Iterator[None]:
+    """Add to the message of a Hub that cannot be reached what to do."""
+    try:
+        yield
+    except HubUnavailableError as error:
+        raise HubUnavailableError(
+            f"{error}: run the same command to resume",
+            retry_after_s=error.retry_after_s,
+            was_retried=error.was_retried,
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +83,7 @@ class RemoteState:
     files: tuple[str, ...]
 
 
+@_say_what_resumes()
 def push(
     directory: str | Path,
     repo_id: str,
@@ -77,6 +92,7 @@ def push(
     message: str,
     tag: str | None = None,
     private: bool = False,
+    public_because: str = "",
     pull_request: bool = True,
     check: Callable[[str], None] = lambda commit: None,
     on_progress: Callable[[str], None] = lambda message: None,
@@ -93,6 +109,8 @@ def push(
             these files, nothing is left to do.
         private (`bool`, *optional*, defaults to False): create a private repository, and refuse to publish to a public
             one.
+        public_because (`str`, *optional*, defaults to none): why the repository must be public; a private one is then
+            refused, and a new one that is private by the default of its owner is deleted.
         pull_request (`bool`, *optional*, defaults to True): upload to a pull request and merge it; if False, upload to
             a branch and make one commit on main, for a Hub or a repository without pull requests.
         check (`Callable[[str], None]`, *optional*): called with the commit of the upload before main is changed; raises
@@ -118,7 +136,7 @@ def push(
     while True:
         try:
             with translate_write_errors(upload.repo_id, upload.directory):
-                return _push(upload, private=private, pull_request=pull_request)
+                return _push(upload, private=private, public_because=public_because, pull_request=pull_request)
         except HubUnavailableError as error:
             wait_s = next(delays, None)
             if wait_s is None or error.was_retried or error.retry_after_s > _MAX_RETRY_DELAY_S:
@@ -128,6 +146,7 @@ def push(
             time.sleep(wait_s)
 
 
+@_say_what_resumes()
 def get_remote_state(repo_id: str, *, repo_type: RepoType) -> RemoteState:
     """Return the tags and files of a repository; none if it does not exist or the token has no access to it.
 
@@ -152,10 +171,12 @@ def get_remote_state(repo_id: str, *, repo_type: RepoType) -> RemoteState:
     return RemoteState(tags, files)
 
 
-def _push(upload: Upload, *, private: bool, pull_request: bool) -> PushResult:
+def _push(upload: Upload, *, private: bool, public_because: str, pull_request: bool) -> PushResult:
     """Make one attempt to publish; every step is skipped if its result exists already."""
     api = upload.api
     author = api.whoami(cache=True)["name"]  # cached: the Hub limits these calls strictly, and attempts repeat
+    # Before the repository is created, so that a rejected card leaves no empty one.
+    check_card(upload.directory, repo_type=upload.repo_type)
     is_new = not api.repo_exists(**upload.repo_args)
     if is_new:
         sdk = "gradio" if upload.repo_type == "space" else None
@@ -165,6 +186,10 @@ def _push(upload: Upload, *, private: bool, pull_request: bool) -> PushResult:
         raise HubError(
             f"{upload.repo_id} is public, not private: make it private on the Hub, or choose another repository"
         )
+    if public_because and api.repo_info(**upload.repo_args).private:
+        state, fix = ("would be", "create it as public on the Hub") if is_new else ("is", "make it public on the Hub")
+        with _delete_if_refused(upload, is_new=is_new):
+            raise HubError(f"{upload.repo_id} {state} private, and {public_because}: {fix}")
     tag = upload.tag
     # The tag exists: an earlier call was completed, or the name is taken by other files.
     if tag is not None and tag in upload.list_tags():

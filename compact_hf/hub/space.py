@@ -26,7 +26,8 @@ from compact_hf.parsing import read_card_header
 
 REQUIREMENTS: Final = "requirements.txt"
 _HUB_MANAGED_FILES: Final = {".gitattributes", CARD}  # files of a Space that was created on the website of the Hub
-_IGNORED: Final = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
+# Gradio writes a *.pyi next to each module that defines a component.
+_IGNORED: Final = shutil.ignore_patterns("__pycache__", ".*", "*.pyc", "*.pyi")
 # A line of requirements.txt that names this package; group 1 is the name with extras, without the version.
 _PACKAGE_LINE: Final = re.compile(r"^(compact_hf(?:\[[^]]*\])?)[^\n]*$", re.MULTILINE)
 
@@ -86,7 +87,8 @@ def publish_space(
         UsageError: the directory is not a complete Gradio Space or has a link out of it, the wheel is not one of this
             package or is not needed, or both `wheel` and `private` are given: the build of a Space cannot download a
             private wheel.
-        HubError: the repository contains something else, or the Hub cannot be reached or rejects the request.
+        HubError: the repository contains something else, a Space with a wheel is private or would be, or the Hub cannot
+            be reached or rejects the request.
     """
     directory = Path(directory)
     check_publishable(directory, (name for name in list_names(directory) if not _is_ignored(name)))
@@ -119,6 +121,9 @@ def publish_space(
                 repo_type="space",
                 message=message,
                 private=private,
+                public_because=""
+                if wheel is None
+                else "the build of a Space cannot download a private wheel; a package index needs none",
                 pull_request=pull_request,
                 on_progress=on_progress,
             )

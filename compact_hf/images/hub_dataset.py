@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import SourceError
+from compact_hf.hub.cache import find_cached_dataset
 from compact_hf.images.address import Address
 from compact_hf.images.folder import MAX_BYTES
 from compact_hf.images.hub_repository import (
     get_cache_directory,
+    has_cached_listing,
     list_parquet_files,
     progress_bars_on_terminal,
     read_license,
-    resolve_commit,
+    resolve_address,
     translate_source_errors,
 )
 from compact_hf.images.hub_rows import LoadedRows, Rows, open_hub_rows
@@ -37,8 +39,6 @@ from compact_hf.images.question_rows import list_text_columns
 from compact_hf.records import digest
 from compact_hf.regular_files import check_regular_files, read_regular, resolve
 
-# A complete commit hash, which does not have to be resolved.
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 # Beginnings of absolute paths: /, \, ~, a drive of Windows, or file:.
 _ABSOLUTE_PATH: Final = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
 _ORIGIN_COLUMNS: Final = ("image_source", "image_license")
@@ -66,12 +66,12 @@ class DatasetSource:
     """
 
     def __init__(self, address: Address, *, on_wait: Callable[[str], None] = lambda line: None) -> None:
-        if address.on_hub and not _COMMIT.fullmatch(address.revision):
-            address = replace(address, revision=resolve_commit(address))
+        if address.on_hub:
+            address = resolve_address(address)
         self.address = address
         self.identity = str(address)
         # None for a directory and for files other than Parquet: `datasets` then loads all rows.
-        listing = list_parquet_files(address) if address.on_hub else None
+        listing = list_parquet_files(address) if address.on_hub and not _is_only_cached(address) else None
         dataset_dict = {} if listing is not None else _load_dataset_dict(address, on_wait)
         self.features = next(iter(dataset_dict.values())).features if listing is None else listing.features
         self.image_column, self.is_list_column = _find_image_column(self.features, address)
@@ -209,10 +209,20 @@ def _columns_to_read(image_column: str, features: Mapping[str, Any]) -> tuple[st
     )
 
 
+def _is_only_cached(address: Address) -> bool:
+    """Return whether a repository has to be read from the tables that `load_dataset` has cached."""
+    from huggingface_hub import constants
+
+    return constants.is_offline_mode() and not address.files and not has_cached_listing(address)
+
+
 def _load_dataset_dict(address: Address, on_wait: Callable[[str], None]) -> dict[str, Any]:
     """Load all of a dataset with `datasets` and return split -> `datasets.Dataset`."""
     from datasets import load_dataset
 
+    if address.on_hub and _is_only_cached(address):
+        with translate_source_errors(address):
+            return dict(find_cached_dataset(address.path, address.revision).load(address.config or None))
     options: dict[str, Any] = {}
     if address.on_hub:
         on_wait(f"{address.display_name} is not in Parquet: loading all of it first")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import SourceError
+from compact_hf.hub.cache import resolve_commit
 from compact_hf.hub.download import open_hub_file
 from compact_hf.hub.xet import WITHOUT_XET, is_xet_error
 from compact_hf.images.address import HUB_PREFIX, Address
@@ -25,8 +26,8 @@ from compact_hf.storage import atomic_file
 _MAX_CARD_BYTES: Final = 16 * 2**20
 
 
-def resolve_commit(address: Address) -> str:
-    """Return the commit that a revision currently points to.
+def resolve_address(address: Address) -> Address:
+    """Return an address with the commit to which its revision points; offline, the commit of the last time.
 
     Args:
         address (`Address`): the repository and its revision.
@@ -34,10 +35,9 @@ def resolve_commit(address: Address) -> str:
     Raises:
         SourceError: the repository cannot be read.
     """
-    from huggingface_hub import HfApi
-
     with translate_source_errors(address):
-        return HfApi().dataset_info(address.path, revision=address.revision or None).sha or ""
+        commit = resolve_commit(address.path, repo_type="dataset", revision=address.revision or None)
+    return replace(address, revision=commit)
 
 
 def read_license(address: Address) -> str:
@@ -58,7 +58,9 @@ def read_license(address: Address) -> str:
     # If the Hub cannot be reached, raise: returning "unknown" would change the license in the rows.
     with translate_source_errors(address):
         try:
-            card = hf_hub_download(address.path, "README.md", repo_type="dataset", revision=address.revision)
+            card = cached_path or hf_hub_download(
+                address.path, "README.md", repo_type="dataset", revision=address.revision
+            )
         except RemoteEntryNotFoundError:
             return "unknown"  # the repository has no card
     if Path(card).stat().st_size > _MAX_CARD_BYTES:
@@ -102,8 +104,10 @@ def translate_source_errors(address: Address) -> Iterator[None]:
 
 def _suggest_fix(address: Address, error: Exception) -> str:
     """Return what to do about an error, for the end of its message."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    if isinstance(error, OfflineModeIsEnabled):
+        return "unset HF_HUB_OFFLINE once to download it, or give a directory"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free disk space or set HF_HOME to a directory on a larger disk, then run the same command to resume"
     if not address.on_hub:
@@ -113,6 +117,24 @@ def _suggest_fix(address: Address, error: Exception) -> str:
     if isinstance(error, HfHubHTTPError) and (error.response.status_code >= 500 or error.response.status_code == 429):
         return "run the same command to resume when the Hub is available again"
     return "check the name, the revision and HF_TOKEN"
+
+
+def check_online(address: Address) -> None:
+    """Raise if what is not in the cache cannot be downloaded because HF_HUB_OFFLINE is set.
+
+    Args:
+        address (`Address`): the dataset that is read, for the message.
+
+    Raises:
+        SourceError: HF_HUB_OFFLINE is set.
+    """
+    from huggingface_hub import constants
+
+    if address.on_hub and constants.is_offline_mode():
+        raise SourceError(
+            f"{address.display_name} is not in the cache, and HF_HUB_OFFLINE is set: unset it once to download it, or "
+            "give a directory"
+        )
 
 
 @contextlib.contextmanager
@@ -156,8 +178,9 @@ def list_parquet_files(address: Address) -> ParquetListing | None:
     """
     from datasets import Features
 
-    cache_file = get_cache_directory(address) / f"{digest(str(replace(address, split='')), length=16)}.json"
+    cache_file = _listing_file(address)
     if not cache_file.exists():
+        check_online(address)
         with translate_source_errors(address), progress_bars_on_terminal():
             listing = _build_listing(address)
             record = None if listing is None else (listing.features.to_dict(), listing.files)
@@ -167,6 +190,19 @@ def list_parquet_files(address: Address) -> ParquetListing | None:
         return None
     features, files = cached
     return ParquetListing(Features.from_dict(features), {split: tuple(urls) for split, urls in files.items()})
+
+
+def has_cached_listing(address: Address) -> bool:
+    """Return whether `list_parquet_files` was called before.
+
+    Args:
+        address (`Address`): the dataset; its revision is a commit.
+    """
+    return _listing_file(address).exists()
+
+
+def _listing_file(address: Address) -> Path:
+    return get_cache_directory(address) / f"{digest(str(replace(address, split='')), length=16)}.json"
 
 
 def _build_listing(address: Address) -> ParquetListing | None:

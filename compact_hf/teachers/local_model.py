@@ -57,7 +57,7 @@ def locate_model(model: str) -> ModelLocation:
     Raises:
         UsageError: the model is neither a directory nor a repository that can be read.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
 
     if Path(model).is_dir():
         return ModelLocation(model, None)
@@ -66,6 +66,11 @@ def locate_model(model: str) -> ModelLocation:
             # .../snapshots/COMMIT/config.json
             return ModelLocation(model, Path(hf_hub_download(model, "config.json")).parent.name)
     except (OSError, ValueError) as error:
+        if constants.is_offline_mode():
+            raise UsageError(
+                f"model {model!r} is neither a directory nor in the Hub's cache: check the name, or unset "
+                "HF_HUB_OFFLINE once to download it"
+            ) from error
         raise UsageError(
             f"model {model!r} was not found (not a directory; no config.json on the Hub: {summarize(error)}): "
             "check the name"

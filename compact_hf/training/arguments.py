@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
+from compact_hf.hub.cache import find_cached_dataset
 from compact_hf.models import loading
 from compact_hf.models.chat_template import check_chat_templates
 from compact_hf.models.family import ModelFamily
@@ -234,6 +235,7 @@ def load_splits(args: Arguments) -> dict[str, Any]:
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
+    from huggingface_hub import constants
     from trl import get_dataset
 
     script, splits = args.script, {"train": args.script.dataset_train_split}
@@ -248,6 +250,9 @@ def load_splits(args: Arguments) -> dict[str, Any]:
                 check_regular_files(name)
         if args.mixture.datasets:
             dataset = get_dataset(args.mixture)
+        elif args.extras.dataset_revision and constants.is_offline_mode():
+            # Offline, `load_dataset` ignores the revision.
+            dataset = find_cached_dataset(script.dataset_name, args.extras.dataset_revision).load(script.dataset_config)
         else:
             # Not TRL's loading, which takes no revision of `dataset_name`.
             dataset = load_dataset(script.dataset_name, script.dataset_config, revision=args.extras.dataset_revision)

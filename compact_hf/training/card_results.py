@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from markupsafe import Markup
 
 from compact_hf.errors import TuningError
-from compact_hf.hub.ref import REPO_ID
+from compact_hf.hub.card_rules import to_identifier
+from compact_hf.hub.ref import REPO_ID, page_url
 from compact_hf.models.loading import hash_model
 from compact_hf.parsing import read_json
 from compact_hf.records import READABLE_RESULTS_SCHEMAS
@@ -69,11 +70,16 @@ class EvaluatedDataset:
     split: str | None = None
 
     @property
+    def identifier(self) -> str:
+        """The repository, or an identifier made of the name: the Hub allows no spaces there."""
+        return self.repository or to_identifier(re.split(r"@| \(", self.name)[0]) or "dataset"
+
+    @property
     def link(self) -> Markup:
         """The name in Markdown, with a link if it is a repository."""
         if self.repository is None:
             return escape_markdown(self.name)
-        link = Markup(f"[{self.repository}](https://huggingface.co/datasets/{self.repository})")
+        link = Markup(f"[{self.repository}]({page_url(self.repository, kind='datasets')})")
         return link + escape_markdown(self.name.removeprefix(self.repository))
 
 
@@ -115,6 +121,11 @@ class CardResults:
     def task(self) -> str:
         """The evaluation task."""
         return str(self.evaluation.get("task", _UNNAMED_TASK))
+
+    @property
+    def metric_identifier(self) -> str:
+        """The metric as the Hub identifies it, such as `accuracy`."""
+        return to_identifier(self.metric) or "score"
 
     @property
     def metric(self) -> str:
@@ -192,12 +203,12 @@ class CardResults:
         return [
             EvalResult(
                 task_type="image-text-to-text",
-                dataset_type=dataset.repository or dataset.name,
+                dataset_type=dataset.identifier,
                 dataset_name=dataset.name,
                 dataset_config=dataset.config,
                 dataset_split=dataset.split,
                 dataset_revision=dataset.revision,
-                metric_type=headline["metric"].lower(),
+                metric_type=self.metric_identifier,
                 metric_name=f"{headline['metric']}, {label}",
                 metric_args=metric_args,
                 metric_value=round(value, 4),

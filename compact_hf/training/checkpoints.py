@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
+from compact_hf.hub.cache import resolve_commit
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.ref import RepoRef
 from compact_hf.output_directory import OutputDirectory
 from compact_hf.parsing import read_json
 from compact_hf.storage import write_atomically
-
-_COMMIT_HASH: Final = re.compile(r"[0-9a-f]{40}")
 
 
 def pin_revision(dataset: str, revision: str | None) -> tuple[str, str | None]:
@@ -34,8 +33,8 @@ def pin_revision(dataset: str, revision: str | None) -> tuple[str, str | None]:
         revision (`str`, *optional*): a branch, a tag or a commit.
 
     Returns:
-        `tuple[str, str | None]`: the name without `@revision`, and the commit. The commit is None for a directory, and
-            offline if no revision is given: then the cache of `datasets` decides.
+        `tuple[str, str | None]`: the name without `@revision`, and the commit, which is None for a directory. Offline,
+            it is the commit of the last time.
 
     Raises:
         TuningError: if a revision is given for a directory, or two different revisions are given.
@@ -50,23 +49,9 @@ def pin_revision(dataset: str, revision: str | None) -> tuple[str, str | None]:
         return dataset, None
     if revision and ref.revision and revision != ref.revision:
         raise TuningError(f"{dataset} and --revision {revision} are two different revisions: leave out one of them")
-    return ref.repo_id, _resolve_commit(ref.repo_id, revision or ref.revision)
-
-
-def _resolve_commit(name: str, revision: str | None) -> str | None:
-    """Return the commit of a revision on the Hub; offline, None for the default revision."""
-    from huggingface_hub import HfApi, constants
-
-    if revision and _COMMIT_HASH.fullmatch(revision):
-        return revision
-    if constants.is_offline_mode():
-        if revision:
-            raise TuningError(
-                f"the commit of {name}@{revision} cannot be looked up (HF_HUB_OFFLINE is set): give the commit itself"
-            )
-        return None
-    with translate_read_errors(name, revision):
-        return HfApi().dataset_info(name, revision=revision).sha
+    revision = revision or ref.revision
+    with translate_read_errors(ref.repo_id, revision):
+        return ref.repo_id, resolve_commit(ref.repo_id, repo_type="dataset", revision=revision)
 
 
 MARKER_FILE: Final = ".compact-tune"

@@ -17,7 +17,8 @@ from markupsafe import Markup
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import TuningError
 from compact_hf.hub.card import CARD, mark_card
-from compact_hf.hub.ref import RepoRef
+from compact_hf.hub.card_rules import read_license_fields
+from compact_hf.hub.ref import RepoRef, other_endpoint, page_url
 from compact_hf.models.loading import ADAPTER_CONFIG, is_adapter
 from compact_hf.parsing import read_card_header, read_json
 from compact_hf.reports.markdown import escape_markdown, make_environment
@@ -113,7 +114,7 @@ def write_card_files(
     return path
 
 
-def read_base_license(record: TrainingRecord) -> dict[str, str]:
+def read_base_license(record: TrainingRecord) -> dict[str, Any]:
     """Return the license fields of the base's card, if the card is local or in the Hub's cache; else nothing.
 
     Args:
@@ -124,7 +125,9 @@ def read_base_license(record: TrainingRecord) -> dict[str, str]:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    base = record.base or ""
+    if not record.base:
+        return {}
+    base = record.base
     # A local base has its card beside its weights. For one on the Hub, only the cache is read, so that this works
     # offline.
     path: Any = Path(base) / CARD
@@ -139,7 +142,8 @@ def read_base_license(record: TrainingRecord) -> dict[str, str]:
         raise TuningError(
             f"the header of the base's card {path} is not valid YAML ({error}): fix it and retry"
         ) from error
-    return {key: str(header[key]) for key in ("license", "license_name", "license_link") if header.get(key)}
+    page = f"{page_url(base)}/blob/{record.base_revision or 'main'}" if is_repository(base) else ""
+    return read_license_fields(header, page=page)
 
 
 def is_repository(name: str) -> bool:
@@ -171,7 +175,7 @@ def _render_card(
         kind=kind,
         facts=record,
         base=_public_name(str(record.base)),
-        datasets=Markup(", ").join(_format_link(dataset, "datasets/") for dataset in record.datasets)
+        datasets=Markup(", ").join(_format_link(dataset, "datasets") for dataset in record.datasets)
         or "data that was not written down",
         lora=_read_lora_config(directory) if kind == "adapter" else None,
         request=SHORT_ANSWER_INSTRUCTION,
@@ -184,6 +188,7 @@ def _render_card(
         accuracy_file=ACCURACY_FILE,
         license=license.get("license_name") or license.get("license"),
         of_base=license == read_base_license(record),
+        endpoint=other_endpoint(),
     )
 
 
@@ -218,7 +223,7 @@ def _build_metadata(
         datasets=[dataset for dataset in record.datasets if is_repository(dataset)] or None,
         language="en",
         tags=["compact", "trl", "sft", *(["lora"] if kind == "adapter" else [])],
-        metrics=[results.metric.lower()] if results else None,
+        metrics=[results.metric_identifier] if results else None,
         model_name=name if results else None,
         eval_results=results.eval_results() if results else None,
         ignore_metadata_errors=False,
@@ -257,7 +262,7 @@ def _format_link(name: str, kind: str = "") -> Markup:
     if not is_repository(name):
         return escape_markdown(_public_name(name))
     # The name of a repository has no special characters.
-    return Markup(f"[{name}](https://huggingface.co/{kind}{name})")
+    return Markup(f"[{name}]({page_url(name, kind=kind)})")
 
 
 def _format_duration(seconds: float) -> str:

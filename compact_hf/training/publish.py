@@ -134,6 +134,10 @@ def publish_model(
             f"{directory / CARD} was written by hand: add scores and license there yourself, or remove it to "
             "have a card generated"
         )
+    if license == "other":
+        raise UsageError(
+            "--license other does not name the license: write README.md yourself, with license_name and license_link"
+        )
     # All checks, here and on the Hub, come before the upload is assembled.
     remote = get_remote_state(repo_id, repo_type="model")
     _check_repository(directory, repo_id, remote)

@@ -134,5 +134,5 @@ def test_the_card_carries_the_license_that_the_maker_says(run: Path, tmp_path: P
     assemble(run, tmp_path / "out", version="1.0.0", license="cc-by-sa-4.0")
     assert read_header(tmp_path / "out")["license"] == "cc-by-sa-4.0"
     assert validate(tmp_path / "out").counts == {}
-    with pytest.raises(UsageError, match="'mine' is not a license identifier of the Hub: choose one of apache"):
+    with pytest.raises(UsageError, match="'mine' is not a license identifier of the Hub: choose one of https:"):
         assemble(run, tmp_path / "other", version="1.0.0", license="mine")

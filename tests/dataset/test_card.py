@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from datasets import load_dataset
+from huggingface_hub import constants
 from PIL import Image
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.dataset.card import _format_size, is_dataset_directory, read_header
+from compact_hf.dataset.card import _format_size, is_dataset_directory, parse_header, read_header, render_card
 from compact_hf.dataset.provenance import ModelUsage, Provenance
 from compact_hf.dataset.schema import features
 from compact_hf.dataset.stats import DatasetStats
@@ -22,6 +23,7 @@ from compact_hf.dataset.writer import write_dataset
 from compact_hf.methods.compact.statistics import QuestionStatistics
 from compact_hf.records import Message, Reject, Row, Turn, is_validation_image
 from compact_hf.teachers.base import Role
+from tests.doubles.hub.card_rules import find_problems
 
 from .samples import make_row, make_rows
 
@@ -61,19 +63,52 @@ def test_the_header_counts_every_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("licenses", "told"),
+    ("licenses", "told", "name"),
     [
-        (["CC0-1.0", "CC0-1.0"], "cc0-1.0"),
-        (["CC0-1.0", "CC-BY-4.0"], "other"),
-        (["ask my aunt"], "other"),
-        (["unknown"], "unknown"),
-        ([], "unknown"),
+        (["CC0-1.0", "CC0-1.0"], "cc0-1.0", None),
+        (["CDLA-Permissive-2.0"], "cdla-permissive-2.0", None),
+        (["CC0-1.0", "CC-BY-4.0"], "other", "licenses-of-the-images"),
+        (["Ask my aunt (2nd)"], "other", "ask-my-aunt-2nd"),
+        (["版权所有"], "other", "custom-license"),
+        (["unknown"], "unknown", None),
+        ([], "unknown", None),
     ],
 )
-def test_the_license_is_that_of_the_pictures(licenses: list[str], told: str, tmp_path: Path) -> None:
+def test_the_license_is_that_of_the_pictures(licenses: list[str], told: str, name: str | None, tmp_path: Path) -> None:
     licensed_rows = [replace(make_row(number), image_license=license) for number, license in enumerate(licenses)]
-    _, header, _ = write_release(tmp_path / "out", *licensed_rows, TEXT_ROW)
+    _, header, card = write_release(tmp_path / "out", *licensed_rows, TEXT_ROW)
+    assert find_problems(card, "dataset") == []
     assert header["license"] == told
+    assert header.get("license_name") == name
+
+
+@pytest.mark.parametrize(
+    ("rows", "category"),
+    [
+        (999, "n<1K"),
+        (1000, "1K<n<10K"),
+        (9_999_999, "1M<n<10M"),
+        (10**7, "10M<n<100M"),
+        (10**12 - 1, "100B<n<1T"),
+        (10**12, "n>1T"),
+    ],
+)
+def test_the_size_is_one_of_the_hubs_categories(
+    rows: int, category: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats, _, _ = write_release(tmp_path / "out", TEXT_ROW)
+    monkeypatch.setattr(DatasetStats, "rows", lambda *subsets, split="": rows)
+    card = render_card(stats, {})
+    assert parse_header(card)["size_categories"] == [category]
+    assert find_problems(card, "dataset") == []
+
+
+def test_a_card_names_the_hub_that_it_is_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example.org")
+    _, _, card = write_release(tmp_path / "out", *make_rows(3))
+    assert "huggingface.co" not in card
+    assert r"\url{https://hub.example.org/datasets/org/name}" in card
+    assert "set the environment variable `HF_ENDPOINT` to this address" in card
 
 
 def test_the_text_says_what_was_measured(tmp_path: Path) -> None:

@@ -56,6 +56,34 @@ told += [again.commit, *(state.tags for state in states)]
     assert statuses(repository) == ["merged", "merged"]  # the third call had nothing left to do
 
 
+def test_a_repository_with_hashes_of_64_digits_is_pushed_to_and_read(folder: Path, tmp_path: Path) -> None:
+    source = """
+import pathlib, sys
+from compact_hf.hub.download import download_snapshot, get_repo_listing
+from compact_hf.hub.push import push
+from compact_hf.training.checkpoints import pin_revision
+folder = pathlib.Path(sys.argv[1])
+first = push(folder, "org/things", repo_type="dataset", message="Release v1", tag="v1")
+again = push(folder, "org/things", repo_type="dataset", message="Release v1", tag="v1")
+(folder / "new.txt").write_text("new")
+second = push(folder, "org/things", repo_type="dataset", message="Release v2", tag="v2")
+listing = get_repo_listing("org/things", repo_type="dataset", revision=first.commit)
+directory = download_snapshot("org/things", repo_type="dataset", revision=first.commit)
+told = [first.commit, again.commit, second.commit, listing.commit, sorted(listing.files), directory.name]
+told.append(pin_revision("org/things", first.commit))
+"""
+    before = contents(folder)
+    with HubServer(git_hash="sha256") as server:
+        first, again, second, listed, paths, directory, pinned = run_source(
+            server, source, folder, home=tmp_path / "home"
+        )
+        assert revision_files(get_repository(server), "v1") == before
+        assert revision_files(get_repository(server), "v2") == contents(folder)
+    assert first == again == listed == directory == pinned[1] != second
+    assert len(first) == len(second) == 64
+    assert paths == sorted([".gitattributes", *before])
+
+
 def test_main_changes_at_the_merge_and_nowhere_else(server: HubServer, folder: Path, tmp_path: Path) -> None:
     main_history: list[tuple[str, str]] = []  # the state of main at each request
 
@@ -220,5 +248,5 @@ def test_a_limit_of_an_hour_ends_the_push_at_once(server: HubServer, folder: Pat
     hour = RateLimit(limit=100, window_s=3600, used=100)
     server.fault = lambda request, number: hour.refuse() if request.method == "POST" else None
     process = run(server, PUSH, folder, home=tmp_path / "home")
-    assert "it allows more in 3600 s" in process.stderr.splitlines()[-1]
+    assert process.stderr.splitlines()[-1].endswith("it allows more in 3600 s: run the same command to resume")
     assert len([request for request in server.requests if request.method == "POST"]) == 1

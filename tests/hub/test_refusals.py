@@ -25,9 +25,12 @@ except HubUnavailableError as error:
     told = str(error)
 """
     server.fault = lambda request, number: service_unavailable()
-    assert run_source(server, source, folder, home=tmp_path / "home").startswith("the Hub is busy or failing (503: ")
+    failing = run_source(server, source, folder, home=tmp_path / "home")
+    assert failing.startswith("the Hub is busy or failing (503: ")
     nowhere = run_source(server, source, folder, home=tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
     assert nowhere.startswith("the Hub cannot be reached (")
+    assert failing.endswith("): run the same command to resume")
+    assert nowhere.endswith("): run the same command to resume")
     offline = source.replace("HubUnavailableError", "HubError")
     assert "HF_HUB_OFFLINE is set" in run_source(server, offline, folder, home=tmp_path / "home", HF_HUB_OFFLINE="1")
 
@@ -60,7 +63,7 @@ refused("no namespace", name="things")
 refused("no folder", folder=empty / "nowhere")
 refused("no files", folder=empty)
 (empty / "README.md").write_text("---\\na: [\\n---\\n")
-refused("bad header", folder=empty)
+refused("bad header", folder=empty, name="org/new")
 push(folder, "org/things", repo_type="dataset", message="Release v1", tag="v1")
 refused("public", private=True)
 (folder / "data" / "words.txt").write_text("other words")
@@ -77,7 +80,7 @@ refused("tag taken", tag="v1")
         "no namespace": ("UsageError", "give namespace/name"),
         "no folder": ("UsageError", "is not a directory"),
         "no files": ("UsageError", "contains no files"),
-        "bad header": ("HubError", "Invalid metadata in README.md"),
+        "bad header": ("HubError", "the Hub rejects the metadata in README.md (while parsing a flow node"),
         "public": ("HubError", "is public"),
         "tag taken": ("HubError", "data/words.txt has 10 bytes instead of 11"),
     }
@@ -87,6 +90,7 @@ refused("tag taken", tag="v1")
         assert part in errors[case][1], errors[case]
         assert "\n" not in errors[case][1]
         assert "hf_" not in errors[case][1], "a token must not be shown"
+    assert not server.store.has("dataset", "org/new"), "a rejected card left an empty repository"
     assert revision_files(get_repository(server), "main") == revision_files(get_repository(server), "v1") == before
 
 

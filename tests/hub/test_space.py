@@ -71,12 +71,29 @@ def test_a_space_is_pushed_with_a_wheel_that_its_requirements_can_fetch(
     assert (target / "compact_hf" / "cli" / "main.py").is_file()
 
 
-def test_hidden_files_of_a_space_are_not_published(server: HubServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_wheel_is_not_published_in_a_space_that_is_private_by_default(
+    existed: bool, wheel: Path, tmp_path: Path
+) -> None:
+    with HubServer(private_by_default=True) as server:
+        if existed:
+            server.store.create("space", "org/space", private=True, author="tester")
+        command = ["publish", str(SPACE), "org/space", "--wheel", str(wheel)]
+        process = run(server, COMPACT, *command, home=tmp_path / "home")
+        assert process.returncode == 1
+        line = process.stderr.splitlines()[-1]
+        assert f"org/space {'is' if existed else 'would be'} private, and the build of a Space cannot download" in line
+        assert server.store.has("space", "org/space") == existed
+        assert not [request for request in server.requests if request.path.startswith("/lfs/")]
+
+
+def test_hidden_and_generated_files_of_a_space_are_not_published(server: HubServer, tmp_path: Path) -> None:
     directory = tmp_path / "metric"
     shutil.copytree(METRIC, directory)
     (directory / ".env").write_text("HF_TOKEN=secret\n")
     (directory / ".answers").mkdir()
     (directory / ".answers" / "all.json").write_text("{}")
+    (directory / "app.pyi").write_text("# Gradio writes these when the app starts\n")
     process = run(server, COMPACT, "publish", str(directory), "org/no_hidden_files", home=tmp_path / "home")
     assert process.returncode == 0, process.stderr
     assert revision_files(server.store.repository("space", "org/no_hidden_files"), "main") == published_files(METRIC)

@@ -139,6 +139,9 @@ refused("own card", "other", license="mit")
 publish_model(work / "tuned", "org/thanked", base="org/base")
 HfApi().upload_file(path_or_fileobj=b"# Thanks", path_in_repo="README.md", repo_id="org/thanked")
 refused("card edited on the Hub", "tuned", "org/thanked", base="org/base")
+refused("license without a name", "tuned", base="org/base", license="other")
+refused("license that the Hub does not know", "tuned", base="org/base", license="my own")
+refused("card in Latin-1", "latin", base="org/base")
 refused("a shard is missing", "sharded", base="org/base")
 module._RETRY_DELAYS_S = ()
 refused("the Hub fails", "tuned", "org/resumed", base="org/base", version="1.0.0")
@@ -299,6 +302,12 @@ def test_what_cannot_be_published_is_one_clear_line_and_nothing_there(
         "no card": ("TuningError", "has no record of its training"),
         "own card": ("UsageError", "was written by hand"),
         "card edited on the Hub": ("HubError", "README.md of org/thanked was edited on the Hub and would be replaced"),
+        "license without a name": ("UsageError", "--license other does not name the license"),
+        "license that the Hub does not know": (
+            "HubError",
+            'the Hub rejects the metadata in README.md ("license" must be one of [',
+        ),
+        "card in Latin-1": ("HubError", "README.md is not UTF-8"),
         "a shard is missing": ("TuningError", "adapter_model-2.safetensors cannot be read"),
         "the Hub fails": ("HubUnavailableError", "busy or failing (503"),
     }
@@ -339,5 +348,7 @@ def make_bad_directories(work: Path) -> None:
     (sharded / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
     old_results = shutil.copytree(work / "results", work / "outdated") / "results.json"
     old_results.write_text(json.dumps(json.loads(old_results.read_bytes()) | {"schema": 1}))
+    latin = shutil.copytree(work / "tuned", work / "latin")
+    (latin / "README.md").write_bytes("Ein Café.".encode("latin-1"))
     without_card = shutil.copytree(work / "base", work / "unknown")
     (without_card / "README.md").unlink()

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from PIL import Image
 
 from compact_hf.errors import TuningError
 from compact_hf.hub.card import is_edited
 from compact_hf.training.card_results import CardResults
-from compact_hf.training.model_card import ACCURACY_FILE, CURVE_FILE, write_card, write_card_files
+from compact_hf.training.model_card import ACCURACY_FILE, CURVE_FILE, read_base_license, write_card, write_card_files
 from compact_hf.training.recipes import read_recipe
 from compact_hf.training.training_record import RECORD_FILE, TrainingRecord
+from tests.doubles.hub.card_rules import find_problems
 
 SCORE = {"n": 40, "right": 10, "accuracy": 0.25, "low": 0.142, "high": 0.402, "majority": {"right": 8, "accuracy": 0.2}}
 RESULTS = {"matching": "exact", "overall": SCORE, "by_k": {"2": SCORE}, "by_capability": {"text_recognition": SCORE}}
@@ -163,7 +164,7 @@ def test_the_license_is_the_bases(adapter: Path, tmp_path: Path) -> None:
     (base / "README.md").write_text("---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\nA base.\n")
     card = ModelCard.load(write_card(adapter, settings=make_settings(model_name_or_path=str(base))))
     header = card.data.to_dict()
-    assert [header[key] for key in ("license", "license_name", "license_link")] == ["other", "own", "LICENSE"]
+    assert [header.get(key) for key in ("license", "license_name", "license_link")] == ["other", "own", None]
     assert "own, the license of the base model." in card.text
     (base / "README.md").write_text("A base.\n")
     card = ModelCard.load(write_card(adapter, settings=make_settings(model_name_or_path=str(base))))
@@ -215,8 +216,43 @@ def test_other_models_stand_beside_in_the_table_and_not_in_the_index(adapter: Pa
     assert "/home/someone" not in card.text
     eval_results = card.data.eval_results or []
     assert {(result.metric_value, result.dataset_type, result.dataset_split) for result in eval_results} == {
-        (0.25, "60 reserved scenes", None)
+        (0.25, "60-reserved-scenes", None)
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "identifier"),
+    [
+        ("org/data@v1.0.0 (k3, test)", "org/data"),
+        ("My Release (compositional, validation)", "my-release"),
+        ("questions.jsonl (train)", "questions.jsonl"),
+        ("squad@main (default, test)", "squad"),
+        ("60 reserved scenes, pictures swapped", "60-reserved-scenes-pictures-swapped"),
+        ("数据 (train)", "dataset"),
+    ],
+)
+def test_the_type_of_a_dataset_in_the_index_is_an_identifier(name: str, identifier: str, adapter: Path) -> None:
+    card = ModelCard.load(write_card(adapter, settings=make_settings(), results=make_results(name)))
+    first = (card.data.eval_results or [])[0]
+    assert (first.dataset_type, first.dataset_name) == (identifier, name)
+    assert find_problems(card.content, "model") == []
+
+
+def test_a_card_names_the_hub_that_it_is_made_for(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example.org")
+    card = write_card(adapter, settings=make_settings(), results=make_results("org/asked@v2.0.0")).read_text()
+    assert "huggingface.co" not in card
+    assert "[org/llava-base](https://hub.example.org/org/llava-base)" in card
+    assert "[org/asked](https://hub.example.org/datasets/org/asked)" in card
+    assert "set the environment variable `HF_ENDPOINT` to this address" in card
+
+
+def test_a_model_without_a_base_takes_no_license_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert read_base_license(TrainingRecord()) == {}
 
 
 def test_results_of_another_task_are_told_by_their_headline(adapter: Path) -> None:

@@ -62,15 +62,16 @@ def test_a_tag_is_taken_at_its_commit_and_main_where_none_is_asked_for(tmp_path:
     write_release(tmp_path / "v1.0.0", rows=0, text_rows=8)
     write_release(tmp_path / "v1.1.0", rows=0, text_rows=12)
     with HubServer() as server:
-        run_source(server, PUBLISH_SOURCE, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="0")
-        tagged, by_option, main, missing = run_source(
-            server, PLAN_SOURCE, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="0"
-        )
+        run_source(server, PUBLISH_SOURCE, tmp_path, home=tmp_path / "home")
+        tagged, by_option, main, missing = run_source(server, PLAN_SOURCE, tmp_path, home=tmp_path / "home")
+        *offline, not_cached = run_source(server, PLAN_SOURCE, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="1")
     assert [tagged[0], main[0]] == [8, 12]
     assert by_option == tagged
     assert len(tagged[1]) == len(main[1]) == 40
     assert tagged[1] != main[1]
     assert "v9.9.9" in missing
+    assert offline == [tagged, by_option, main]  # although main was cached last, which is what `load_dataset` takes
+    assert "org/things@v9.9.9 is not in the cache, and HF_HUB_OFFLINE is set" in not_cached
 
 
 def test_a_base_is_recorded_with_its_commit(tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.hub.download import open_hub_file
 from compact_hf.images.address import HUB_PREFIX, Address, is_url
 from compact_hf.images.conversations import Defect
-from compact_hf.images.hub_repository import list_parquet_files, resolve_commit, translate_source_errors
+from compact_hf.images.hub_repository import (
+    get_cache_directory,
+    list_parquet_files,
+    resolve_address,
+    translate_source_errors,
+)
+from compact_hf.images.hub_rows import HubParquetFile
 from compact_hf.images.question_rows import (
     ANSWER_COLUMNS,
     Exchange,
@@ -32,9 +38,11 @@ from compact_hf.images.question_rows import (
 )
 from compact_hf.methods.base import KSource
 from compact_hf.methods.registry import get_method
+from compact_hf.records import digest
 from compact_hf.regular_files import check_regular_files, open_regular
 from compact_hf.runs.journal import FILE_NAME, Journal
 from compact_hf.runs.shards import find_runs
+from compact_hf.storage import atomic_file
 
 
 class LabelledQuestion(NamedTuple):
@@ -137,7 +145,7 @@ def _parse_address(dataset: str, config: str | None, split: str | None) -> Addre
         )
     else:
         address = Address.parse(dataset if is_url(dataset) else f"{HUB_PREFIX}{dataset}")
-        address = replace(address, revision=resolve_commit(address))
+        address = resolve_address(address)
     for name, option in (("config", config), ("split", split)):
         if option and getattr(address, name) not in ("", option):
             raise UsageError(f"{dataset!r} and --{name} {option} name different {name}s; omit one of them")
@@ -223,9 +231,11 @@ def _open_file(address: Address, file: str) -> AbstractContextManager[Any]:
 
 def _read_footer(address: Address, file: str) -> Any:
     import pyarrow.parquet as pq
+    from datasets import Features
 
-    with _open_file(address, file) as stream:
-        return pq.read_metadata(stream)
+    if address.on_hub:
+        return HubParquetFile(file, address, Features()).footer
+    return pq.read_metadata(file)
 
 
 def _iter_chunks(footer: Any) -> Iterator[list[int]]:
@@ -261,12 +271,23 @@ def _iter_dataset_rows(
 
 
 def _read_table(address: Address, columns: tuple[str, ...], file: str, footer: Any, groups: list[int]) -> Any:
+    """Return the columns of some row groups; those of a file on the Hub are cached, for later calls and offline."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with translate_source_errors(address), _open_file(address, file) as stream:
-        parquet_file = pq.ParquetFile(stream, metadata=footer, pre_buffer=True)
-        # Without threads of its own: the pool already reads several chunks in parallel.
-        return parquet_file.read_row_groups(groups, columns=list(columns), use_threads=False)
+    cache_file = get_cache_directory(address) / f"{digest(file, columns, groups, length=16)}.arrow"
+    with translate_source_errors(address):
+        if address.on_hub and cache_file.exists():
+            with pa.memory_map(str(cache_file)) as source:
+                return pa.ipc.open_file(source).read_all()
+        with _open_file(address, file) as stream:
+            parquet_file = pq.ParquetFile(stream, metadata=footer, pre_buffer=True)
+            # Without threads of its own: the pool already reads several chunks in parallel.
+            table = parquet_file.read_row_groups(groups, columns=list(columns), use_threads=False)
+        if address.on_hub:
+            with atomic_file(cache_file, is_shared=True) as temp_file, pa.ipc.new_file(temp_file, table.schema) as sink:
+                sink.write_table(table)
+        return table
 
 
 def _iter_table_rows(address: Address, table: Any, row_format: RowFormat) -> Iterator[QuestionRow]:

@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import EvaluationError, HubUnavailableError, UsageError
+from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.ref import RepoRef
@@ -69,19 +69,18 @@ def inspect_model(model: str) -> ModelKind:
 
 def _inspect_hub_model(model: str) -> ModelKind:
     """Return the type of a model on the Hub, downloading only its config."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     name = model.rpartition("/")[2]
     with translate_read_errors(model):
         try:
             hf_hub_download(model, ADAPTER_CONFIG)
-        except LocalEntryNotFoundError as error:  # not in the cache and offline; a subclass of EntryNotFoundError
-            raise HubUnavailableError(
-                f"{model} is not a local directory, and the Hub cannot be reached; give a directory, or unset "
-                "HF_HUB_OFFLINE"
-            ) from error
-        except EntryNotFoundError:
+        except EntryNotFoundError as error:
+            # Offline, the client raises the same error whether a file is not cached or known not to exist.
+            is_known = try_to_load_from_cache(model, ADAPTER_CONFIG) is _CACHED_NO_EXIST
+            if isinstance(error, LocalEntryNotFoundError) and not is_known:
+                raise
             return ModelKind(name, False, _read_model_type(Path(hf_hub_download(model, MODEL_CONFIG))))
     return ModelKind(name, True, None)
 

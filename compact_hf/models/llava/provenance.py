@@ -20,6 +20,8 @@ from markupsafe import Markup
 
 from compact_hf.errors import UsageError
 from compact_hf.hub.card import CARD, mark_card
+from compact_hf.hub.card_rules import read_license_fields
+from compact_hf.hub.ref import page_url
 from compact_hf.models.llava.processor import IMAGE_TOKEN, PAD_TOKEN
 from compact_hf.parsing import read_card_header, read_json
 from compact_hf.reports.markdown import format_code, make_environment
@@ -43,14 +45,14 @@ class AssemblyRecord:
         dtype (`str`): the requested dtype, such as `stored`.
         tokens (`dict[str, int]`): added token -> id.
         rows (`int`): rows of the vocabulary.
-        made_with (`dict[str, str]`): library -> version.
+        made_with (`dict[str, Any]`): library -> version.
     """
 
     parts: dict[str, Any]
     dtype: str
     tokens: dict[str, int]
     rows: int
-    made_with: dict[str, str]
+    made_with: dict[str, Any]
 
     @classmethod
     def from_parts(cls, parts: tuple[Part, ...], dtype: str, config: LlavaConfig) -> AssemblyRecord:
@@ -128,14 +130,14 @@ def write_base_card(
     # One per part, in their order. The base gets that of the language model, which is first.
     licenses = [_read_license(part) for part in parts]
     variables = {"image_tokens": image_tokens, "dtype": dtype, "legacy": str(legacy).lower()}
-    is_llama_2 = licenses[0] == _LLAMA_2_LICENSE
+    is_llama_2 = licenses[0].get("license") == _LLAMA_2_LICENSE
     text = _render_card(parts, licenses, record=record, is_llama_2=is_llama_2, **variables)
     (directory / CARD).write_text(mark_card(text), encoding="utf-8")
     if is_llama_2:
         (directory / "NOTICE").write_text(_NOTICE, encoding="utf-8")
 
 
-def _render_card(parts: tuple[Part, ...], licenses: list[str | None], **variables: Any) -> str:
+def _render_card(parts: tuple[Part, ...], licenses: list[dict[str, Any]], **variables: Any) -> str:
     """Return the text of the card from card.md.jinja."""
     from huggingface_hub import ModelCardData
 
@@ -144,31 +146,32 @@ def _render_card(parts: tuple[Part, ...], licenses: list[str | None], **variable
         base_model=[part.name for part in parts if part.commit] or None,
         library_name="transformers",
         pipeline_tag="image-text-to-text",
-        license=licenses[0],
         language="en",
         tags=["compact", "llava"],
         ignore_metadata_errors=False,
+        **licenses[0],
     )
     part_rows = [
         {
             "role": part.role,
             # The name of a repository has no special characters.
-            "source": Markup(f"[{part.name}](https://huggingface.co/{part.name})") if part.commit else part.name,
+            "source": Markup(f"[{part.name}]({page_url(part.name)})") if part.commit else part.name,
             "commit": format_code(part.commit) if part.commit else "a local directory",
-            "license": license_id or "not stated",
+            "license": license.get("license_name") or license.get("license") or "not stated",
         }
-        for part, license_id in zip(parts, licenses, strict=True)
+        for part, license in zip(parts, licenses, strict=True)
     ]
     template = (files("compact_hf.models.llava") / "card.md.jinja").read_text(encoding="utf-8")
     return make_environment().from_string(template).render(metadata=metadata.to_yaml(), parts=part_rows, **variables)
 
 
-def _read_license(part: Part) -> str | None:
-    """Return the license in a part's own card, None if there is none."""
+def _read_license(part: Part) -> dict[str, Any]:
+    """Return the license fields in a part's own card, empty if there are none."""
     if "README.md" not in part.files:
-        return None
+        return {}
     try:
         header = read_card_header(part.fetch(with_weights=False) / "README.md")
     except (OSError, ValueError):
-        return None  # an unreadable card is no reason to fail; the base's card then says "not stated"
-    return str(header["license"]) if header.get("license") else None
+        return {}  # an unreadable card is no reason to fail; the base's card then says "not stated"
+    page = f"{page_url(part.name)}/blob/{part.commit}" if part.commit else ""
+    return read_license_fields(header, page=page)

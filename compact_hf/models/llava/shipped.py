@@ -1,7 +1,7 @@
 """Copies the student that ships with the package into a directory.
 
-`aligned` is a whole tiny LLaVA that describes drawn scenes; `tuned` is a LoRA adapter on it that answers questions
-about them. Both were made by student_script/build_student.py; docs/student.md has their scores.
+`aligned` is a whole tiny LLaVA that describes drawn scenes, with its card; `tuned` is a LoRA adapter on it that answers
+questions about them. Both were made by student_script/build_student.py; docs/student.md has their scores.
 """
 
 from __future__ import annotations

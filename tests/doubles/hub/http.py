@@ -141,12 +141,14 @@ class HubState:
         url (`str`): of the server, for the addresses that it gives out.
         all_regular (`bool`): whether no file goes to LFS.
         xet (`XetStorage`, *optional*): where large files are if they do not go to LFS.
+        private_by_default (`bool`): whether new repositories of the organization are private.
     """
 
     store: Store
     url: str
     all_regular: bool
     xet: XetStorage | None
+    private_by_default: bool
 
 
 def get_state(request: Request) -> HubState:
@@ -201,5 +203,6 @@ def _get_access(request: Request) -> tuple[str, set[str]]:
 async def handle_request_error(_: Request, error: Exception) -> Response:
     """Answer a `RequestError` in the form that the client reads."""
     assert isinstance(error, RequestError)
-    headers = {"X-Error-Message": str(error), **({"X-Error-Code": error.code} if error.code else {})}
+    headers = {"X-Error-Message": str(error), "X-Error-Code": error.code, "X-Repo-Commit": error.commit}
+    headers = {name: value for name, value in headers.items() if value}
     return JSONResponse({"error": str(error)}, status_code=error.status, headers=headers)

@@ -11,11 +11,11 @@ from hashlib import sha1
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode
 
-import yaml
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tests.doubles.hub.card_rules import find_problems
 from tests.doubles.hub.http import (
     API_PATH,
     ORGANIZATION,
@@ -118,7 +118,8 @@ async def _file(request: Request) -> Response:
     commit = get_repository(request).get_commit(request.path_params["revision"])
     file = commit.files.get(request.path_params["path"])
     if file is None:
-        raise RequestError(404, f"{request.path_params['path']} is not in {commit.sha}", code="EntryNotFound")
+        message = f"{request.path_params['path']} is not in {commit.sha}"
+        raise RequestError(404, message, code="EntryNotFound", commit=commit.sha)
     headers = {"X-Repo-Commit": commit.sha, "ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(len(file.data))}
@@ -205,7 +206,8 @@ async def _create(request: Request) -> Response:
     namespace, kind = body.get("organization") or USER, body.get("type") or "model"
     check_write_access(request, namespace)
     name = f"{namespace}/{body['name']}"
-    private = body.get("visibility") == "private"
+    is_private_default = get_state(request).private_by_default and namespace == ORGANIZATION
+    private = body.get("visibility", "private" if is_private_default else "public") == "private"
     repo = {"url": _page_url(request, kind, name), "name": name}
     if get_state(request).store.has(kind, name):  # the client reads the address here too
         return JSONResponse({"error": "You already created this repo", **repo}, 409)
@@ -214,16 +216,9 @@ async def _create(request: Request) -> Response:
 
 
 async def _validate_yaml(request: Request) -> Response:
-    content = (await request.json())["content"]
-    problem = ""
-    if content.startswith("---\n"):
-        try:
-            header = yaml.safe_load(content[4:].split("\n---", 1)[0])
-            problem = "" if isinstance(header, dict) else "the header is not a mapping"
-        except yaml.YAMLError as error:
-            problem = str(error)
-    errors = [{"message": problem}] if problem else []
-    return JSONResponse({"errors": errors, "warnings": []}, status_code=400 if problem else 200)
+    body = await request.json()
+    errors = [{"message": problem} for problem in find_problems(body["content"], body.get("repoType") or "model")]
+    return JSONResponse({"errors": errors, "warnings": []}, status_code=400 if errors else 200)
 
 
 async def _preupload(request: Request) -> Response:
@@ -278,11 +273,11 @@ async def _commit(request: Request) -> Response:
     header, operations = lines[0]["value"], lines[1:]
     revision = request.path_params["revision"]
     parent = repository.get_commit(revision)
-    if header.get("parentCommit", parent.sha) != parent.sha:
+    if not parent.sha.startswith(header.get("parentCommit", parent.sha)):  # shortened hashes count
         raise RequestError(412, "A commit has happened since. Please refresh and try again.")
     files = dict(parent.files)
     for operation in operations:
-        _apply_operation(request, operation["key"], operation["value"], files)
+        _apply_operation(request, repository, operation["key"], operation["value"], files)
     pull = None
     if "create_pr" in request.query_params:
         pull = repository.open_pull_request(header["summary"], header.get("description", ""), author=USER, draft=False)
@@ -305,19 +300,25 @@ def _writable_ref(repository: Repository, revision: str) -> str:
     raise RequestError(400, f"{revision} cannot be committed to")
 
 
-def _apply_operation(request: Request, key: str, value: dict[str, Any], files: dict[str, File]) -> None:
+def _apply_operation(
+    request: Request, repository: Repository, key: str, value: dict[str, Any], files: dict[str, File]
+) -> None:
     """Carry out one line of a commit on `files`."""
     path = value["path"]
+    hashing = {"git_hash": repository.git_hash}
     match key:
         case "file":
-            files[path] = File.from_bytes(base64.b64decode(value["content"]), lfs=False)
+            data = base64.b64decode(value["content"])
+            if path == "README.md" and (problems := find_problems(data.decode(), repository.kind)):
+                raise RequestError(400, f"Invalid metadata in README.md: {'; '.join(problems)}")
+            files[path] = File.from_bytes(data, lfs=False, **hashing)
         case "lfsFile":
             state = get_state(request)
-            xet_hash, data = state.xet.read(value["oid"]) if state.xet else ("", None)
-            data = state.store.objects.get(value["oid"]) if data is None else data
-            if data is None:
+            xet_hash, content = state.xet.read(value["oid"]) if state.xet else ("", None)
+            content = state.store.objects.get(value["oid"]) if content is None else content
+            if content is None:
                 raise RequestError(400, f"the LFS object {value['oid']} of {path} was not uploaded")
-            files[path] = File.from_bytes(data, lfs=True, xet_hash=xet_hash)
+            files[path] = File.from_bytes(content, lfs=True, xet_hash=xet_hash, **hashing)
         case "deletedFile" if path in files:
             del files[path]
         case "deletedFolder" if children := [name for name in files if name.startswith(path.rstrip("/") + "/")]:

@@ -64,6 +64,9 @@ class HubServer(LocalServer):
         rate_limit (`RateLimit`, *optional*): refuse requests after so many.
         xet_directory (`Path`, *optional*): let clients upload large files to a Xet storage in this directory, not to
             LFS.
+        private_by_default (`bool`, *optional*, defaults to False): let new repositories of the organization be private
+            unless public ones are asked for.
+        git_hash (`str`, *optional*, defaults to `sha1`): `sha256` for repositories with hashes of 64 digits.
 
     Attributes:
         requests (`list[HubRequest]`): every request, in order.
@@ -80,6 +83,8 @@ class HubServer(LocalServer):
         fault: Fault = lambda request, number: None,
         rate_limit: RateLimit | None = None,
         xet_directory: Path | None = None,
+        private_by_default: bool = False,
+        git_hash: str = "sha1",
     ) -> None:
         app = Starlette(
             routes=[*pull_requests.ROUTES, *routes.WRITING_ROUTES, *routes.READING_ROUTES],
@@ -91,9 +96,9 @@ class HubServer(LocalServer):
         self.bytes_sent: Counter[str] = Counter()
         self.fault = fault
         self.rate_limit = rate_limit
-        self.store = Store()
+        self.store = Store(git_hash=git_hash)
         xet = XetStorage(xet_directory) if xet_directory else None
-        app.state.hub = HubState(self.store, self.url, all_regular, xet)
+        app.state.hub = HubState(self.store, self.url, all_regular, xet, private_by_default)
         self.environment = {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": TOKEN,

@@ -22,11 +22,13 @@ class RequestError(Exception):
     Attributes:
         status (`int`): HTTP status.
         code (`str`): X-Error-Code, empty for none.
+        commit (`str`): X-Repo-Commit, the commit that lacks a file; empty for none.
     """
 
-    def __init__(self, status: int, message: str, *, code: str = "") -> None:
+    def __init__(self, status: int, message: str, *, code: str = "", commit: str = "") -> None:
         self.status = status
         self.code = code
+        self.commit = commit
         super().__init__(message)
 
 
@@ -49,10 +51,10 @@ class File:
     xet_hash: str = ""
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, lfs: bool, xet_hash: str = "") -> File:
+    def from_bytes(cls, data: bytes, *, lfs: bool, xet_hash: str = "", git_hash: str = "sha1") -> File:
         sha256 = hashlib.sha256(data).hexdigest()
         blob = _POINTER.format(oid=sha256, size=len(data)).encode() if lfs else data
-        return cls(data, lfs, sha256, hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest(), xet_hash)
+        return cls(data, lfs, sha256, hashlib.new(git_hash, b"blob %d\0" % len(blob) + blob).hexdigest(), xet_hash)
 
     @property
     def etag(self) -> str:
@@ -104,11 +106,13 @@ class Repository:
         name (`str`): `namespace/name`.
         private (`bool`): whether only those with a token see it.
         discussions_disabled (`bool`): whether its settings switch discussions and pull requests off.
+        git_hash (`str`): what git hashes with: `sha1`, or `sha256`, whose commits and files have 64 digits.
         refs (`dict[str, str]`): full reference (`refs/heads/main`, `refs/tags/v1`, `refs/pr/1`) -> commit.
     """
 
-    def __init__(self, kind: str, name: str, *, private: bool, author: str) -> None:
+    def __init__(self, kind: str, name: str, *, private: bool, author: str, git_hash: str = "sha1") -> None:
         self.kind = kind
+        self.git_hash = git_hash
         self.name = name
         self.private = private
         self.discussions_disabled = False
@@ -116,7 +120,7 @@ class Repository:
         self.refs: dict[str, str] = {}
         self.pull_requests: list[PullRequest] = []
         self._commits: dict[str, Commit] = {}
-        attributes = File.from_bytes(b"*.parquet filter=lfs diff=lfs merge=lfs -text\n", lfs=False)
+        attributes = File.from_bytes(b"*.parquet filter=lfs diff=lfs merge=lfs -text\n", lfs=False, git_hash=git_hash)
         self.add_commit(MAIN, {".gitattributes": attributes}, title="initial commit", message="", author=author)
 
     def get_commit(self, revision: str) -> Commit:
@@ -140,7 +144,7 @@ class Repository:
         """Put a commit with these files on top of a reference."""
         parent = self.refs.get(ref, "")
         content_key = repr((self.kind, self.name, len(self._commits), parent, title, sorted(files)))
-        sha = hashlib.sha1(content_key.encode()).hexdigest()
+        sha = hashlib.new(self.git_hash, content_key.encode()).hexdigest()
         self._commits[sha] = Commit(sha, parent, title, message, author, _now(), dict(files))
         self.refs[ref] = sha
         return self._commits[sha]
@@ -211,15 +215,17 @@ class Store:
 
     Attributes:
         objects (`dict[str, bytes]`): sha256 -> content.
+        git_hash (`str`): that of new repositories.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, git_hash: str = "sha1") -> None:
         self.objects: dict[str, bytes] = {}
+        self.git_hash = git_hash
         self._repositories: dict[tuple[str, str], Repository] = {}
 
     def create(self, kind: str, name: str, *, private: bool, author: str) -> Repository:
-        self._repositories[kind, name] = Repository(kind, name, private=private, author=author)
-        return self._repositories[kind, name]
+        repository = Repository(kind, name, private=private, author=author, git_hash=self.git_hash)
+        return self._repositories.setdefault((kind, name), repository)
 
     def has(self, kind: str, name: str) -> bool:
         return (kind, name) in self._repositories

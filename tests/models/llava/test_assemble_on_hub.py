@@ -85,7 +85,7 @@ def check_recorded_parts(server: HubServer, base: Path) -> None:
     for role, name in (("language model", LANGUAGE_MODEL), ("vision tower", VISION_TOWER), ("projector", PROJECTOR)):
         commit = server.store.repository("model", name).get_commit("main").sha
         assert (record["parts"][role]["name"], record["parts"][role]["commit"]) == (name, commit)
-        assert f"| [{name}](https://huggingface.co/{name}) | `{commit}` |" in card
+        assert f"| [{name}]({server.url}/{name}) | `{commit}` |" in card
         assert f"- {name}\n" in card.partition("\n---\n")[0]
 
 

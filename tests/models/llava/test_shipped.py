@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from compact_hf.models.llava.shipped import CHECKPOINTS_DIRECTORY, copy_student
+from tests.doubles.hub.server import HubServer
+from tests.hub.clients import COMPACT, contents, revision_files, run
 
 FIGURES = Path(__file__).parents[3] / "docs" / "figures" / "student.json"
 
@@ -29,6 +31,22 @@ def test_the_adapter_loads_over_the_aligned_base(tmp_path: Path) -> None:
     base = AutoModelForImageTextToText.from_pretrained(aligned)
     assert PeftModel.from_pretrained(base, str(tuned)).active_adapter == "default"
     assert AutoProcessor.from_pretrained(tuned).chat_template == AutoProcessor.from_pretrained(aligned).chat_template
+
+
+def test_both_are_published_with_their_cards(tmp_path: Path) -> None:
+    aligned, tuned = copy_student(tmp_path / "students")
+    with HubServer() as server:
+        for command in ((aligned, "org/aligned"), (tuned, "org/tuned", "--base", "org/aligned")):
+            process = run(server, COMPACT, "publish", *command, home=tmp_path / "home")
+            assert process.returncode == 0, process.stderr
+            assert "metadata block was not found" not in process.stderr
+        base, adapter = (
+            revision_files(server.store.repository("model", name), "main") for name in ("org/aligned", "org/tuned")
+        )
+    assert base == contents(aligned)
+    assert base["README.md"].startswith(b"---\nlicense: apache-2.0\n")
+    assert b"base_model: org/aligned\n" in adapter["README.md"]
+    assert b"license: apache-2.0\n" in adapter["README.md"]
 
 
 def test_up_to_k_4_it_is_above_the_majority_and_above_not_looking() -> None:
