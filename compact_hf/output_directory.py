@@ -33,7 +33,7 @@ from compact_hf.storage import (
     write_atomically,
 )
 
-_LOCK_WAIT_S: Final = 0.2
+_LOCK_WAIT_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class OutputDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             try:
                 # Only as long as `is_locked` may hold it: another process that works here may run for days.
-                lock.acquire(timeout=_LOCK_WAIT_S, poll_interval=_LOCK_WAIT_S / 10)
+                lock.acquire(timeout=_LOCK_WAIT_S, poll_interval=_LOCK_WAIT_S / 50)
             except Timeout:
                 raise self.error_type(
                     f"{self.path} is in use by another process: wait until it ends, or give another {self.option}"
