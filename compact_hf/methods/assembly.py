@@ -219,7 +219,7 @@ def describe_unfinished(runs: Sequence[Path]) -> list[str]:
         if unfinished:
             lines.append(
                 f"{unfinished:,} of {total:,} images of {run} are not finished, and not in the dataset: the command "
-                "that started the run goes on with them"
+                "that started the run finishes them"
             )
     return lines
 

@@ -136,7 +136,7 @@ class Runner:
         return self.progress
 
     def forget_unusable(self) -> UnusableRepliesError | None:
-        """Forget the replies of roles without any usable reply, so that a mended server is asked again.
+        """Forget the replies of roles without any usable reply, so that they are requested again.
 
         Returns:
             The error that says so; None if there are no such replies.

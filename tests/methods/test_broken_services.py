@@ -268,7 +268,7 @@ def test_assembling_says_which_images_are_missing(tiny: Path, tmp_path: Path) ->
     unfinished = 8 - count_journal(run)[0]
     assert notes == [
         f"{unfinished} of 8 images of {run} are not finished, and not in the dataset: the command that started the run "
-        "goes on with them"
+        "finishes them"
     ]
     with GeminiServer() as server:
         generate(str(tiny), run, teacher_url=server.url, preset="efficient")
