@@ -196,7 +196,7 @@ def test_a_wrong_key_ends_in_one_line(
             capsys, "generate", str(pictures), "--out", str(tmp_path / "run"), "--teacher-url", server.url
         )
     assert status == 1
-    assert "refuses the key" in line
+    assert "needs a valid key" in line
     assert "a-wrong-key" not in line
 
 

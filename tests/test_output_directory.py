@@ -180,7 +180,7 @@ def test_what_a_kill_left_does_not_keep_a_dataset_or_an_export_from_its_director
         ["ablate", "PATH", "--out", "out"],
         ["demo", "--out", "PATH"],
         ["tune", "PATH"],
-        ["tune", "tiny-cpu", "--output_dir", "PATH"],
+        ["tune", "tiny-cpu", "--dataset_name", ".", "--output_dir", "PATH"],
     ],
     ids=" ".join,
 )

@@ -29,7 +29,7 @@ from compact_hf.dataset.reader import DatasetReader, DirectoryReader, open_datas
 from compact_hf.dataset.row_kinds import INSTRUCTION
 from compact_hf.dataset.schema import SPLITS, configs_from_subsets, parse_data_path, subset_order
 from compact_hf.errors import ReleaseError
-from compact_hf.hub.card import CARD
+from compact_hf.hub.card import CARD, unmark_card
 from compact_hf.parsing import parse_card_header
 from compact_hf.reports.table import NotebookSummary, Table
 
@@ -260,7 +260,7 @@ def diff(a: str | Path, b: str | Path) -> Difference:
     pairs = list(
         _pair_rows(_iter_entries(old, same_files, shared_columns), _iter_entries(new, same_files, shared_columns))
     )
-    cards = old.read_text(CARD), new.read_text(CARD)
+    cards = unmark_card(old.read_text(CARD)), unmark_card(new.read_text(CARD))
     versions = _card_version(cards[0]), _card_version(cards[1])
     return Difference(
         old=old.name,

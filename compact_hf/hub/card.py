@@ -36,6 +36,15 @@ def mark_card(text: str) -> str:
     return f"{text.rstrip()}\n\n{_MARK.format(digest=_digest(text))}\n"
 
 
+def unmark_card(text: str) -> str:
+    """Return a card without its mark, to compare it with another one.
+
+    Args:
+        text (`str`): content of README.md.
+    """
+    return _MARK_PATTERN.sub("", text.rstrip()).rstrip()
+
+
 def is_edited(text: str) -> bool:
     """Return whether a card was written or changed by hand. One that has only a header, or no text, was not.
 

@@ -121,7 +121,9 @@ def translate_read_errors(repo_id: str, revision: str | None = None) -> Iterator
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if unavailable := _unavailable_from_response(error):
-            raise unavailable from error
+            raise HubUnavailableError(
+                f"{unavailable}: try again later", retry_after_s=unavailable.retry_after_s
+            ) from error
         # The Hub does not reveal private repositories: a wrong name and a missing permission look alike.
         raise HubError(
             f"{repo} was not found on the Hub, and there is no such directory ({status}): "

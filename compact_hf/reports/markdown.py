@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # Characters that start markup or end the cell of a table; underscores inside words and single characters of addresses
 # do so only in some places.
 _SPECIAL: Final = re.compile(
-    r"[\\`*\[\]<&|~$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.|(?<=[\w.+-])@(?=[\w-]+\.\w)", re.IGNORECASE
+    r"[\\`*\[\]&|~$]|<(?=[a-z/!?]|\Z)|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.|(?<=[\w.+-])@(?=[\w-]+\.\w)",
+    re.IGNORECASE,
 )
 # GitHub and the Hub make links of addresses: a backslash does not prevent that, a character reference does.
 _REFERENCES: Final = {"<": "&lt;", "&": "&amp;", ":": "&#58;", ".": "&#46;", "@": "&#64;"}

@@ -87,9 +87,9 @@ REFUSALS: Final[dict[str, tuple[int, str]]] = {
     "no namespace": (2, "'compact' is not the name of a repository: give namespace/name"),
     "no token": (1, "no token for the Hub was found: set HF_TOKEN, or run `hf auth login`"),
     "a wrong token": (1, "the Hub rejected the token (401"),
-    "a token that only reads": (1, "the token may not write to org/new (403"),
-    "a token that only reads what is there": (1, "the token may not write to org/there (403"),
-    "another's namespace": (1, "the token may not write to someone/compact (403"),
+    "a token that only reads": (1, "the token may not create org/new (403"),
+    "a token that only reads what is there": (1, "the token may not open pull requests in org/there (403"),
+    "another's namespace": (1, "the token may not create someone/compact (403"),
     "a name that collides in the repository": (
         1,
         "files that do not belong to a release and would be lost (compact.py)",
@@ -114,6 +114,7 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> PublishResults:
     directory = tmp_path_factory.mktemp("bad")
     write_dataset(make_rows(60), directory / "whole", sources=("compact",), version="1.0.0")
     write_dataset(make_rows(61), directory / "more", sources=("compact",), version="1.1.0")
+    write_dataset(make_rows(61), directory / "other", sources=("compact",), version="1.0.0")
     commands = {}
     for number, (case, (spoil, _)) in enumerate(DEFECTS.items()):
         spoiled = Path(shutil.copytree(directory / "whole", directory / f"spoiled {number}"))
@@ -135,7 +136,7 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> PublishResults:
         existing.add_commit(MAIN, files, title="Release v1.0.0", message="", author="tester")
         existing.add_tag("v1.0.0", "main")
         commands |= {
-            "the version exists": (["publish", str(directory / "whole"), "org/there"], "hf_test"),
+            "the version exists": (["publish", str(directory / "other"), "org/there"], "hf_test"),
             "bad characters": (["publish", str(directory / "whole"), "org/com pact"], "hf_test"),
             "no namespace": (["publish", str(directory / "whole"), "compact"], "hf_test"),
             "no token": (["publish", str(directory / "whole"), "org/new"], ""),
@@ -183,8 +184,11 @@ def test_what_the_hub_or_its_state_refuses_is_one_line(case: str, way: PublishRe
 
 def test_nothing_was_created_or_changed(way: PublishResults) -> None:
     """Only if the missing permission of a token cannot be known locally, a write request was sent."""
-    writes = {(request.method, request.path) for request in way.requests if request.method != "GET"}
-    assert writes <= {("POST", "/api/repos/create"), ("POST", "/api/datasets/org/there/discussions")}
+    writes = {(request.method, request.path) for request in way.requests if request.method not in ("GET", "HEAD")}
+    assert writes - {("POST", "/api/validate-yaml")} <= {
+        ("POST", "/api/repos/create"),
+        ("POST", "/api/datasets/org/there/discussions"),
+    }
     assert not any(way.server.store.has("dataset", name) for name in ("org/new", "someone/compact"))
     assert [commit.title for commit in way.existing.history("main")] == ["Release v1.0.0", "initial commit"]
     assert list(way.colliding.get_commit("main").files) == ["compact.py"]

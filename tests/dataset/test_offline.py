@@ -23,7 +23,7 @@ from compact_hf.errors import HubError
 )
 def test_a_repository_wants_the_hub(read: Callable[[Path], object], tmp_path: Path) -> None:
     with pytest.raises(
-        HubError, match=r"^org/compact(@main)? cannot be read from the Hub \(HF_HUB_OFFLINE is set\): unset it"
+        HubError, match=r"^org/compact(@main)? is not in the cache, and HF_HUB_OFFLINE is set: unset it"
     ):
         read(tmp_path / "out")
     assert not (tmp_path / "out").exists()

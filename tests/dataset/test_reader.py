@@ -241,12 +241,13 @@ def test_what_load_dataset_has_fetched_is_not_fetched_again(server: HubServer, r
 
 
 def test_a_hub_that_is_busy_or_failing_is_one_clear_line(server: HubServer, tmp_path: Path) -> None:
-    for status, fault in ((503, service_unavailable()), (429, too_many_requests(retry_after_s=0))):
+    faults = ((503, service_unavailable()), (429, too_many_requests(retry_after_s=0)))
+    for status, fault in faults:
         server.fault = lambda request, number: fault  # noqa: B023 - it is over before the next
         process = run(server, COMPACT, "validate", "org/compact", home=tmp_path)
         server.fault = lambda request, number: None
-        expected = f"compact: the Hub is busy or failing ({status}): try again later"
-        assert (process.returncode, process.stdout, process.stderr.strip()) == (1, "", expected)
+        assert (process.returncode, process.stdout) == (1, "")
+        assert re.fullmatch(rf"compact: the Hub is busy or failing \({status}: .+\): try again later\n", process.stderr)
 
 
 def test_a_repository_that_cannot_be_had_is_one_clear_line(server: HubServer, tmp_path: Path) -> None:

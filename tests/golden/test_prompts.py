@@ -150,7 +150,8 @@ def ask_gemini(
     script = script or Script(accepts=accepts)
     with gemini.GeminiServer(fault=script) as server:
         server.batches.polls_to_finish = 1
-        assert main([*arguments, "--out", str(out), "--concurrency", "1", url, server.url]) == 0
+        # A run in which nothing was accepted is no success.
+        assert main([*arguments, "--out", str(out), "--concurrency", "1", url, server.url]) == (not accepts)
     return script.requests
 
 

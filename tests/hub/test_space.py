@@ -16,7 +16,7 @@ from .clients import COMPACT, PUSH, ROOT, contents, revision_files, run, statuse
 
 METRIC = ROOT / "compact_hf" / "evaluation" / "compact_accuracy"
 SPACE = ROOT / "spaces_demo"
-UNUSED = re.compile(r"__pycache__|^\.")
+UNUSED = re.compile(r"__pycache__|^\.|\.pyi$")
 
 
 @pytest.fixture(scope="module")

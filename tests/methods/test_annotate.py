@@ -192,7 +192,7 @@ def test_what_is_lost_is_counted_in_rows_and_questions(
     arguments = ["annotate", str(file), "--out", str(tmp_path / "run"), "--verifier-url", server.url]
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert "2 questions about 1 images" in out
+    assert "2 questions about 1 image," in out
     assert "not annotated: 4 rows and 5 questions" in out
     for line in ("unreadable file 2 3", "image is not a path 1 1", "empty question 0 1", "no conversations 1 0"):
         assert re.search(rf"^{line.replace(' ', ' +')}$", out, re.MULTILINE), line

@@ -283,17 +283,17 @@ def test_a_service_that_is_away_for_good_ends_the_run_in_one_line_and_the_run_go
     assert len(server.requests) > 0
 
 
-def test_a_picture_that_the_service_cannot_read_is_left_for_the_next_time(
+def test_an_image_with_an_error_that_nobody_explains_is_left_for_the_next_time(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
     poisoned_images: set[bytes] = set()
 
     def fault(request: ModelRequest, number: int) -> Response | None:
         poisoned_images.update([request.image] if not number else [])
-        response = error_response(400, "INVALID_ARGUMENT", "Unable to process input image")
+        response = error_response(400, "INVALID_ARGUMENT", "an unusual error")
         return response if request.image in poisoned_images else None
 
-    with pytest.raises(StoppedEarly, match=r"1 image could not be finished .*Unable to process input image"):
+    with pytest.raises(StoppedEarly, match=r"1 image could not be finished .*an unusual error"):
         generate_with_fault(tiny, tmp_path / "run", preset, fault)
     server, _ = generate_with_fault(tiny, tmp_path / "run", preset, lambda request, number: None)
     assert {request.image for request in server.requests} == poisoned_images

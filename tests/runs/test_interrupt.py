@@ -11,8 +11,11 @@ import pytest
 from compact_hf.runs.interrupt import run_async_interruptible
 
 CHILD = """
-import asyncio, sys
+import asyncio, signal, sys
 from compact_hf.runs.interrupt import run_async_interruptible
+
+# The tests may run under nohup, whose children ignore SIGHUP; run_async_interruptible respects that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 async def work(stop):
     print("started", flush=True)

@@ -86,7 +86,7 @@ def test_refuses_at_once_what_cannot_teach(
 @pytest.mark.parametrize("model", ["nobody/nothing", "no such thing", "./nowhere"])
 def test_refuses_a_model_that_is_not_there(model: str, tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=rf"model '{model}' was not found \(not a directory; no config.json on the Hub: "
+        UsageError, match=rf"model '{model}' is neither a directory nor in the Hub's cache: check the name, or unset"
     ):
         open_teacher(f"local:{model}", state_dir=tmp_path)
 

@@ -20,7 +20,7 @@ from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.show import show
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write_dataset
-from compact_hf.errors import JournalError, StoppedEarly, UsageError
+from compact_hf.errors import JournalError, NothingKeptError, StoppedEarly, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.predict import read_predictions
 from compact_hf.images.inspection import compute_image_id
@@ -313,14 +313,14 @@ def test_its_runs_are_shown_as_its_rows_are(clean: Path, tmp_path: Path) -> None
     assert "rejected: untrue caption" in page
 
 
-def test_what_a_teacher_refuses_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_teacher_refuses_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import toy_method
 
     monkeypatch.setattr(
         toy_method.CaptionTask, "answer_about", lambda *arguments: toy_method.TruthfulReply(refused="SAFETY")
     )
-    progress = generate("scenes:3", tmp_path / "run", method="captions")
-    assert (progress.finished, progress.kept) == (3, 0)
+    with pytest.raises(NothingKeptError, match="about any of the 3 images"):
+        generate("scenes:3", tmp_path / "run", method="captions")
     ((reject),) = status(tmp_path / "run").rejects
     assert (reject.reason, reject.count) == ("no caption", 3)
 

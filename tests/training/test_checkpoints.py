@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compact_hf.errors import SettingsMismatchError, TuningError, UsageError
+from compact_hf.errors import CompactError, SettingsMismatchError, TuningError, UsageError
 from compact_hf.training.checkpoints import (
     COMPLETE_FILE,
     find_last_checkpoint,
@@ -76,7 +76,6 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         (f"org/name@{COMMIT}", None, ("org/name", COMMIT)),
         ("org/name", COMMIT, ("org/name", COMMIT)),
         (f"org/name@{COMMIT}", COMMIT, ("org/name", COMMIT)),
-        ("org/name", None, ("org/name", None)),
         ("release", None, ("release", None)),
     ],
 )
@@ -90,10 +89,11 @@ def test_a_commit_is_taken_as_it_is_without_the_hub(
     ("dataset", "revision", "told"),
     [
         ("org/name@v1.0.0", None, "HF_HUB_OFFLINE is set"),
+        ("org/name", None, "HF_HUB_OFFLINE is set"),
         ("org/name@v1.0.0", "v1.0.1", "two different revisions"),
         ("release", "v1.0.0", "not a repository on the Hub"),
     ],
 )
 def test_a_revision_that_cannot_be_pinned_is_told(dataset: str, revision: str | None, told: str) -> None:
-    with pytest.raises(TuningError, match=told):
+    with pytest.raises(CompactError, match=told):
         pin_revision(dataset, revision)

@@ -156,10 +156,13 @@ def test_a_revision_needs_a_repository(overrides: dict[str, str], tmp_path: Path
         tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out")}, revision="v1.0.0")
 
 
-def test_the_projectors_rate_is_llavas_tenth_where_a_lora_trains_it_in_full() -> None:
-    assert build_job("llava15-7b-lora").settings["projector_learning_rate"] == pytest.approx(2e-5)
-    assert build_job("llava15-7b-lora", projector_learning_rate=1e-3).settings["projector_learning_rate"] == 1e-3
-    assert build_job("tiny-cpu").settings["projector_learning_rate"] is None
+def test_the_projectors_rate_is_llavas_tenth_where_a_lora_trains_it_in_full(tmp_path: Path) -> None:
+    data = {"dataset_name": str(tmp_path)}
+    job = build_job("llava15-7b-lora", overrides=data)
+    assert job.settings["projector_learning_rate"] == pytest.approx(2e-5)
+    job = build_job("llava15-7b-lora", overrides=data, projector_learning_rate=1e-3)
+    assert job.settings["projector_learning_rate"] == 1e-3
+    assert build_job("tiny-cpu", overrides=data).settings["projector_learning_rate"] is None
 
 
 def start_process(children: list[int], *arguments: Any, **options: Any) -> preforked.Popen:

@@ -74,11 +74,12 @@ def test_what_cannot_be_trained_is_a_wrong_usage(text: str, options: dict[str, A
 
 
 def test_it_stands_beside_a_recipe_not_in_it(tmp_path: Path) -> None:
-    job = build_job("llava15-7b-lora", train="projector,language_model")
+    data = {"dataset_name": str(tmp_path)}
+    job = build_job("llava15-7b-lora", overrides=data, train="projector,language_model")
     assert job.settings["train"] == "projector:full@2e-05,language_model:lora"
     assert job.settings["projector_learning_rate"] is None
     assert job.options[-2:] == ("--train", job.settings["train"])
-    assert "train" not in build_job("llava15-7b-lora").options
+    assert "train" not in build_job("llava15-7b-lora", overrides=data).options
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"{recipe_path('tiny-cpu').read_text()}\ntrain: projector\n")
     with pytest.raises(TuningError, match=r"has the key train, which plain trl sft does not accept: .* give --train"):

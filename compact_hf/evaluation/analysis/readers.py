@@ -235,7 +235,8 @@ def _read_footer(address: Address, file: str) -> Any:
 
     if address.on_hub:
         return HubParquetFile(file, address, Features()).footer
-    return pq.read_metadata(file)
+    with open_regular(file) as stream:
+        return pq.read_metadata(stream)
 
 
 def _iter_chunks(footer: Any) -> Iterator[list[int]]:

@@ -60,7 +60,7 @@ def test_one_command_takes_the_three_from_the_hub_and_publishes_the_base_in_one_
     server.fault = refuse
     failed = run(server, COMPACT, *command, home=home)
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert "may not write to org/base" in failed.stderr.splitlines()[-1]
+    assert "may not upload to org/base" in failed.stderr.splitlines()[-1]
     assert not {"tf_model.h5", "flax_model.msgpack", "trainer_state.json"} & fetched_files(server)
     assert {"mm_projector.bin", "pytorch_model.bin", "pytorch_model-00002-of-00002.bin"} <= fetched_files(server)
     repository = server.store.repository("model", "org/base")
