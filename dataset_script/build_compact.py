@@ -30,7 +30,7 @@ from compact_hf.hub.errors import translate_write_errors
 from compact_hf.hub.files import get_repo_files, iter_differences
 from compact_hf.hub.push import get_remote_state
 from compact_hf.images.address import HUB_PREFIX, Address
-from compact_hf.images.conversations import iter_json_items
+from compact_hf.images.json_rows import iter_json_rows
 from compact_hf.methods.dry_run import dry_run
 from compact_hf.methods.forecast import Forecast
 from compact_hf.methods.tables import format_forecast
@@ -258,7 +258,7 @@ def print_forecast(config: Config, out: Path, *, concurrency: int) -> None:
     forecast = _forecast_run(config, out, concurrency)
     instruction = config.instruction
     instruction_rows = (
-        round(instruction.fraction * sum(1 for _ in iter_json_items(instruction.file))) if instruction else 0
+        round(instruction.fraction * sum(1 for _ in iter_json_rows(instruction.file))) if instruction else 0
     )
     print_data(f"release {config.version} of {config.source}, to {config.repository or 'no repository: none is set'}")
     print_data(f"teacher {config.teacher}, verifier {config.verifier}, preset {config.preset}, seed {config.seed}")

@@ -14,13 +14,14 @@ from huggingface_hub import constants
 from PIL import Image
 
 from compact_hf.capabilities import CAPABILITIES
-from compact_hf.dataset.card import _format_size, is_dataset_directory, parse_header, read_header, render_card
+from compact_hf.dataset.card import _format_size, is_dataset_directory, read_header, render_card
 from compact_hf.dataset.provenance import ModelUsage, Provenance
 from compact_hf.dataset.schema import features
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.methods.compact.statistics import QuestionStatistics
+from compact_hf.parsing import parse_card_header
 from compact_hf.records import Message, Reject, Row, Turn, is_validation_image
 from compact_hf.teachers.base import Role
 from tests.doubles.hub.card_rules import find_problems
@@ -99,7 +100,7 @@ def test_the_size_is_one_of_the_hubs_categories(
     stats, _, _ = write_release(tmp_path / "out", TEXT_ROW)
     monkeypatch.setattr(DatasetStats, "rows", lambda *subsets, split="": rows)
     card = render_card(stats, {})
-    assert parse_header(card)["size_categories"] == [category]
+    assert parse_card_header(card)["size_categories"] == [category]
     assert find_problems(card, "dataset") == []
 
 
