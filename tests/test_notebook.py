@@ -31,6 +31,7 @@ def _output_text(output: Any) -> str:
     return output.data.get("text/html") or output.data["text/plain"]
 
 
+@pytest.mark.slow
 def test_the_notebook_gives_what_it_shows_golden(
     tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

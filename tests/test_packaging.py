@@ -226,6 +226,7 @@ def test_code_in_the_readme_is_the_same_on_pypi(metadata: Message) -> None:
     assert fence.findall(str(metadata.get_payload())) == fence.findall(README)
 
 
+@pytest.mark.slow
 def test_type_checkers_see_the_types_of_the_installed_package(installed: Path, tmp_path: Path) -> None:
     """mypy accepts a right program, and reports each wrong line of another, in a directory with nothing else."""
     for name, text in {"mypy.ini": MYPY_SETTINGS, "right.py": RIGHT_USE, "wrong.py": WRONG_USE}.items():

@@ -253,6 +253,7 @@ def test_folders_that_are_no_release_are_refused(tmp_path: Path) -> None:
         export(tmp_path, tmp_path / "out", format="llava")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     def iter_long_rows(count: int) -> Iterator[Row]:
         data = make_image(0)

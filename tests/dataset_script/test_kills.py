@@ -119,6 +119,7 @@ def test_a_missing_token_is_told_before_anything_is_asked(server: HubServer, con
     assert not (tmp_path / "build").exists()
 
 
+@pytest.mark.slow
 def test_another_release_is_not_put_over_a_version_that_is_there(
     server: HubServer, config: Path, tmp_path: Path
 ) -> None:

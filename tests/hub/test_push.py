@@ -215,6 +215,7 @@ def test_an_upload_that_is_cut_in_its_middle_is_sent_again_and_the_others_are_no
     assert (sizes.count("20000000"), len(sizes)) == (3, 6)
 
 
+@pytest.mark.slow
 def test_bursts_of_429_and_5xx_are_waited_out(server: HubServer, folder: Path, tmp_path: Path) -> None:
     def burst(request: HubRequest, number: int) -> Response | None:
         if number < 2:

@@ -119,6 +119,7 @@ def test_a_limit_fetches_a_few_row_groups_and_a_whole_run_each_of_them_once(
     assert run_source(hub, READ, pinned, home=home, HF_HUB_OFFLINE="1") == IMAGE_IDS
 
 
+@pytest.mark.slow
 def test_after_a_kill_only_what_was_under_way_comes_again_and_main_may_move_on(
     hub: HubServer, gemini: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -148,6 +149,7 @@ def test_after_a_kill_only_what_was_under_way_comes_again_and_main_may_move_on(
     assert len(set(image_ranges(hub, commit))) == NUM_GROUPS
 
 
+@pytest.mark.slow
 def test_a_hub_that_fails_in_the_middle_costs_no_picture(
     hub: HubServer, gemini: str, files: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ def generate_from(images: Path, run: Path, server: OpenAIServer | GeminiServer, 
     generate(str(images), run, teacher=teacher, teacher_url=server.url, concurrency=4, **settings)
 
 
-@pytest.mark.parametrize("role", ["teacher", "verifier"])
+@pytest.mark.parametrize("role", ["teacher", pytest.param("verifier", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("make_response", "quote"),
     [

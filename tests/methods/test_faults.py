@@ -41,6 +41,7 @@ def generate_with_fault(
     return server, progress
 
 
+@pytest.mark.slow
 def test_a_storm_of_429_loses_nothing_and_wastes_no_more_than_it_must(
     tiny: Path, tmp_path: Path, preset: str, clean: dict[str, dict[str, str]]
 ) -> None:
@@ -83,6 +84,7 @@ class _CountingServer(GeminiServer):
             self._in_flight -= 1
 
 
+@pytest.mark.slow
 def test_after_a_storm_half_as_many_are_in_flight_and_then_more_again(tmp_path: Path, preset: str) -> None:
     directory = tmp_path / "pictures"
     directory.mkdir()
@@ -137,7 +139,7 @@ class _HangingResponse(Response):
         await disconnect
 
 
-@pytest.mark.parametrize("drip", [False, True])
+@pytest.mark.parametrize("drip", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_server_that_hangs_or_drips_is_asked_again(
     tiny: Path, tmp_path: Path, preset: str, drip: bool, clean: dict[str, dict[str, str]], short_time_out: None
 ) -> None:

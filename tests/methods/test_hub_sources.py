@@ -107,6 +107,7 @@ def read_rows(release: Path, config: str) -> list[dict[str, Any]]:
     return [row for split in load_dataset(str(release), config).values() for row in split]
 
 
+@pytest.mark.slow
 def test_a_repository_is_annotated_and_generated_from_at_one_commit(
     release: Path, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def count_replies(run: Path) -> int:
         return sum(1 for _ in journal.replies())
 
 
+@pytest.mark.slow
 def test_an_array_of_slurm_makes_a_run_and_goes_on_with_it(tmp_path: Path, environment: dict[str, str]) -> None:
     def submit(index: int, limit: int) -> None:
         task_environment = environment | {"SLURM_ARRAY_TASK_ID": str(index)}

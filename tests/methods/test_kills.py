@@ -213,6 +213,7 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="file systems cannot be mounted here; the test above stands in for it")
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_is_said_so_and_with_room_the_same_command_goes_on(
     tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]]
 ) -> None:

@@ -123,6 +123,7 @@ def hash_parquet_files(release: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in release.rglob("*.parquet")}
 
 
+@pytest.mark.slow
 def test_pictures_become_a_valid_release_of_what_the_model_saw(run: Path) -> None:
     rows = [row for split in load_dataset(str(assemble_release(run))).values() for row in split]
     assert len(rows) == len(COLORS)
@@ -161,6 +162,7 @@ def test_what_it_says_wrongly_is_dropped_for_its_reason(run: Path) -> None:
     assert {"teacher", "verifier"} <= set(run_status.requests)
 
 
+@pytest.mark.slow
 def test_it_says_the_same_one_by_one_and_in_batches(model: Path, learnt: list[Lesson]) -> None:
     requests = [
         Request(

@@ -23,7 +23,7 @@ from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.openai import OpenAIServer
 from compact_hf.testing.scripted_model import ModelRequest, ModelServer
 from tests import preforked
-from tests.methods.runs import COMMAND, PRESETS, generate_command, hash_release, read_reply_keys, request_keys
+from tests.methods.runs import COMMAND, generate_command, hash_release, read_reply_keys, request_keys
 
 OLD_KEY, NEW_KEY = "sesame-0451-revoked-key", "sesame-0452-second-key"
 KEY_PREFIX = "sesame-045"  # of both keys
@@ -69,7 +69,13 @@ def read_process_info(pid: int) -> str:
     return "\n".join(file.read_bytes().decode() for file in files)
 
 
-@pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+@pytest.mark.parametrize(
+    "service",
+    [
+        pytest.param(SERVICES["gemini"], id="gemini"),
+        pytest.param(SERVICES["openai"], id="openai", marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_that_a_run_leaves_or_says_shows_the_key(tiny: Path, tmp_path: Path, service: Service) -> None:
     """A server quotes the key in every kind of error, with tracebacks; a second server accepts a new key."""
     run, release = tmp_path / "run", tmp_path / "release"
@@ -153,7 +159,7 @@ def test_nor_do_the_clients_logs_at_their_most_talkative(
     assert KEY_PREFIX not in debug_log.getvalue()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.slow), "efficient"])
 def test_a_key_that_is_revoked_half_way_is_one_clear_line_and_a_new_one_goes_on(
     tiny: Path, tmp_path: Path, clean: dict[str, dict[str, str]], preset: str
 ) -> None:

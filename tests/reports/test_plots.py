@@ -47,6 +47,7 @@ def every(report: DemoReport) -> tuple[Plot, ...]:
     return make_plots(report)
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_bytes(every: tuple[Plot, ...], report: DemoReport) -> None:
     again = make_plots(report)
     assert [plot.svg() for plot in every] == [plot.svg() for plot in again]

@@ -111,6 +111,7 @@ def test_a_visitor_uses_every_tab(space: RunningSpace, browser: Any, pictures: P
     page.context.close()
 
 
+@pytest.mark.slow
 def test_tabs_that_do_not_fit_are_in_a_menu(space: RunningSpace, browser: Any) -> None:
     page = open_page(browser, space.url, size="watch", scheme="light")
     assert page.get_by_role("button", name="More tabs").is_visible()
@@ -150,6 +151,7 @@ def test_everything_can_be_done_with_the_keyboard(space: RunningSpace, browser: 
     page.context.close()
 
 
+@pytest.mark.slow
 def test_a_link_to_a_row_shows_that_row_alone(space: RunningSpace, browser: Any) -> None:
     page = open_page(browser, space.url + "/?row=scene%3A7", size="desktop", scheme="light")
     page.get_by_text("One row of scenes drawn by this Space").wait_for()

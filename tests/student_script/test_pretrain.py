@@ -59,6 +59,7 @@ def test_rows_are_those_of_the_processor(untrained: Path) -> None:
     assert loss_mask.any(dim=1).all()
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_folder_loads(untrained: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

@@ -84,6 +84,7 @@ def test_without_the_package_the_base_is_refused_and_the_families_are_named(fold
 
 
 @pytest.mark.usefixtures("installed")
+@pytest.mark.slow
 def test_with_the_package_it_teaches_is_tuned_merged_and_evaluated_and_has_a_card(folder: Path, tmp_path: Path) -> None:
     assert "toy_vlm" in family_names()
     (reply,) = ask_all(Local(str(folder / "tiny")), [verdict_request("What color is it?")])

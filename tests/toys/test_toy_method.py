@@ -363,6 +363,7 @@ told = {config: len(load_dataset("org/both", config, split="train")) for config 
 
 
 @pytest.mark.usefixtures("preforked_training")
+@pytest.mark.slow
 def test_a_student_is_tuned_and_evaluated_on_it(clean: Path, mixed: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
 

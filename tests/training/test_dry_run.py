@@ -119,6 +119,7 @@ def test_the_qlora_recipe_fits_the_24_gb_that_it_is_for() -> None:
     assert estimate.gradients == 2 * estimate.trained
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_what_a_real_step_takes(folder: Path) -> None:
     """torch's profiler measures the peak of allocated memory over forward, backward and optimizer step."""
     import torch

@@ -170,6 +170,7 @@ def test_the_7b_recipe_trains_at_tiny_size_in_one_process(small: tuple[str, ...]
 
 
 @IGNORE_DEPRECATION
+@pytest.mark.slow
 def test_the_qlora_recipe_trains_at_tiny_size_with_a_language_model_of_4_bits_only(
     small: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -122,6 +122,7 @@ def test_going_on_after_a_stop_gives_what_one_run_gives(
     assert (out / weights).read_bytes() == (expected.out / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_last_step_and_the_record_costs_no_step(
     folder: Path, in_full: TrainingResult, tmp_path: Path
 ) -> None:
