@@ -27,7 +27,7 @@ demo: setup
 	$(BIN)/compact demo
 
 # The tests of a file run on one worker, so that what they share (a tuned model, a wheel) is made once; tests/conftest.py
-# orders the files. At most 10 minutes from nothing on two cores, 12 as tests are added.
+# orders the files. At most 12 minutes from nothing on two cores.
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
