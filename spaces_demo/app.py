@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import ask
@@ -21,6 +22,8 @@ import gallery
 import gradio as gr
 import model  # on ZeroGPU, this has to be imported before torch
 import results
+from call_check import CallCheck
+from gradio.utils import get_upload_folder
 from page import css, theme
 from request_guard import RequestGuard
 from starlette.middleware import Middleware
@@ -35,6 +38,8 @@ TITLE: Final = "COMPACT, question by question"
 # Seconds: how often uploaded images are cleaned up, and the age from which they are deleted.
 CACHE_CLEANUP_S: Final = (1800, 5400)
 MAX_QUEUE_SIZE: Final = 32
+MAX_SESSIONS: Final = 200
+"""Number of visitors whose sessions Gradio keeps in memory, 0.3 MB each; the page stores nothing in them."""
 
 INTRODUCTION: Final = f"""# {TITLE}
 Every question here was made to need exactly **k** of ten visual capabilities at once
@@ -133,7 +138,12 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
         css=css(),
         theme=theme(),
         max_file_size=MAX_BYTES,
-        app_kwargs={"middleware": [Middleware(RequestGuard)]},
+        state_session_capacity=MAX_SESSIONS,
+        app_kwargs={
+            "middleware": [
+                Middleware(RequestGuard, calls=CallCheck(page.fns), upload_directory=Path(get_upload_folder()))
+            ]
+        },
         # Server-side rendering would start a Node server.
         ssr_mode=False,
         mcp_server=False,

@@ -14,13 +14,16 @@ from gradio.data_classes import GradioRootModel, ImageData
 from gradio.utils import is_in_or_equal
 from pydantic import ConfigDict
 
-from compact_hf.images.codec import ImageError, clean_image, decode, open_header, strip_metadata
+from compact_hf.images.codec import ImageError, clean_image, decode, encode_for_teacher, open_header, strip_metadata
 from compact_hf.images.inspection import MIN_EDGE
+from compact_hf.images.source import MAX_EDGE
 
 MAX_BYTES: Final = 10_000_000
 """Maximum size of an uploaded image; photos of phones are smaller."""
-MAX_PIXELS: Final = 40_000_000
-"""Maximum number of pixels of an image; decoded, they take 120 MB."""
+MAX_JPEG_PIXELS: Final = 50_000_000
+"""Maximum number of pixels of a JPEG, as phones take them. It is decoded at 1/8 of its size if it is large."""
+MAX_PIXELS: Final = 16_000_000
+"""Maximum number of pixels of other images, which are decoded at full size; with transparency this takes 240 MB."""
 MAX_QUESTION_CHARS: Final = 300
 _MAX_KEY_CHARS: Final = 200
 # Special tokens, such as those for the position of an image and the end of a sequence. Only the chat template may add
@@ -64,21 +67,27 @@ class ImageInput(gr.Image):
 def check_image(data: bytes) -> bytes:
     """Return an encoded image without metadata, with the EXIF orientation applied.
 
+    An image whose longer edge has more than `MAX_EDGE` pixels is scaled down to it. The models see fewer pixels, and
+    their image processors need half a minute and 0.5 GB for the largest images.
+
     Raises:
         gr.Error: the data is not an image, cannot be decoded completely, or the image is too large or too small.
     """
     try:
-        image_bytes = strip_metadata(data)
+        image_file = strip_metadata(data)
         # The size is checked before any pixel is decoded.
-        width, height = open_header(image_bytes).size
-        if width * height > MAX_PIXELS:
+        width, height = open_header(image_file).size
+        max_pixels = MAX_JPEG_PIXELS if image_file.format == "JPEG" else MAX_PIXELS
+        if width * height > max_pixels:
             raise input_error(
-                f"The image has {width} x {height} pixels; at most {MAX_PIXELS // 1_000_000} million are allowed."
+                f"The image has {width} x {height} pixels; at most {max_pixels // 1_000_000} million are allowed."
             )
         if min(width, height) < MIN_EDGE:
             raise input_error(f"The image has {width} x {height} pixels; each side needs at least {MIN_EDGE}.")
-        # Finds truncated files. A JPEG is decoded at 1/8 of its size, which is enough for that.
-        decode(image_bytes, target_edge=1)
+        if max(width, height) > MAX_EDGE:
+            return encode_for_teacher(data)
+        # Finds truncated files.
+        decode(image_file)
         return clean_image(data)
     except ImageError as error:
         raise input_error(

@@ -25,6 +25,12 @@ MAX_PIXELS: Final = 100_000_000
 Larger files are decompression bombs, or have far more detail than a teacher sees at 1024 pixels.
 """
 
+MAX_SCANS: Final = 100
+"""Maximum number of scans of a JPEG that is decoded; encoders write about ten.
+
+A scan of 60 bytes can cover the whole image, so a file of 200 KB could take minutes.
+"""
+
 # The decoders are called directly, because Image.open tries forty formats and applies its own limit on large images.
 _DECODERS: Final[dict[ImageFormat, type[ImageFile.ImageFile]]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -100,8 +106,10 @@ def open_header(file: StrippedImage) -> ImageFile.ImageFile:
         file (`StrippedImage`): result of `strip_metadata`.
 
     Raises:
-        ImageError: the header is corrupt, or the image has more than `MAX_PIXELS` pixels.
+        ImageError: the header is corrupt, or the image has more than `MAX_PIXELS` pixels or `MAX_SCANS` scans.
     """
+    if file.num_scans > MAX_SCANS:
+        raise ImageError(ImageReason.TOO_LARGE, f"{file.num_scans} scans, limit {MAX_SCANS}")
     try:
         image = _DECODERS[file.format](BytesIO(file.data))
     except _DECODE_ERRORS as error:

@@ -48,12 +48,14 @@ class StrippedImage:
         orientation (`int`): EXIF orientation of the original file, 1 to 8. `data` no longer contains it.
         is_complete (`bool`): whether `data` has a proper end and is a single still image that all readers show in the
             same way. If so, it can be published without encoding it again.
+        num_scans (`int`): number of scans of a JPEG, each of which covers the whole image; 1 for other formats.
     """
 
     format: ImageFormat
     data: bytes
     orientation: int
     is_complete: bool
+    num_scans: int = 1
 
 
 def strip(data: bytes) -> StrippedImage | None:
@@ -75,12 +77,12 @@ def strip(data: bytes) -> StrippedImage | None:
 
 def _strip_jpeg(data: bytes) -> StrippedImage:
     """Copy the needed segments and all scans up to the end-of-image marker."""
-    segments, orientation, pos = [b"\xff\xd8"], None, 2
+    segments, orientation, num_scans, pos = [b"\xff\xd8"], None, 0, 2
     while match := _JPEG_MARKER.search(data, pos):
         marker, pos = match[1][0], match.end()
         if marker == _EOI:
             segments.append(b"\xff\xd9")
-            return StrippedImage("JPEG", b"".join(segments), orientation or 1, is_complete=True)
+            return StrippedImage("JPEG", b"".join(segments), orientation or 1, is_complete=True, num_scans=num_scans)
         if marker in (_SOI, _TEM):
             continue
         # A segment's length is in its first two bytes and includes them.
@@ -92,12 +94,13 @@ def _strip_jpeg(data: bytes) -> StrippedImage:
         if _is_needed_in_jpeg(marker, content):
             segments.append(bytes((0xFF, marker)) + data[start:pos])
         if marker == _SOS:
+            num_scans += 1
             # Compressed pixels follow the header of a scan and have no length: they end at the next marker.
             next_marker = _JPEG_MARKER.search(data, pos)
             end = next_marker.start() if next_marker else len(data)
             segments.append(data[pos:end])
             pos = end
-    return StrippedImage("JPEG", b"".join(segments), orientation or 1, is_complete=False)
+    return StrippedImage("JPEG", b"".join(segments), orientation or 1, is_complete=False, num_scans=num_scans)
 
 
 def _is_needed_in_jpeg(marker: int, content: bytes) -> bool:

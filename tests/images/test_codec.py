@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from compact_hf.images.codec import ImageError, clean_image
+from compact_hf.images.codec import ImageError, clean_image, encode_for_teacher
 from tests.images.made import (
     HEIGHT,
     KINDS,
@@ -140,6 +140,16 @@ def test_garbage_between_segments_is_skipped_as_decoders_do() -> None:
 def test_what_is_no_picture_raises(data: bytes) -> None:
     with pytest.raises(ImageError, match=r"empty file|not a picture"):
         clean_image(data)
+
+
+def test_a_jpeg_of_many_scans_is_not_decoded() -> None:
+    buffer = BytesIO()
+    Image.new("L", (64, 64), 200).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    assert encode_for_teacher(data)
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="106 scans, limit 100"):
+        encode_for_teacher(data[:-2] + 100 * last_scan + data[-2:])
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp simple", "gif animated"])

@@ -40,10 +40,12 @@ class RunningSpace:
     Attributes:
         url (`str`): URL of its page, without a slash at the end.
         directory (`Path`): the directory with its files (`space`), and all that it writes (`log`, `tmp`).
+        pid (`int`): its process.
     """
 
     url: str
     directory: Path
+    pid: int
 
     @cached_property
     def client(self) -> Client:
@@ -87,7 +89,7 @@ def run_space(
             stderr=subprocess.STDOUT,
         )
     try:
-        yield RunningSpace(_wait_for_url(process, log), directory)
+        yield RunningSpace(_wait_for_url(process, log), directory, process.pid)
     finally:
         process.terminate()
         process.wait(30)

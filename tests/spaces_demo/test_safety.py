@@ -9,6 +9,8 @@ import http.server
 import io
 import json
 import os
+import re
+import socket
 import sys
 import threading
 import time
@@ -61,6 +63,15 @@ def still_serves(space: RunningSpace) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
+def slow_client(space: RunningSpace) -> Iterator[socket.socket]:
+    """A client that never finishes the body of its request; it starts before all tests, which take longer."""
+    url = httpx.URL(space.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=60) as client:
+        client.sendall(b"POST /gradio_api/call/ask HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n{")
+        yield client
+
+
+@pytest.fixture(scope="module", autouse=True)
 def still_answers(space: RunningSpace) -> Iterator[None]:
     """Check after all attacks that the models answer and that rows are shown."""
     yield
@@ -100,7 +111,7 @@ def _is_clean(text: str, space: RunningSpace) -> bool:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        pytest.param(_decompression_bomb(8_000), "8000 x 8000 pixels; at most 40 million", id="a decompression bomb"),
+        pytest.param(_decompression_bomb(8_000), "8000 x 8000 pixels; at most 16 million", id="a decompression bomb"),
         pytest.param(b"<html><script>alert(1)</script>", "not a picture", id="a page"),
         pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture", id="a drawing that runs scripts"),
         pytest.param(_scene_png()[:2000], "corrupt picture", id="half a picture"),
@@ -137,6 +148,87 @@ def test_a_question_is_checked_on_the_server(space: RunningSpace, question: str 
 
 def test_a_question_without_a_picture_is_refused(space: RunningSpace) -> None:
     assert "There is no image" in read_error(space.call("ask", None, QUESTION))
+
+
+def test_all_files_of_an_upload_together_are_limited(space: RunningSpace) -> None:
+    files = [("files", (f"{number}.png", bytes(6_000_000))) for number in range(2)]
+    answer = httpx.post(f"{space.url}/gradio_api/upload", files=files, timeout=60)
+    assert answer.status_code == 413
+    assert "10,064,000 bytes" in answer.json()["detail"]
+
+
+def test_large_images_are_scaled_down_before_the_model_sees_them(space: RunningSpace) -> None:
+    # A photo of a phone, with more pixels than other formats may have.
+    photo = _encode(Image.new("RGB", (7000, 5000), (9, 9, 200)), "JPEG")
+    assert "event: complete" in space.call("ask", upload(space, photo, "photo.jpg"), QUESTION).text
+
+
+def _post_raw(space: RunningSpace, path: str, body: bytes, content_type: str = "application/json") -> httpx.Response:
+    headers = {"content-type": content_type}
+    return httpx.post(f"{space.url}/gradio_api/{path}", content=body, headers=headers, timeout=60)
+
+
+_FORM = b'--A\r\nContent-Disposition: form-data; name="files"\r\n\r\nabc\r\n--A--\r\n'
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("queue/join", b'{"data": [], "fn_index": 999, "session_hash": "a"}', "no such function"),
+        ("queue/join", b'{"data": [], "fn_index": true, "session_hash": "a"}', "no such function"),
+        ("run/predict", b'{"data": [], "fn_index": -1}', "no such function"),
+        ("call/nobody", b'{"data": []}', "no such function"),
+        ("call/ask", b'{"data": "?"}', "a list of 2 inputs"),
+        ("call/ask", b'{"data": [null, "?"], "session_hash": "' + b"a" * 65 + b'"}', "at most 64 characters"),
+        ("call/ask", b"[]", "a JSON object"),
+        ("call/explore", b'{"data": ["any", "any", NaN]}', "not valid JSON"),
+        ("call/ask", b'{"data": [null, "\\ud800"]}', "not valid JSON"),
+        ("reset", b'{"event_id": NaN}', "not valid JSON"),
+        ("cancel", b"[" * 30_000 + b"]" * 30_000, "not valid JSON"),
+    ],
+)
+def test_a_call_that_no_function_can_answer_is_refused(space: RunningSpace, path: str, body: bytes, said: str) -> None:
+    answer = _post_raw(space, path, body)
+    assert answer.status_code == 400
+    assert said in answer.json()["detail"]
+
+
+def test_an_upload_without_a_file_is_refused(space: RunningSpace) -> None:
+    answer = _post_raw(space, "upload", _FORM, "multipart/form-data; boundary=A")
+    assert (answer.status_code, answer.json()) == (400, {"detail": "the upload has no file"})
+
+
+def test_a_failed_upload_does_not_stay_on_the_disk(space: RunningSpace) -> None:
+    # The end of the form is missing, so Gradio keeps what came, and does not know of it later.
+    begun = b'--A\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc'
+    _post_raw(space, "upload", begun, "multipart/form-data; boundary=A")
+    directory = space.directory / "tmp/gradio"
+    stray_files = [path for path in directory.iterdir() if path.is_file()]
+    assert stray_files
+    for path in stray_files:
+        os.utime(path, (0, 0))
+    upload(space, _scene_png())
+    assert not any(path.exists() for path in stray_files)
+
+
+@pytest.mark.slow  # 500 sessions
+def test_new_sessions_do_not_use_up_the_memory(space: RunningSpace) -> None:
+    def open_sessions(first: int) -> int:
+        for number in range(first, first + 250):
+            call = {"data": ["3", "counting", 1], "session_hash": f"session{number}"}
+            event = httpx.post(f"{space.url}/gradio_api/call/explore", json=call, timeout=60).json()["event_id"]
+            httpx.get(f"{space.url}/gradio_api/call/explore/{event}", timeout=60)
+        (resident,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{space.pid}/status").read_text())
+        return int(resident)
+
+    before = open_sessions(0)
+    assert open_sessions(250) - before < 30_000
+
+
+def test_unknown_calls_and_sessions_leave_no_traceback(space: RunningSpace) -> None:
+    for path in ("queue/data?session_hash=nobody", "call/ask/nobody"):
+        assert "404" in httpx.get(f"{space.url}/gradio_api/{path}").text
+    assert "Traceback" not in space.log()
 
 
 def test_a_request_of_megabytes_is_refused_before_it_is_read(space: RunningSpace) -> None:
@@ -253,11 +345,14 @@ def test_the_queue_ends_somewhere(space: RunningSpace, gate: Gate) -> None:
             "4 capabilities are selected",
         ),
         ([[], SCENE, 1, False, None, ""], "0 capabilities are selected"),
-        ([["color", "taste"], SCENE, 1, False, None, ""], "not in the list of choices"),
+        ([["color", "taste"], SCENE, 1, False, None, ""], "Capabilities: Input should be 'color', 'shape'"),
         ([["color"], SCENE, -1, False, None, ""], "less than minimum value 0"),
         ([["color"], SCENE, 10**30, False, None, ""], "greater than maximum value 9999"),
         ([["color"], SCENE, None, False, None, ""], "0 to 9999"),
-        ([["color"], "Nobody", 1, False, None, ""], "not in the list of choices"),
+        ([["color"], "Nobody", 1, False, None, ""], "Image and teacher: Input should be 'A drawn scene"),
+        ([["color"], SCENE, "1", False, None, ""], "Input should be a valid number"),
+        ([["color"], SCENE, 1, False, "scene.png", ""], "Your image: Input should be an object"),
+        ([["color"], SCENE], "data has to be a list of 6 inputs"),
     ],
 )
 def test_choices_are_checked_on_the_server(space: RunningSpace, call: list[Any], said: str) -> None:
@@ -314,3 +409,9 @@ def test_the_log_holds_no_picture_and_no_question(space: RunningSpace) -> None:
     space.call("ask", upload(space, _scene_png()), "Where did I park the 4711 car?")
     assert "4711 car" not in space.log()
     assert Path(space.directory / "log").stat().st_size < 1_000_000
+
+
+def test_a_request_that_never_ends_is_refused(slow_client: socket.socket) -> None:
+    reply = slow_client.recv(1000).decode()
+    assert "408" in reply
+    assert "longer than 20 seconds" in reply
