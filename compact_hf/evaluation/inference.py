@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.hub.ref import RepoRef
-from compact_hf.images.codec import decode, open_header, strip_metadata
+from compact_hf.images.codec import decode_rgb, open_header, strip_metadata
 from compact_hf.models import loading
 from compact_hf.models.adapter import check_adapter_base, load_merged_model
 from compact_hf.models.chat_template import check_image_question
@@ -31,7 +31,6 @@ from compact_hf.models.registry import get_family
 from compact_hf.training.training_record import read_adapter_info
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -78,15 +77,6 @@ def conversation(prompt: str, image_part: Mapping[str, Any] | None = IMAGE_PLACE
     """Return the chat messages for a prompt: with an image placeholder by default, without an image if it is None."""
     text_part = {"type": "text", "text": prompt}
     return [{"role": "user", "content": [text_part] if image_part is None else [image_part, text_part]}]
-
-
-def decode_rgb(data: bytes) -> Image:
-    """Return an encoded image as RGB pixels, with its EXIF orientation applied.
-
-    Raises:
-        ImageError: the image cannot be decoded.
-    """
-    return decode(strip_metadata(data)).convert("RGB")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError
-from compact_hf.evaluation.inference import ImagePromptPairs, Student, decode_rgb
+from compact_hf.evaluation.inference import ImagePromptPairs, Student
 from compact_hf.evaluation.questions import Prediction, Question
 from compact_hf.evaluation.task import DEFAULT_TASK, EvaluationTask, load_task
-from compact_hf.images.codec import ImageError
 from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import from_json
 from compact_hf.regular_files import read_regular
@@ -136,12 +135,10 @@ def predict(
             after each batch.
 
     Raises:
-        EvaluationError: the model cannot answer, or an image cannot be decoded.
+        EvaluationError: the model cannot answer.
+        ImageError: an image has changed since `read_questions` decoded it, and cannot be decoded any more.
     """
-    try:
-        lengths = student.prompt_lengths([(question.read_image, task.get_prompt(question)) for question in questions])
-    except ImageError as error:
-        raise _unreadable_image_error(questions, error) from error
+    lengths = student.prompt_lengths([(question.read_image, task.get_prompt(question)) for question in questions])
     # The order depends only on the questions and the model, so a resumed call makes the same batches.
     order = sort_for_batching(questions, lengths)
     part = directory / _PART_FILE
@@ -152,20 +149,14 @@ def predict(
     # Images are read by these functions when their batch is prepared, not all at once.
     readers = [partial(_read_pairs, task, batch) for batch in batches]
     answers = student.answer_batches(readers, max_new_tokens=max_new_tokens)
-    try:
-        with part.open("a", encoding="utf-8") as file:
-            for batch, batch_answers in zip(batches, answers, strict=True):
-                new = [
-                    task.mark(question, answer, matching) for question, answer in zip(batch, batch_answers, strict=True)
-                ]
-                file.write("".join(f"{prediction.to_line()}\n" for prediction in new))
-                # A killed process loses at most the batch that is being answered.
-                file.flush()
-                predictions += new
-                on_progress(len(predictions))
-    # The error of a batch arrives when its answers are due, so its image is in the first batch without answers.
-    except ImageError as error:
-        raise _unreadable_image_error(order[len(predictions) : len(predictions) + batch_size], error) from error
+    with part.open("a", encoding="utf-8") as file:
+        for batch, batch_answers in zip(batches, answers, strict=True):
+            new = [task.mark(question, answer, matching) for question, answer in zip(batch, batch_answers, strict=True)]
+            file.write("".join(f"{prediction.to_line()}\n" for prediction in new))
+            # A killed process loses at most the batch that is being answered.
+            file.flush()
+            predictions += new
+            on_progress(len(predictions))
     by_id = {prediction.id: prediction for prediction in predictions}
     return [by_id[question.id] for question in questions]
 
@@ -201,18 +192,6 @@ def sort_for_batching(questions: Sequence[Question], lengths: Sequence[int]) -> 
 
 def _read_pairs(task: EvaluationTask, batch: Sequence[Question]) -> ImagePromptPairs:
     return [(question.read_image and question.read_image(), task.get_prompt(question)) for question in batch]
-
-
-def _unreadable_image_error(batch: Sequence[Question], error: ImageError) -> EvaluationError:
-    """Return an error that names the question whose image cannot be decoded."""
-    for question in batch:
-        try:
-            if question.read_image is not None:
-                decode_rgb(question.read_image())
-        except ImageError:
-            return EvaluationError(f"the image of question {question.id} cannot be decoded ({error}); remove that row")
-    # Every image can be decoded this time, for example because a file has changed.
-    return EvaluationError(str(error))
 
 
 def _resume_part(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.records import Loss, digest
+
+_MAX_NAMED: Final = 20
+"""Number of questions with an image that cannot be decoded that are named; all of them are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +109,17 @@ class QuestionSet:
         questions (`tuple[Question, ...]`): the questions, in a fixed order.
         losses (`Mapping[str, Loss]`): reason -> the rows and questions that were skipped.
         control (`str`): a word for the control that was applied; empty without one.
+        unreadable (`Mapping[str, str]`): question id -> why its image cannot be read or decoded, for the questions that
+            were skipped for it; they are in `losses` too.
+        drawn (`bool`): whether the package draws the images itself, so that all of them can be decoded.
     """
 
     name: str
     questions: tuple[Question, ...]
     losses: Mapping[str, Loss] = field(default_factory=dict)
     control: str = ""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    drawn: bool = False
 
     @property
     def identity(self) -> str:
@@ -121,8 +130,14 @@ class QuestionSet:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for readers of the scores: one line per reason for which rows and questions were skipped."""
-        return tuple(f"{loss} of {self.name} skipped: {reason}" for reason, loss in self.losses.items())
+        """Notes for readers of the scores: one line per reason for which rows and questions were skipped, and one per
+        question whose image cannot be decoded, up to a number.
+        """
+        counted = [f"{loss} of {self.name} skipped: {reason}" for reason, loss in self.losses.items()]
+        named = [f"skipped question {id}: {error}" for id, error in islice(self.unreadable.items(), _MAX_NAMED)]
+        if len(self.unreadable) > _MAX_NAMED:
+            named.append(f"and {len(self.unreadable) - _MAX_NAMED:,} more with an image that cannot be decoded")
+        return (*counted, *named)
 
     def limit(self, count: int) -> QuestionSet:
         """Return `count` of the questions, selected by a hash of their ids.

@@ -3,7 +3,7 @@
     [hf://datasets/]org/name[@v1.0.0]    a dataset on the Hub, at a revision or the current one
     a directory; a .parquet, .jsonl, .json or .csv file
 
-Images are read only when a question is asked about them.
+Images stay encoded, and are read only when they are needed.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Final
 
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError, UsageError, did_you_mean
+from compact_hf.evaluation.image_check import drop_unreadable_images
 from compact_hf.evaluation.questions import CONTROLS, Control, DataOptions, Prediction, Question, QuestionSet
 from compact_hf.evaluation.scoring import (
     SHORT_ANSWER_RULES,
@@ -252,7 +253,7 @@ def choose_rule(task: EvaluationTask, matching: str | None) -> str:
 def read_questions(
     task: EvaluationTask, dataset: str, options: DataOptions, *, limit: int | None = None, control: str | None = None
 ) -> QuestionSet:
-    """Return the questions that a task asks about a dataset.
+    """Return the questions that a task asks about a dataset, without those whose image cannot be decoded.
 
     Args:
         task (`EvaluationTask`): the task, which reads the dataset.
@@ -263,7 +264,8 @@ def read_questions(
 
     Raises:
         UsageError: the task has no such control, the limit is below 1, or as for `EvaluationTask.read`.
-        EvaluationError: two questions have the same id, there are no questions, or as for `EvaluationTask.read`.
+        EvaluationError: two questions have the same id, there are no questions, no image can be decoded, or as for
+            `EvaluationTask.read`.
     """
     if control is not None and control not in task.controls:
         raise UsageError(
@@ -280,6 +282,7 @@ def read_questions(
         raise EvaluationError(f"{question_set.name} has two questions with the id {repeated[0]!r}; make ids unique")
     if limit is not None:
         question_set = question_set.limit(limit)
+    question_set = drop_unreadable_images(question_set)
     # The control is last: with the same limit, the same questions are asked with and without it.
     return task.controls[control](question_set) if control is not None else question_set
 

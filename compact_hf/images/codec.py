@@ -1,8 +1,18 @@
-"""Decodes, scales and cleans images; screening, training, evaluation and teachers all use this codec.
+"""Decodes, scales and cleans images: the only place that decides which pixels a file has.
 
-It reads JPEG, PNG, WebP and GIF. The decoders only see files whose metadata has been removed (containers.py). All
-exceptions that Pillow raises on bad input become an `ImageError` with a short fixed reason. EXIF orientation is always
-applied.
+Screening, training, evaluation, teachers, the Space, cards, contact sheets and perceptual hashes use it. The decoders
+only see files whose metadata has been removed (containers.py). All exceptions that Pillow raises on bad input become an
+`ImageError` with a short fixed reason. `decode_rgb` returns RGB with eight bits, by these rules:
+
+    orientation               that of EXIF is applied; one that is only in XMP is ignored
+    animation                 the first frame of a GIF or WebP; of an animated PNG the image that other readers show
+    transparency              on white: RGBA, LA, palettes with transparent entries, and a transparent colour
+    1, L, P                   black and white, grey and palettes as the colours that they stand for
+    16 bits a channel (PNG)   the upper eight bits. Pillow does so for colours, but it turns grey above 255 white
+    CMYK and YCCK (JPEG)      Pillow's conversion, without a colour profile
+    colour profile (ICC)      never applied; it stays in published files
+    TIFF, BMP, HEIC, AVIF...  refused. A TIFF may be Lab, or have 32-bit or float values, which have no agreed range,
+                              so that the owner has to convert it. This is a decision of this package
 """
 
 from __future__ import annotations
@@ -40,7 +50,8 @@ _DECODERS: Final[dict[ImageFormat, type[ImageFile.ImageFile]]] = {
 }
 # Bytes 4 to 11 of HEIC and AVIF files (ISO/IEC 23008-12): the box `ftyp` with the major brand.
 _HEIF_STARTS: Final = frozenset(b"ftyp" + brand for brand in (b"heic", b"heix", b"mif1", b"msf1", b"avif"))
-_UNKNOWN_KIND: Final = "not a JPEG, PNG, WebP or GIF file"
+# The first four bytes of TIFF and BigTIFF files, in either byte order.
+_TIFF_STARTS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # What Pillow raises on bad files: OSError for a truncated or corrupt stream, SyntaxError for a bad header or chunk,
 # ValueError for impossible values, EOFError for a missing frame, struct.error and IndexError for a chunk after the
 # pixels that is too short for its type.
@@ -91,10 +102,19 @@ def strip_metadata(data: bytes) -> StrippedImage:
         raise ImageError(ImageReason.EMPTY, "0 bytes")
     file = strip(data)
     if file is None:
-        # Telephones and converters also name such files .jpg.
-        kind = "a HEIC or AVIF file, convert it to JPEG" if data[4:12] in _HEIF_STARTS else _UNKNOWN_KIND
-        raise ImageError(ImageReason.NO_IMAGE, f"{len(data)} bytes, {kind}")
+        raise ImageError(ImageReason.NO_IMAGE, f"{len(data)} bytes, {_describe_kind(data)}")
     return file
+
+
+def _describe_kind(data: bytes) -> str:
+    """Return what a file is that the codec does not read, and what to do."""
+    # Telephones and converters also name such files .jpg.
+    if data[4:12] in _HEIF_STARTS:
+        return "a HEIC or AVIF file, convert it to JPEG"
+    # `datasets` stores arrays of floats and of more than 8 bits as TIFF.
+    if data.startswith(_TIFF_STARTS):
+        return "a TIFF file, convert it to PNG with 8 or 16 bits"
+    return "not a JPEG, PNG, WebP or GIF file"
 
 
 def open_header(file: StrippedImage) -> ImageFile.ImageFile:
@@ -156,7 +176,22 @@ def _to_eight_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8-bit grey, because Pillow's own conversion clips the values to white."""
     if not image.mode.startswith("I"):
         return image
-    return image.point(lambda value: value * (1 / 256) + 0).convert("L")
+    gray = image.point(lambda value: value * (1 / 256) + 0).convert("L")
+    if "transparency" in gray.info:
+        gray.info["transparency"] >>= 8
+    return gray
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """Return the upright RGB pixels of an image file, by the rules in the module docstring.
+
+    Args:
+        data (`bytes`): a JPEG, PNG, WebP or GIF file.
+
+    Raises:
+        ImageError: `data` is not an image, or cannot be decoded.
+    """
+    return flatten_on_white(decode(strip_metadata(data)))
 
 
 _TEACHER_QUALITY: Final = 90

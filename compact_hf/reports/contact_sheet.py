@@ -70,7 +70,9 @@ def render_image_with_questions(image: bytes, entries: Sequence[Entry]) -> bytes
     """
     from PIL import Image, ImageDraw, ImageOps
 
-    resized = ImageOps.contain(upright_rgb(image), (_CARD_WIDTH, _CARD_WIDTH), Image.Resampling.LANCZOS)
+    from compact_hf.images.codec import decode_rgb
+
+    resized = ImageOps.contain(decode_rgb(image), (_CARD_WIDTH, _CARD_WIDTH), Image.Resampling.LANCZOS)
     label_left = _GAP + _CARD_WIDTH + _GAP
     text_left = label_left + _LABEL_WIDTH
     size = (text_left + _CARD_WIDTH - _PADDING, _CARD_WIDTH + 2 * _GAP + _MAX_TURN_HEIGHT * len(entries))
@@ -91,7 +93,9 @@ def _draw_card(item: SheetItem) -> PillowImage.Image:
     """Draw one image with its label and, below it, its entries; the height depends on the text."""
     from PIL import Image, ImageDraw, ImageOps
 
-    image = ImageOps.contain(upright_rgb(item.image), (_CARD_WIDTH, _CARD_WIDTH), Image.Resampling.LANCZOS)
+    from compact_hf.images.codec import decode_rgb
+
+    image = ImageOps.contain(decode_rgb(item.image), (_CARD_WIDTH, _CARD_WIDTH), Image.Resampling.LANCZOS)
     entries = tuple(item.entries())
     card = Image.new("RGB", (_CARD_WIDTH, image.height + _PADDING + _MAX_TURN_HEIGHT * len(entries)), tone("paper"))
     card.paste(image, ((_CARD_WIDTH - image.width) // 2, 0))
@@ -400,26 +404,11 @@ def thumbnail(image: bytes) -> dict[str, Any]:
     """
     from PIL import Image
 
-    small = upright_rgb(image)
+    from compact_hf.images.codec import decode_rgb
+
+    small = decode_rgb(image)
     small.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, format="WEBP", quality=_QUALITY, method=4)
     url = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
     return {"url": url, "width": small.width, "height": small.height}
-
-
-def upright_rgb(image: bytes) -> PillowImage.Image:
-    """Decode an image, apply its EXIF orientation, and put transparent areas on white.
-
-    Args:
-        image (`bytes`): the encoded image.
-    """
-    from PIL import Image, ImageOps
-
-    # exif_transpose returns a copy, which remains valid when the file is closed.
-    with Image.open(io.BytesIO(image)) as source:
-        upright = ImageOps.exif_transpose(source)
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    layer = upright.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -18,16 +18,13 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from compact_hf.errors import UsageError
+from compact_hf.images.codec import decode_rgb
 from compact_hf.teachers.base import Failure, Reply, Request, answer_each
 from compact_hf.teachers.local_model import DecodedRequest, LocalModel
 from compact_hf.teachers.registry import TeacherSettings
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 BATCH_SIZE: Final = 16
 # After a flush, an incomplete batch runs when no request has arrived for this long, which is short compared to the time
@@ -115,7 +112,7 @@ class Local:
         with self._queue.announce():
             if request.encoded_image is not None:
                 jpeg = await request.encoded_image.jpeg()
-                image = await asyncio.to_thread(_decode_image, jpeg)
+                image = await asyncio.to_thread(decode_rgb, jpeg)
             answer = self._queue.put(DecodedRequest(request, image))
         return await answer
 
@@ -215,12 +212,6 @@ class _BatchQueue:
         """Allow incomplete batches permanently, because the request stream has ended."""
         self._is_ended = True
         self.flush()
-
-
-def _decode_image(jpeg: bytes) -> Image.Image:
-    from PIL import Image
-
-    return Image.open(BytesIO(jpeg)).convert("RGB")
 
 
 def open_local(model: str, settings: TeacherSettings) -> Local:

@@ -2,7 +2,7 @@
 
 In plain `trl sft`, a broken image ends training in the middle of an epoch; a row whose answers are all after
 `max_length` is trained on without any effect; and text that contains a special token changes what is learned. Here
-every row is checked once, in parallel, with the decoder, the template and the tokenizer that training uses. `datasets`
+every row is checked once, in parallel, with the codec, the template and the tokenizer that training uses. `datasets`
 caches the result under a fingerprint of data, tokenizer, template and limit, so that a resumed run does not repeat it.
 The content of a message is a text or a list of parts, `{type: text, text}` and `{type: image}`, as for TRL.
 """
@@ -10,20 +10,20 @@ The content of a message is a text or a list of parts, `{type: text, text}` and 
 from __future__ import annotations
 
 import os
-import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from compact_hf.errors import TuningError
+from compact_hf.images.codec import ImageError, decode_rgb
+from compact_hf.images.reasons import ImageReason
 from compact_hf.models.family import ModelFamily
 from compact_hf.records import digest
-from compact_hf.regular_files import check_regular
+from compact_hf.training.row_images import read_image
 from compact_hf.wording import format_count
 
 DropReason = Literal[
-    "broken picture",
     "no conversation",
     "no answer",
     "no picture",
@@ -32,14 +32,29 @@ DropReason = Literal[
     "refused by the template",
     "too long",
 ]
-# Exceptions of image decoders on bad files. Warnings are raised only if Python's filters turn them into errors.
-_DECODE_ERRORS: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, Warning)
-_CACHE_VERSION: Final = 3
+_CACHE_VERSION: Final = 4
 """Increased whenever the checks change, so that older results in the cache are not used."""
 _ANY_SIZE: Final = (64, 64)
 """Width and height of the image that is counted for all images, if the family's image tokens do not depend on size."""
 _ROWS_PER_PROCESS: Final = 500
 """Minimum number of rows per process; starting a process for fewer rows takes longer than screening them."""
+
+
+class DroppedRow(NamedTuple):
+    """A row that cannot be trained on.
+
+    Attributes:
+        name (`str`): its `id`, or `row N` if rows have no id.
+        reason (`DropReason | ImageReason`): an `ImageReason` if an image cannot be read or decoded.
+        detail (`str`, *optional*, defaults to an empty string): what is wrong with the image.
+    """
+
+    name: str
+    reason: DropReason | ImageReason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}{f' ({self.detail})' if self.detail else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +68,7 @@ class ScreeningResult:
         answer_tokens (`int`): total number of tokens in kept rows that the loss covers.
         image_tokens (`int`): total number of image tokens in kept rows.
         num_truncated (`int`): number of kept rows that are longer than `max_length`.
-        dropped (`tuple[tuple[str, DropReason], ...]`): `id` (or `row N` if rows have no id) and reason of each dropped
-            row.
+        dropped (`tuple[DroppedRow, ...]`): name and reason of each dropped row.
     """
 
     kept_indices: tuple[int, ...]
@@ -63,12 +77,12 @@ class ScreeningResult:
     answer_tokens: int
     image_tokens: int
     num_truncated: int
-    dropped: tuple[tuple[str, DropReason], ...]
+    dropped: tuple[DroppedRow, ...]
 
     @property
     def dropped_by_reason(self) -> dict[str, int]:
         """Number of dropped rows by reason, the most frequent reason first."""
-        return dict(Counter(reason for _, reason in self.dropped).most_common())
+        return dict(Counter(row.reason for row in self.dropped).most_common())
 
 
 def screen_rows(
@@ -117,6 +131,7 @@ def screen_rows(
             image_tokens=Value("int32"),
             images=Value("int32"),
             reason=Value("string"),
+            detail=Value("string"),
         ),
         num_proc=num_processes if num_processes > 1 else None,
         # The name of the result in the cache of `datasets`: it depends on the data and on all settings of the screener.
@@ -202,7 +217,7 @@ class RowScreener:
 
         row = table.to_pylist()[0]
         images, messages = row["images"] or [], row["messages"] or []
-        result = {"tokens": 0, "answer_tokens": 0, "image_tokens": 0, "images": len(images)}
+        result = {"tokens": 0, "answer_tokens": 0, "image_tokens": 0, "images": len(images), "detail": ""}
         if not _is_conversation(messages):
             return {**result, "reason": "no conversation"}
         texts = [(message["role"], text) for message in messages for text in _get_texts(message["content"]) or ()]
@@ -213,10 +228,10 @@ class RowScreener:
         # The tokenizer would turn such a text into the token: `</s>`, for example, would end the answer.
         if any(token in text for _, text in texts for token in self.special_tokens):
             return {**result, "reason": "special token in the text"}
-        # (width, height) of each image that can be decoded.
-        sizes = [size for image in images if (size := _decoded_size(image))]
-        if len(sizes) < len(images):
-            return {**result, "reason": "broken picture"}
+        try:
+            sizes = [decode_rgb(read_image(image)).size for image in images]
+        except ImageError as error:
+            return {**result, "reason": error.reason, "detail": error.detail}
         image_tokens = [self._count_image_tokens(size) for size in sizes]
         try:
             prepared_messages = prepare_multimodal_messages(messages, images=[None] * len(images))
@@ -227,10 +242,10 @@ class RowScreener:
         except TemplateError:
             return {**result, "reason": "refused by the template"}
         return {
+            **result,
             "tokens": tokens,
             "answer_tokens": answer_tokens,
             "image_tokens": sum(image_tokens),
-            "images": len(images),
             # Without answer tokens before the limit there is nothing to learn; TRL fails if an image is truncated.
             "reason": "" if answer_tokens and has_whole_images else "too long",
         }
@@ -295,22 +310,6 @@ def _get_texts(content: Any) -> list[str] | None:
     return texts if all(isinstance(text, str) for text in texts) else None
 
 
-def _decoded_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return width and height of an image, decoded by `datasets` as in training; None if decoding fails."""
-    from datasets import Image
-    from PIL.Image import DecompressionBombError
-
-    path = image["path"]
-    try:
-        if image["bytes"] is None and path and os.path.exists(path):  # `datasets` also takes URLs
-            check_regular(path)
-        decoded: tuple[int, int] = Image().decode_example(dict(image)).convert("RGB").size
-    # The file is damaged, is no image, or is too large for PIL's limit; training could not read it either.
-    except (*_DECODE_ERRORS, DecompressionBombError):
-        return None
-    return decoded
-
-
 def _check_columns(rows: Any) -> None:
     """Raise if the columns of images and messages are missing or of another type."""
     from datasets import Image, List
@@ -350,10 +349,15 @@ def _build_result(screened_rows: Any, rows: Any, screener: RowScreener) -> Scree
     # column -> values of all rows
     columns = {name: screened_rows[name][:] for name in screened_rows.column_names}
     kept_indices = [index for index, reason in enumerate(columns["reason"]) if not reason]
-    dropped = [(_row_name(rows, index), reason) for index, reason in enumerate(columns["reason"]) if reason]
-    reasons = dict(Counter(reason for _, reason in dropped).most_common())
+    dropped = [
+        DroppedRow(_row_name(rows, index), reason, columns["detail"][index])
+        for index, reason in enumerate(columns["reason"])
+        if reason
+    ]
     if not kept_indices:
-        raise TuningError(f"no row of the dataset can be trained on: {reasons or 'it is empty'}")
+        reasons = dict(Counter(row.reason for row in dropped).most_common())
+        first = next((f" (the first: {row})" for row in dropped if row.detail), "")
+        raise TuningError(f"no row of the dataset can be trained on: {reasons or 'it is empty'}{first}")
     lengths = [columns["tokens"][index] for index in kept_indices]
     limit = screener.max_length or max(lengths)
     return ScreeningResult(

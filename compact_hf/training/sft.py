@@ -42,6 +42,7 @@ from compact_hf.training.memory import (
     get_device_memory,
     translate_memory_errors,
 )
+from compact_hf.training.row_images import decode_images
 from compact_hf.training.row_screening import ScreeningResult
 from compact_hf.training.sampler import build_grouping
 from compact_hf.training.trained_parts import PROJECTOR
@@ -151,7 +152,7 @@ def _build_trainer(
     model = load_network(args, str(checkpoint) if is_full_resume else None)
     training.model_init_kwargs = None  # the model is loaded already: SFTTrainer would warn that it ignores them
     # Rows in the order of `kept_indices`, as in the lengths from which steps are grouped.
-    datasets = {name: dataset.select(screening[name].kept_indices) for name, dataset in rows.items()}
+    datasets = {name: decode_images(dataset.select(screening[name].kept_indices)) for name, dataset in rows.items()}
     return CompactTrainer(
         screening=screening["train"],
         family=family,
@@ -175,12 +176,13 @@ def _describe_rows(screening: ScreeningResult, training: Any) -> list[str]:
         f"{len(dropped):,} dropped"
     )
     if dropped:
-        messages += [f"dropped {name}: {reason}" for name, reason in dropped[:_MAX_LISTED_ROWS]]
+        messages += [f"dropped {row}" for row in dropped[:_MAX_LISTED_ROWS]]
         path = Path(training.output_dir) / "dropped.jsonl"
         # All processes return the messages, but only one writes the file.
         if training.process_index == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = (json.dumps({"id": name, "reason": reason}, ensure_ascii=False) for name, reason in dropped)
+            records = ({"id": row.name, "reason": row.reason, "detail": row.detail} for row in dropped)
+            lines = (json.dumps(record, ensure_ascii=False) for record in records)
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         messages.append(f"full list of dropped rows: {path}; by reason: {screening.dropped_by_reason}")
     if screening.num_truncated:

@@ -10,7 +10,6 @@ import pytest
 
 from compact_hf.errors import CompactError, EvaluationError, UnknownCapabilityError, UsageError
 from compact_hf.evaluation.questions import swap_images
-from compact_hf.images.codec import ImageError
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Loss
 from compact_hf.scenes.scene import EVALUATION_SEEDS
@@ -165,11 +164,12 @@ def test_a_file_of_ones_own_names_pictures_beside_it_and_what_most_people_answer
     lines = [{"question": f"{name}?", "answers": answers, "image": name} for name in ("red.png", "../secret.png")]
     file = tmp_path / "inside" / "own.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
-    inside, outside = load_questions(str(file)).questions
+    question_set = load_questions(str(file))
+    [inside] = question_set.questions
     assert inside.answers == ("red", "crimson")
     assert inside.read_image() == draw_image("red")
-    with pytest.raises(ImageError, match="is outside the directory of the dataset"):
-        outside.read_image()
+    assert question_set.losses == {"unreadable file": Loss(1, 1)}
+    assert question_set.unreadable == {"1": "unreadable file: ../secret.png is outside the directory of the dataset"}
 
 
 ROW = {"question": "What is it?", "answer": "cat", "pic": draw_image("red"), "k": 1}

@@ -243,13 +243,17 @@ def test_a_processor_that_counts_other_image_tokens_is_told_in_one_line(
     assert "\n" not in str(excinfo.value)
 
 
-def test_a_picture_that_cannot_be_decoded_is_told_by_its_question(model: str, tmp_path: Path) -> None:
-    lines = [{"question": "What?", "answer": "that", "image": f"{name}.png", "id": name} for name in ("good", "cut")]
+def test_questions_about_images_that_cannot_be_decoded_are_dropped_by_name(model: str, tmp_path: Path) -> None:
+    lines = [{"question": "What?", "answer": "that", "image": f"{id}.png", "id": id} for id in ("good", "cut", "gone")]
     (tmp_path / "good.png").write_bytes(draw_image("red"))
     (tmp_path / "cut.png").write_bytes(draw_image("red")[:90])
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(EvaluationError, match="image of question cut cannot be decoded"):
-        evaluate(model, tmp_path / "own.jsonl", tmp_path / "out")
+    evaluation = evaluate(model, tmp_path / "own.jsonl", tmp_path / "out")
+    assert [prediction.id for prediction in read_predictions(tmp_path / "out" / evaluation.slugs[0])] == ["good"]
+    *counted, cut, gone = evaluation.notes
+    assert [note.rpartition(": ")[2] for note in counted] == ["corrupt picture", "unreadable file"]
+    assert cut.startswith("skipped question cut: corrupt picture: PNG")
+    assert gone.startswith("skipped question gone: unreadable file: gone.png")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 
@@ -58,14 +59,25 @@ def test_a_file_that_would_be_waited_for_is_a_broken_image(kind: str, processor:
     IRREGULAR[kind][0](tmp_path / "it.png")
     row = make_row("bad", QUESTION, ANSWER) | {"images": [{"bytes": None, "path": str(tmp_path / "it.png")}]}
     with released_pipes(tmp_path):
-        assert screen([GOOD, row], processor).dropped == (("bad", "broken picture"),)
+        [dropped] = screen([GOOD, row], processor).dropped
+    assert (dropped.name, dropped.reason) == ("bad", "unreadable file")
 
 
+def float_tiff() -> bytes:
+    """Return what `datasets` stores for an array of floats."""
+    return bytes(Image().encode_example(np.linspace(0, 1, 64 * 64, dtype="float32").reshape(64, 64))["bytes"])
+
+
+NO_IMAGE = {"bytes": None, "path": None}
 GOOD = make_row("good", QUESTION, ANSWER)
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "cut off": (make_row("bad", QUESTION, ANSWER, images=[draw_image("red")[:-60]]), "broken picture"),
-    "no picture file": (make_row("bad", QUESTION, ANSWER, images=[b"<html>404</html>"]), "broken picture"),
-    "no bytes": (make_row("bad", QUESTION, ANSWER, images=[b""]), "broken picture"),
+    "cut off": (make_row("bad", QUESTION, ANSWER, images=[draw_image("red")[:-60]]), "corrupt picture"),
+    "no picture file": (make_row("bad", QUESTION, ANSWER, images=[b"<html>404</html>"]), "not a picture"),
+    "no bytes": (make_row("bad", QUESTION, ANSWER, images=[b""]), "empty file"),
+    "float TIFF": (make_row("bad", QUESTION, ANSWER, images=[float_tiff()]), "not a picture"),
+    "null": (make_row("bad", QUESTION, ANSWER) | {"images": [None]}, "not a picture"),
+    "null in a struct": (make_row("bad", QUESTION, ANSWER) | {"images": [NO_IMAGE]}, "not a picture"),
+    "missing file": (make_row("bad", QUESTION, ANSWER) | {"images": [NO_IMAGE | {"path": "a"}]}, "unreadable file"),
     "end token in a question": (make_row("bad", "What does </s> mean?", ANSWER), "special token in the text"),
     "image token in an answer": (make_row("bad", QUESTION, "an <image>"), "special token in the text"),
     "no messages": (make_row("bad"), "no conversation"),
@@ -83,7 +95,7 @@ def test_a_row_that_cannot_be_trained_on_is_dropped_by_name_with_the_reason(
 ) -> None:
     result = screen([GOOD, bad, GOOD], processor)
     assert result.kept_indices == (0, 2)
-    assert result.dropped == (("bad", reason),)
+    assert [(row.name, row.reason) for row in result.dropped] == [("bad", reason)]
     assert result.dropped_by_reason == {reason: 1}
 
 
@@ -115,9 +127,9 @@ def test_parts_are_trained_on_like_texts(processor: Any) -> None:
     dataset = Dataset.from_list(typed_rows, features=Features(FEATURES | {"messages": PARTS}))
     result = screen_rows(dataset, processor, Llava(), max_length=1024, answers_only=True)
     assert result.dropped == (
-        ("empty", "no answer"),
-        ("token", "special token in the text"),
-        ("image without a part", "other number of image parts than images"),
+        ("empty", "no answer", ""),
+        ("token", "special token in the text", ""),
+        ("image without a part", "other number of image parts than images", ""),
     )
     assert result.lengths == screen(rows, processor).lengths
     collate = DataCollatorForVisionLanguageModeling(processor, max_length=1024, assistant_only_loss=True)
@@ -128,7 +140,7 @@ def test_parts_are_trained_on_like_texts(processor: Any) -> None:
 def test_the_template_decides_about_a_system_message(processor: Any) -> None:
     row = make_row("system", QUESTION, ANSWER)
     row["messages"].insert(0, {"role": "system", "content": "Be brief."})
-    assert screen([GOOD, row], processor).dropped == (("system", "refused by the template"),)
+    assert screen([GOOD, row], processor).dropped == (("system", "refused by the template", ""),)
 
 
 def test_lengths_and_answers_are_those_of_the_batches_of_training(processor: Any) -> None:
@@ -184,7 +196,7 @@ def test_a_data_set_of_other_columns_is_refused_with_what_it_has(processor: Any)
 def test_rows_without_an_id_are_named_by_their_number(processor: Any) -> None:
     dataset = Dataset.from_list([GOOD, BAD["no messages"][0]], features=FEATURES).remove_columns("id")
     result = screen_rows(dataset, processor, Llava(), max_length=None, answers_only=True)
-    assert result.dropped == (("row 1", "no conversation"),)
+    assert result.dropped == (("row 1", "no conversation", ""),)
 
 
 def test_looking_again_takes_the_outcome_from_the_cache_unless_something_changed(

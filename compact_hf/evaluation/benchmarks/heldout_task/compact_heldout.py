@@ -41,8 +41,14 @@ def _flatten_turns(table: Any) -> dict[str, list[Any]]:
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
-    """Return a list with the image that the question is about."""
-    return [doc["image"].convert("RGB")]
+    """Return a list with the image that the question is about, with transparent areas in white as in training."""
+    from PIL import Image
+
+    image = doc["image"]
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return [image.convert("RGB")]
 
 
 def doc_to_text(doc: dict[str, Any]) -> str:
