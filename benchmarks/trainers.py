@@ -137,6 +137,7 @@ def build_trainer(setup: TrainingSetup, directory: Path) -> Any:
 
     from compact_hf.models.registry import get_family
     from compact_hf.training.recipes import read_recipe
+    from compact_hf.training.row_images import decode_images
     from compact_hf.training.row_screening import screen_rows
     from compact_hf.training.trainer import CompactTrainer
 
@@ -178,7 +179,7 @@ def build_trainer(setup: TrainingSetup, directory: Path) -> Any:
     family = get_family("llava")
     screening = screen_rows(rows, processor, family, max_length=recipe["max_length"], answers_only=True)
     return CompactTrainer(
-        train_dataset=rows.select(screening.kept_indices),
+        train_dataset=decode_images(rows.select(screening.kept_indices)),
         screening=screening,
         family=family,
         learning_rates={"projector": LEARNING_RATE / 10},

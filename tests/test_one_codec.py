@@ -165,7 +165,7 @@ def test_everyone_sees_the_same_pixels(kind: str, processor: Any, heldout_task: 
 def test_a_tiff_is_refused_with_what_to_do_as_its_range_is_unknown(values: str) -> None:
     array = np.linspace(0, 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
     data = encode(Image.fromarray((array * (1 if values == "float32" else 60000)).astype(values)), "TIFF")
-    with pytest.raises(ImageError, match="not a picture: .* a TIFF file, convert it to PNG with 8 or 16 bits"):
+    with pytest.raises(ImageError, match=r"not a picture: .* a TIFF file, convert it to PNG with 8 or 16 bits"):
         decode_rgb(data)
 
 

@@ -69,7 +69,7 @@ _STORED: Final = {
     "compact_hf/methods/compact/truth.py": ["the picture does not support it"],
     "compact_hf/scenes/phrases.py": ["of the picture", "nobody would expect"],
     "compact_hf/scenes/questions.py": ["the picture", "badge worn by"],
-    "compact_hf/training/row_screening.py": ["no picture", "broken picture"],
+    "compact_hf/training/row_screening.py": ["no picture"],
     "student_script/captions.py": ["Describe the picture."],
 }
 _SQL: Final = re.compile(r"\s*(SELECT|INSERT|CREATE|DELETE|UPDATE|PRAGMA) ")

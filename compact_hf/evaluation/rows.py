@@ -20,7 +20,7 @@ from compact_hf.hub.cache import CachedDataset, find_cached_dataset
 from compact_hf.images.address import HUB_PREFIX, is_url
 from compact_hf.images.codec import ImageError
 from compact_hf.images.folder import MAX_BYTES
-from compact_hf.images.reasons import ImageReason
+from compact_hf.images.reasons import ImageReason, RowReason
 from compact_hf.models.loading import without_progress_bars
 from compact_hf.records import Loss
 from compact_hf.regular_files import check_regular_files, read_regular, resolve
@@ -86,7 +86,7 @@ class ImageColumn:
         cell = self._cell(index).as_py()
         # A struct can contain the bytes, the path or both; a column of strings contains paths.
         data: bytes | None = cell["bytes"] if isinstance(cell, dict) else None
-        if data:
+        if data is not None:
             return data
         path = cell["path"] if isinstance(cell, dict) else cell
         try:
@@ -105,6 +105,8 @@ class ImageColumn:
         """Return the file that a path in the dataset refers to, if it may be read."""
         from datasets import config
 
+        if path is None:
+            raise ImageError(RowReason.NO_IMAGE, "null, with neither bytes nor a path")
         if not isinstance(path, str) or not path:
             raise ImageError(ImageReason.NO_IMAGE, f"{type(path).__name__} {str(path)[:80]!r}")
         # Files that `datasets` has downloaded or extracted are in its cache.

@@ -79,7 +79,7 @@ class ImageError(SourceError):
     """Raised for bytes that cannot be decoded as an image.
 
     Attributes:
-        reason (`str`): one of `ImageReason`.
+        reason (`str`): one of `ImageReason`, or of `RowReason` if there is no image.
         detail (`str`): description of what was found, for messages.
     """
 

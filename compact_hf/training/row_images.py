@@ -11,7 +11,7 @@ from typing import Any
 from compact_hf.errors import TuningError
 from compact_hf.images.codec import ImageError, decode_rgb
 from compact_hf.images.folder import MAX_BYTES
-from compact_hf.images.reasons import ImageReason
+from compact_hf.images.reasons import ImageReason, RowReason
 from compact_hf.regular_files import read_regular
 
 
@@ -21,11 +21,11 @@ def decode_images(rows: Any) -> Any:
     Args:
         rows (`datasets.Dataset`): with the column `images`; a row without images may have null there.
     """
-    from datasets import Image, List
+    from datasets import Image
 
     decoded_rows = rows.with_format(None)  # a copy, whose features can be changed
     # An image is then the struct of bytes and path that is stored, as in screening.
-    decoded_rows.info.features["images"] = List(Image(decode=False))
+    decoded_rows.info.features["images"].feature = Image(decode=False)
     return decoded_rows.with_transform(_decode_batch)
 
 
@@ -43,7 +43,7 @@ def read_image(image: Mapping[str, Any] | None) -> bytes:
     if data is not None:
         return bytes(data)
     if not path:
-        raise ImageError(ImageReason.NO_IMAGE, "null, with neither bytes nor a path")
+        raise ImageError(RowReason.NO_IMAGE, "null, with neither bytes nor a path")
     try:
         return _read_path(path)
     except (OSError, ValueError) as error:

@@ -172,6 +172,43 @@ def test_a_file_of_ones_own_names_pictures_beside_it_and_what_most_people_answer
     assert question_set.unreadable == {"1": "unreadable file: ../secret.png is outside the directory of the dataset"}
 
 
+def test_rows_without_an_image_that_can_be_decoded_are_skipped_by_name(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images: dict[str, Any] = {
+        "good": [{"bytes": draw_image("red"), "path": None}],
+        "null": [None],
+        "null in a struct": [{"bytes": None, "path": None}],
+        "none": [],
+        "missing": [{"bytes": None, "path": "missing.png"}],
+        "empty": [{"bytes": b"", "path": None}],
+        "tiff": [{"bytes": b"II*\0" + bytes(60), "path": None}],
+    }
+    image_type = pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    columns = {"id": list(images), "question": ["What?"] * len(images), "answer": ["red"] * len(images)}
+    table = pa.table({**columns, "images": pa.array(images.values(), image_type)})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    question_set = load_questions(str(tmp_path / "rows.parquet"))
+    assert [question.id for question in question_set.questions] == ["good"]
+    assert question_set.losses == {
+        "empty file": Loss(1, 1),
+        "no picture": Loss(3, 3),
+        "not a picture": Loss(1, 1),
+        "unreadable file": Loss(1, 1),
+    }
+    assert {id: why.partition(":")[0] for id, why in question_set.unreadable.items()} == {
+        "null": "no picture",
+        "null in a struct": "no picture",
+        "missing": "unreadable file",
+        "empty": "empty file",
+        "tiff": "not a picture",
+    }
+    pq.write_table(table.slice(len(images) - 1), tmp_path / "one.parquet")
+    with pytest.raises(EvaluationError, match=r"whose image can be decoded \(the first: tiff: not a picture: 64 bytes"):
+        load_questions(str(tmp_path / "one.parquet"))
+
+
 ROW = {"question": "What is it?", "answer": "cat", "pic": draw_image("red"), "k": 1}
 BAD_DATASETS: dict[str, tuple[dict[str, Any], dict[str, Any], type[CompactError], str]] = {
     "no answer column": (

@@ -16,6 +16,7 @@ import pytest
 from compact_hf.errors import StoppedEarly, TuningError
 from compact_hf.training import sft
 from compact_hf.training.recipes import recipe_path
+from tests.images.made import deep_grey
 from tests.training.samples import MODEL_SIZE, make_settings, to_cli_args, write_base_and_release
 
 LORA = {
@@ -214,6 +215,37 @@ def test_a_step_that_cannot_get_its_memory_is_told_with_the_estimate(
     estimate = stdout.getvalue().partition("memory for each device: ")[2].partition("\n")[0]
     assert estimate.startswith("about ")
     assert estimate in str(excinfo.value)
+
+
+def test_training_sees_the_pixels_that_evaluation_sees_and_lists_what_it_cannot_decode(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import Dataset, Features, Image, List, Value
+    from transformers import AutoProcessor
+
+    from compact_hf.evaluation.inference import model_inputs
+    from compact_hf.training.trainer import CompactTrainer
+
+    batches: list[Any] = []
+
+    def stop_at_the_first_batch(self: CompactTrainer, **_: Any) -> None:
+        batches.extend(self.get_train_dataloader())
+        raise StoppedEarly("stopped")
+
+    monkeypatch.setattr(CompactTrainer, "train", stop_at_the_first_batch)
+    messages = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "red"}]
+    rows = [{"images": [image], "messages": messages} for image in ({"bytes": deep_grey(), "path": None}, None)]
+    features = Features(images=List(Image()), messages=List({"role": Value("string"), "content": Value("string")}))
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(StoppedEarly):
+        train(folder, tmp_path / "out", dataset_name=str(tmp_path / "data"), dataset_config="default")
+    processor = AutoProcessor.from_pretrained(folder / "tiny")
+    expected = model_inputs(processor, [(deep_grey(), "What is it?")], device="cpu", dtype=None)["pixel_values"]
+    assert abs(expected.mean()) < 0.5  # white has a mean of about 2
+    assert batches[0]["pixel_values"].equal(expected)
+    lines = (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()
+    detail = "null, with neither bytes nor a path"
+    assert [json.loads(line) for line in lines] == [{"id": "row 1", "reason": "no picture", "detail": detail}]
 
 
 @pytest.mark.parametrize(
