@@ -17,7 +17,6 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from compact_hf.errors import TuningError
 from compact_hf.evaluation.benchmarks.lmms_eval import benchmark_tasks
 from compact_hf.evaluation.inference import model_inputs, shared_inputs
 from compact_hf.images.codec import ImageError, clean_image, decode_rgb, encode_for_teacher
@@ -25,6 +24,7 @@ from compact_hf.images.phash import perceptual_hash
 from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.reports.contact_sheet import thumbnail
 from compact_hf.training.row_images import decode_images
+from compact_hf.training.sft import run
 from tests.images.made import encode, make_exif
 from tests.training.samples import MODEL_SIZE
 
@@ -176,11 +176,23 @@ def test_a_row_whose_images_are_null_is_trained_on_as_text(processor: Any) -> No
     assert "pixel_values" not in collate([decode_images(make_rows(None))[0]])
 
 
-def test_a_file_that_changed_since_screening_ends_training_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_file_that_changed_since_screening_ends_training_in_one_line(
+    num_workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torch.utils.data import DataLoader
+
     (tmp_path / "it.png").write_bytes(encode(Image.fromarray(COLOR), "PNG")[:90])
     rows = decode_images(make_rows({"bytes": None, "path": str(tmp_path / "it.png")}))
-    with pytest.raises(TuningError, match=r"can no longer be read \(corrupt picture.*\): restore it"):
-        rows[0]
+
+    def read_all(_: object) -> None:
+        list(DataLoader(rows, num_workers=num_workers))
+
+    assert run(read_all, []) == 1
+    message = "an image of the data can no longer be read (corrupt picture: PNG: "
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"compact_hf.errors.TuningError: {message}")
+    assert line.endswith("): restore it, and run the same command again")
 
 
 def test_a_file_beside_the_rows_is_read(tmp_path: Path) -> None:

@@ -241,8 +241,11 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     try:
         main(arguments)
     except CompactError as error:
+        name = f"{type(error).__module__}.{type(error).__qualname__}"
+        # torch puts the traceback of a worker of the dataloader before the message, with the same name as a prefix.
+        message = str(error).rstrip().rpartition(f"{name}: ")[2]
         # `MODULE.CLASS: MESSAGE`, from which child_output.py builds the same error in the parent process.
-        sys.stderr.write(f"{type(error).__module__}.{type(error).__qualname__}: {escape_line(str(error))}\n")
+        sys.stderr.write(f"{name}: {escape_line(message)}\n")
         return error.exit_status
     return 0
 
