@@ -241,13 +241,13 @@ def test_a_batch_runs_when_it_is_full_and_after_a_flush_as_it_is(folder: Path, m
 
 def hold_decoding(patch: pytest.MonkeyPatch) -> threading.Event:
     """Return an event, and delay the decoding of images until it is set."""
-    released, decode = threading.Event(), local._decode_image
+    released, decode = threading.Event(), local.decode_rgb
 
     def wait(jpeg: bytes) -> Any:
         assert released.wait(60)
         return decode(jpeg)
 
-    patch.setattr(local, "_decode_image", wait)
+    patch.setattr(local, "decode_rgb", wait)
     return released
 
 
