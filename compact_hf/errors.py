@@ -3,7 +3,8 @@
     CompactError                     exit 1
     ├── UsageError                   exit 2   the command or the call is wrong
     │   ├── UnknownCapabilityError
-    │   └── SettingsMismatchError             an output directory belongs to a run with other settings
+    │   ├── SettingsMismatchError             an output directory belongs to a run with other settings
+    │   └── ContentsMismatchError             an output directory was started with other contents of its inputs
     ├── StoppedEarly                 exit 3   budget spent or Ctrl-C; the same command resumes
     ├── SourceError                           the image source cannot be read, or has no images
     ├── TeacherError                          the teacher refuses permanently (key, model, request)
@@ -84,6 +85,24 @@ class SettingsMismatchError(UsageError):
         changes = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in differences.items())
         super().__init__(
             f"{run} was started with other settings ({changes}): use those to resume it, or choose another {option}"
+        )
+
+
+class ContentsMismatchError(UsageError):
+    """An output directory was started with other contents of a dataset, a model or a file than it has now.
+
+    Attributes:
+        run (`str`): the directory.
+        changes (`dict[str, str]`): input -> what is different about it.
+    """
+
+    def __init__(self, run: str, changes: dict[str, str], *, option: str = "--out") -> None:
+        self.run = run
+        self.changes = changes
+        inputs = "; ".join(f"{name} ({change})" for name, change in changes.items())
+        super().__init__(
+            f"{run} was started with other contents of {inputs}: put the earlier contents back to resume it, or choose "
+            f"another {option}"
         )
 
 

@@ -52,12 +52,30 @@ def check_regular_files(directory: str | Path) -> None:
     Raises:
         OSError: one of its files is a pipe, a device or a socket, or a link to one.
     """
+    list_regular_files(directory)
+
+
+def list_regular_files(directory: str | Path) -> list[Path]:
+    """Return the paths of all files in a directory and its subdirectories, in no particular order.
+
+    Args:
+        directory (`str | Path`): the directory. As for `check_regular_files`, hidden files, and broken links, are left
+            out.
+
+    Raises:
+        OSError: as for `check_regular_files`.
+    """
+    paths = []
     for parent, directories, names in os.walk(directory):
         directories[:] = filter(_is_visible, directories)
         for name in filter(_is_visible, names):
             path = os.path.join(parent, name)
-            if (mode := _stat_mode(path)) is not None and not stat.S_ISREG(mode):
+            if (mode := _stat_mode(path)) is None:
+                continue
+            if not stat.S_ISREG(mode):
                 raise _make_error(mode, path, f"{os.path.relpath(path, directory)} is ")
+            paths.append(Path(path))
+    return paths
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:

@@ -44,7 +44,6 @@ def without_progress_bars() -> Iterator[None]:
 ADAPTER_CONFIG: Final = "adapter_config.json"
 MODEL_CONFIG: Final = "config.json"
 
-# Files that can change a model's answers: configs, tokenizer, template and weights.
 _FILE_PATTERNS: Final = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model")
 # Files that may be in a model's repository and are not needed to load it; pickles and code are never loaded.
 _IGNORE_PATTERNS: Final = ["checkpoint-*", "runs/*", "original/*", "*.gguf", "*.bin", "*.pt", "*.pth", "*.pkl", "*.py"]
@@ -242,11 +241,20 @@ def hash_model(directory: Path) -> str:
         directory (`Path`): directory of a model or an adapter.
     """
     hashes = []
-    # Sorted, because `glob` has no fixed order.
-    for path in sorted({path for pattern in _FILE_PATTERNS for path in directory.glob(pattern)}):
+    for path in list_model_files(directory):
         with open_regular(path) as file:
             hashes.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
     return digest(hashes)
+
+
+def list_model_files(directory: Path) -> list[Path]:
+    """Return the files that can change what a model answers: configs, tokenizer, template and weights.
+
+    Args:
+        directory (`Path`): directory of a model or an adapter.
+    """
+    # Sorted, because `glob` has no fixed order.
+    return sorted({path for pattern in _FILE_PATTERNS for path in directory.glob(pattern)})
 
 
 def first_line(error: BaseException) -> str:

@@ -1,11 +1,12 @@
-"""Manages the state that training resumes from: output directory, last complete checkpoint, and dataset revision.
+"""Manages the state that training resumes from: output directory, last complete checkpoint, and pinned revisions.
 
     OUTPUT/.compact-tune         settings of the run that the directory belongs to
     OUTPUT/checkpoint-N/whole    marks a complete checkpoint; written after all processes have saved their part:
                                  {"seconds": training time so far}
     OUTPUT/training.json         the training record, written when training is finished
 
-A dataset is `org/name`, `org/name@v1.0.0` or a directory. A dataset on the Hub is pinned to a commit.
+A dataset is `org/name`, `org/name@v1.0.0` or a directory. Dataset and base are pinned to a commit if they are on the
+Hub; inputs.py binds the run to the contents of local ones.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
 from compact_hf.hub.cache import resolve_commit
 from compact_hf.hub.errors import translate_read_errors
-from compact_hf.hub.ref import RepoRef
+from compact_hf.hub.ref import COMMIT_HASH, RepoRef
 from compact_hf.output_directory import OutputDirectory
 from compact_hf.parsing import read_json
 from compact_hf.storage import write_atomically
@@ -54,6 +56,33 @@ def pin_revision(dataset: str, revision: str | None) -> tuple[str, str | None]:
         return ref.repo_id, resolve_commit(ref.repo_id, repo_type="dataset", revision=revision)
 
 
+def pin_base(base: str, revision: str | None) -> str | None:
+    """Return the current commit of a base's revision, so that a run is bound to it.
+
+    Args:
+        base (`str`): a directory or a repository's name.
+        revision (`str`, *optional*): a branch, a tag or a commit.
+
+    Returns:
+        `str`, *optional*: the commit; None for a directory. It is None too for a repository that was not found, or is
+            not cached offline: the training script reports that.
+
+    Raises:
+        HubError: if the Hub cannot be reached.
+    """
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+
+    ref = RepoRef.parse(base)
+    if ref is None or ref.revision or Path(base).exists():
+        return None
+    with (
+        translate_read_errors(base, revision),
+        suppress(OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError),
+    ):
+        return resolve_commit(base, repo_type="model", revision=revision)
+    return None
+
+
 MARKER_FILE: Final = ".compact-tune"
 COMPLETE_FILE: Final = "whole"
 RECORD_FILE: Final = "training.json"
@@ -81,6 +110,11 @@ def init_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
     }
     directory = OutputDirectory(output_dir, "a training run", MARKER_FILE, option="output_dir")
     directory.claim()
+    stored = directory.read_settings()
+    # Version 0.1.0 did not pin the base to a commit, which therefore cannot be compared.
+    if stored is not None and not COMMIT_HASH.fullmatch(stored.get("model_revision", "")):
+        current.pop("model_revision", None)
+        current |= {key: value for key, value in stored.items() if key == "model_revision"}
     directory.bind(current)
 
 

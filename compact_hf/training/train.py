@@ -26,8 +26,9 @@ from typing import IO, Any, Final
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.card import CARD, is_edited, read_card
 from compact_hf.models.registry import iter_families
-from compact_hf.training.checkpoints import init_output_dir, pin_revision, read_finished_record
+from compact_hf.training.checkpoints import init_output_dir, pin_base, pin_revision, read_finished_record
 from compact_hf.training.child_output import ChildOutput
+from compact_hf.training.inputs import bind_inputs
 from compact_hf.training.model_card import write_card
 from compact_hf.training.recipes import read_recipe, recipe_path
 from compact_hf.training.trained_parts import PROJECTOR_LR_RATIO, format_train, parse_train
@@ -88,7 +89,7 @@ def build_job(
     projector_learning_rate: float | None = None,
     train: str | None = None,
 ) -> TrainingJob:
-    """Return the job for a recipe with overrides applied and the dataset pinned to a commit.
+    """Return the job for a recipe with overrides applied, and dataset and base pinned to their commits.
 
     Args:
         recipe (`Path` or `str`): as for `tune`.
@@ -101,7 +102,7 @@ def build_job(
         UsageError: if `train` cannot be parsed.
         TuningError: if the recipe was not found, has a key that TRL lacks, or names no `output_dir`; or TRL is not
             installed.
-        HubError: if the dataset's revision cannot be found on the Hub.
+        HubError: if the dataset's revision cannot be found on the Hub, or the Hub cannot be reached.
     """
     path = recipe_path(recipe)
     recipe_settings = read_recipe(path)
@@ -127,6 +128,8 @@ def build_job(
         raise TuningError(
             "a revision can only be given for dataset_name, but the recipe has a mixture of `datasets`: leave it out"
         )
+    if base_revision := pin_base(str(settings.get("model_name_or_path", "")), settings.get("model_revision")):
+        script_settings["model_revision"] = settings["model_revision"] = base_revision
     if train is not None:
         parts = parse_train(
             train,
@@ -190,8 +193,9 @@ def tune(
         `TrainingResult`: the directory of the model, steps, loss and time.
 
     Raises:
-        UsageError: if `output_dir` holds something else or a run with other settings, or `train` cannot be parsed or
-            names a part that the base's family does not have.
+        UsageError: if `output_dir` holds something else, a run with other settings, or one that was started with other
+            contents of data, base or chat template; or `train` cannot be parsed or names a part that the base's family
+            does not have.
         StoppedEarly: on Ctrl-C; the same call resumes.
         TuningError: if recipe, base or dataset was not found, TRL is not installed, there is no `output_dir`, or
             training failed. The message has the line with the cause, the log the whole output.
@@ -205,6 +209,7 @@ def tune(
         train=train,
     )
     init_output_dir(job.output_dir, job.settings)
+    bind_inputs(job.output_dir, job.settings, on_note=on_line or (lambda line: None))
     # Training had finished before this call: nothing is left to do.
     if record := read_finished_record(job.output_dir):
         return _build_result(job.output_dir, record, was_finished=True)

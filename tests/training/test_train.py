@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.errors import StoppedEarly, TuningError, UsageError
+from compact_hf.errors import ContentsMismatchError, StoppedEarly, TuningError, UsageError
 from compact_hf.training import train
 from compact_hf.training.checkpoints import find_last_checkpoint, init_output_dir
 from compact_hf.training.train import build_job, tune
@@ -48,7 +49,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     out, log = tmp_path / "student", tmp_path / "log"
-    run_settings = {**overrides, "output_dir": str(out)}
+    release = shutil.copytree(overrides["dataset_name"], tmp_path / "release")
+    run_settings = {**overrides, "dataset_name": str(release), "output_dir": str(out)}
     interrupted_at: list[str] = []
 
     def interrupt(line: str) -> None:
@@ -61,6 +63,14 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     ):
         tune("tiny-cpu", overrides=run_settings, on_line=interrupt, log=log)
     assert kill_leftover_processes(tmp_path) == []
+
+    first_file, other_file, *_ = sorted((release / "data").rglob("train-*.parquet"))
+    rows, other_rows, times = first_file.read_bytes(), other_file.read_bytes(), first_file.stat()
+    first_file.write_bytes(other_rows)
+    with pytest.raises(ContentsMismatchError, match=r"started with other contents of data .*release \(changed: data/"):
+        tune("tiny-cpu", overrides=run_settings)
+    first_file.write_bytes(rows)
+    os.utime(first_file, ns=(times.st_atime_ns, times.st_mtime_ns))  # or `datasets` would prepare the rows again
 
     lines: list[str] = []
     result = tune("tiny-cpu", overrides=run_settings, on_line=lines.append, log=log)
@@ -76,6 +86,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_process_and_the_same_call_goes_on_to_
     assert "generation" in AutoProcessor.from_pretrained(out).chat_template
 
     assert tune("tiny-cpu", overrides=run_settings) == replace(result, was_finished=True)
+    first_file.write_bytes(other_rows)
+    with pytest.raises(ContentsMismatchError, match="other contents of data"):
+        tune("tiny-cpu", overrides=run_settings)
     with pytest.raises(UsageError, match=r"other settings \(max_steps was '20', now '30'\)"):
         tune("tiny-cpu", overrides={**run_settings, "max_steps": "30"})
 

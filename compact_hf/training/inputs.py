@@ -1,0 +1,224 @@
+"""Binds a training run to the contents of the files that it reads: data, base and chat template.
+
+    OUTPUT/.compact-tune-inputs    input -> name of each of its files -> [SHA-256, size, inode, two times]
+
+A path does not identify contents: other data may be copied to it between two calls. A file is hashed once; later calls
+read it again only if its size, inode, or time of modification or change (which no program can set) is another one. The
+hashes depend on names and contents only, and so are the same on all machines. A dataset or base on the Hub is
+identified by its commit: the settings pin it (checkpoints.py), except for a mixture of datasets, whose commits are
+recorded here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from glob import glob
+from pathlib import Path
+from typing import Any, Final
+
+from compact_hf.errors import ContentsMismatchError, TuningError
+from compact_hf.hub.cache import resolve_commit
+from compact_hf.hub.card import CARD
+from compact_hf.hub.errors import translate_read_errors
+from compact_hf.hub.ref import RepoRef
+from compact_hf.models.loading import list_model_files
+from compact_hf.parsing import read_card_header
+from compact_hf.records import digest
+from compact_hf.regular_files import list_regular_files, open_regular, read_regular
+from compact_hf.storage import translate_disk_errors, write_atomically
+from compact_hf.training.checkpoints import RECORD_FILE, find_last_checkpoint
+from compact_hf.wording import format_count
+
+INPUTS_FILE: Final = ".compact-tune-inputs"
+_CARD_KEYS: Final = ("configs", "dataset_info")
+"""Keys in the header of a dataset's card that decide which files are loaded and how."""
+_SETTLED_NS: Final = 2 * 10**9
+"""A file that changed later than this before it was hashed may change again without another time."""
+_MAX_BYTES: Final = 2**30  # of the file with the hashes: about 150 bytes for each file of the data
+_LARGE_BYTES: Final = 10**9
+_MAX_NAMES: Final = 3
+"""Number of files that an error names, of each kind of change."""
+
+FileState = list[Any]
+"""SHA-256 of a file, then size, inode, mtime and ctime (ns), or nothing if the file may have changed since."""
+Inputs = dict[str, dict[str, FileState]]
+"""Input, such as `data release` -> relative path of each of its files -> state."""
+
+
+def bind_inputs(output_dir: Path, settings: Mapping[str, Any], *, on_note: Callable[[str], None]) -> None:
+    """Record the contents of a run's inputs, or compare them with those that the run was started with.
+
+    Until there is a complete checkpoint, nothing depends on the inputs, and they may change.
+
+    Args:
+        output_dir (`Path`): the run's output directory.
+        settings (`Mapping[str, Any]`): all settings of the run.
+        on_note (`Callable[[str], None]`): called with a message about what takes long or cannot be checked.
+
+    Raises:
+        ContentsMismatchError: if an input has other contents.
+        TuningError: if an input cannot be read.
+    """
+    path = output_dir / INPUTS_FILE
+    is_started = find_last_checkpoint(output_dir) is not None or (output_dir / RECORD_FILE).is_file()
+    if is_started and not path.is_file():
+        on_note(
+            f"{output_dir} has no {INPUTS_FILE}, since version 0.1.0 did not write it: whether its data and base are "
+            "still those that it was started with cannot be checked"
+        )
+        return
+    stored = _read_inputs(path) if path.is_file() else {}
+    current = {
+        name: _hash_files(name, files, stored.get(name, {}), on_note=on_note)
+        for name, files in _find_inputs(settings).items()
+        if files
+    }
+    current |= _find_commits(settings)
+    if is_started:
+        changes = {name: _describe_change(stored[name], current[name]) for name in stored.keys() & current.keys()}
+        if changes := {name: change for name, change in sorted(changes.items()) if change}:
+            raise ContentsMismatchError(str(output_dir), changes, option="output_dir")
+        for name in sorted(stored.keys() - current.keys()):
+            on_note(f"{name} was not found: whether it is as it was when {output_dir} was started cannot be checked")
+        current = {**stored, **current}
+    if current != stored:
+        with translate_disk_errors(TuningError, path, "free disk space and retry"):
+            write_atomically(path, json.dumps(current, ensure_ascii=False))
+
+
+def _read_inputs(path: Path) -> Inputs:
+    try:
+        inputs: Inputs = {
+            name: dict(files) for name, files in json.loads(read_regular(path, max_bytes=_MAX_BYTES)).items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise TuningError(
+            f"{path} cannot be read ({error}): remove it to resume without a check of data and base"
+        ) from error
+    return inputs
+
+
+def _find_inputs(settings: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
+    """Return local input -> name -> path of each of its files; no files if it does not exist."""
+    inputs: dict[str, dict[str, Path]] = {}
+    for part in _list_datasets(settings):
+        # Parts of a mixture may have the same name: `path: json`, and different `data_files`.
+        inputs.setdefault(f"data {part['path']}", {}).update(_list_data_files(part))
+    base = Path(str(settings.get("model_name_or_path")))
+    if base.is_dir():
+        inputs[f"base {base}"] = {path.name: path for path in list_model_files(base)}
+    template = settings.get("chat_template_path")
+    if template and Path(str(template)).is_file():
+        inputs[f"chat template {template}"] = {Path(str(template)).name: Path(str(template))}
+    return inputs
+
+
+def _find_commits(settings: Mapping[str, Any]) -> Inputs:
+    """Return the current commit of each dataset on the Hub in a mixture, as the state of a file named `commit`."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    inputs: Inputs = {}
+    for name in {str(part["path"]) for part in settings.get("datasets") or ()}:
+        if RepoRef.parse(name) is None or Path(name).exists():
+            continue
+        # Offline, the commit may be unknown, although the tables are cached.
+        with translate_read_errors(name), suppress(OfflineModeIsEnabled):
+            inputs[f"data {name}"] = {"commit": [resolve_commit(name, repo_type="dataset")]}
+    return inputs
+
+
+def _list_datasets(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the datasets of a run as TRL's mixture has them: `path`, and optionally `data_dir` and `data_files`."""
+    return list(settings.get("datasets") or [{"path": settings["dataset_name"]}])
+
+
+def _list_data_files(dataset: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the local files of a dataset by name; none if it is on the Hub or was not found."""
+    root = Path(str(dataset["path"]))
+    if root.is_dir():
+        return _list_directory(root)
+    # `path: json` is a format of `datasets`, and the files are named separately.
+    files = _list_directory(Path(dataset["data_dir"])) if dataset.get("data_dir") else {}
+    return files | {
+        name: Path(name) for pattern in _flatten(dataset.get("data_files")) for name in sorted(glob(pattern))
+    }
+
+
+def _flatten(value: Any) -> Iterator[str]:
+    """Yield the strings in nested mappings and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _flatten(item)
+
+
+def _list_directory(root: Path) -> dict[str, Path]:
+    """Return the files in a directory by relative path; of texts, only the card, which names the data files."""
+    with translate_disk_errors(TuningError, root, "remove that file", is_reading=True):
+        files = {str(path.relative_to(root)): path for path in list_regular_files(root)}
+    return {name: path for name, path in sorted(files.items()) if path.suffix != ".md" or name == CARD}
+
+
+def _hash_files(
+    input_name: str, files: Mapping[str, Path], stored: Mapping[str, FileState], *, on_note: Callable[[str], None]
+) -> dict[str, FileState]:
+    """Return the state of each file; only those that may have changed since `stored` are read."""
+
+    def get_state(item: tuple[str, Path]) -> FileState:
+        name, path = item
+        return stored[name] if is_unchanged(name, path) else _hash_file(name, path)
+
+    def is_unchanged(name: str, path: Path) -> bool:
+        return name in stored and stored[name][1:] == _get_stamp(path)
+
+    with translate_disk_errors(TuningError, input_name, "make it readable and retry", is_reading=True):
+        size = sum(path.stat().st_size for name, path in files.items() if not is_unchanged(name, path))
+        if size > _LARGE_BYTES:
+            on_note(f"hashing {size / 1e9:.1f} GB of the {input_name}, so that a change is noticed")
+        with ThreadPoolExecutor(os.cpu_count()) as executor:
+            return dict(zip(files, executor.map(get_state, files.items()), strict=True))
+
+
+def _hash_file(name: str, path: Path) -> FileState:
+    stamp = _get_stamp(path)
+    is_settled = time.time_ns() - max(stamp[2:]) > _SETTLED_NS
+    if name == CARD:
+        return [_hash_card(path), *(stamp if is_settled else ())]
+    with open_regular(path) as file:
+        return [hashlib.file_digest(file, "sha256").hexdigest(), *(stamp if is_settled else ())]
+
+
+def _get_stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _hash_card(path: Path) -> str:
+    """Return the hash of what a dataset's card says about files; its text may be edited."""
+    try:
+        header = read_card_header(path)
+    except ValueError:
+        header = {}  # `load_dataset` will report it
+    return digest([header.get(key) for key in _CARD_KEYS], length=64)
+
+
+def _describe_change(old: Mapping[str, FileState], new: Mapping[str, FileState]) -> str:
+    """Return which files differ, or an empty string."""
+    kinds = {
+        "changed": [name for name in sorted(old.keys() & new.keys()) if old[name][0] != new[name][0]],
+        "missing": sorted(old.keys() - new.keys()),
+        "new": sorted(new.keys() - old.keys()),
+    }
+    return "; ".join(
+        f"{kind}: {', '.join(names[:_MAX_NAMES])}"
+        + (f" and {format_count(len(names) - _MAX_NAMES, 'other file')}" if len(names) > _MAX_NAMES else "")
+        for kind, names in kinds.items()
+        if names
+    )
