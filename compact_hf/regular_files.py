@@ -8,9 +8,11 @@ path that a user gives on the command line may be a pipe, and need not be opened
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import stat
+import time
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,7 @@ MAX_TEXT_BYTES: Final = 64 * 2**20
 """Size in bytes of the largest card, config or template that is read."""
 
 _CHUNK_BYTES: Final = 2**20
+_SETTLED_NS: Final = 2 * 10**9
 # What is never a regular file, for messages.
 _KINDS: Final = {
     stat.S_IFIFO: "named pipe",
@@ -95,6 +98,36 @@ def open_regular(path: str | Path) -> io.BufferedReader:
         file.close()
         raise
     return file
+
+
+def hash_regular(path: str | Path) -> str:
+    """Return the SHA-256 of the content of a regular file, as hex digits.
+
+    Args:
+        path (`str | Path`): the path.
+
+    Raises:
+        OSError: the file cannot be opened (see `open_regular`) or read.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def get_stamp(path: str | Path) -> tuple[int, ...] | None:
+    """Return numbers that change if the content of a file does: size, inode, and time of modification and of change.
+
+    The time of change cannot be set by a program, so that `cp -p` and `tar` do not hide a change. The result is None
+    for a file that was changed in the last two seconds, because it may change again at what counts as the same time.
+
+    Args:
+        path (`str | Path`): the path.
+
+    Raises:
+        OSError: the path does not exist.
+    """
+    info = os.stat(path)
+    is_settled = time.time_ns() - max(info.st_mtime_ns, info.st_ctime_ns) > _SETTLED_NS
+    return (info.st_size, info.st_ino, info.st_mtime_ns, info.st_ctime_ns) if is_settled else None
 
 
 def read_regular(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:

@@ -144,6 +144,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             on_progress=bar.show,
             on_failure=lambda line: bar.warn_throttled(f"compact: request failed, retrying: {line}"),
             on_wait=lambda line: bar.log_note(f"compact: {line}"),
+            on_note=lambda line: bar.log_note(f"compact: {line}"),
             **options,
         )
     # Notes to stderr: they are not part of the result.

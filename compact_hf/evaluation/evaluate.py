@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from compact_hf.errors import UsageError
-from compact_hf.evaluation.inference import Student, model_identity
+from compact_hf.evaluation.inference import Student, base_identity, model_identity
 from compact_hf.evaluation.predict import (
     DEFAULT_BATCH_SIZE,
     predict,
@@ -29,6 +29,7 @@ from compact_hf.evaluation.predict import (
 from compact_hf.evaluation.questions import SWAPPED_IMAGES, DataOptions, Prediction, QuestionSet
 from compact_hf.evaluation.report import write_report
 from compact_hf.evaluation.results_directory import (
+    IMAGES_KEY,
     RESULTS_FILE,
     Evaluation,
     EvaluationDirectory,
@@ -112,6 +113,7 @@ def evaluate(
     on_progress: Callable[[int, int], None] = lambda answered, total: None,
     on_failure: Callable[[str], None] = lambda line: None,
     on_wait: Callable[[str], None] = lambda line: None,
+    on_note: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Ask models a dataset's questions, score their answers, and compare each further model with the first.
 
@@ -153,11 +155,14 @@ def evaluate(
         on_failure (`Callable[[str], None]`, *optional*): called with a message when a request to the server failed and
             will be retried.
         on_wait (`Callable[[str], None]`, *optional*): called with a line that says what is waited for after Ctrl-C.
+        on_note (`Callable[[str], None]`, *optional*): called with a line about what cannot be compared with an earlier
+            call.
 
     Raises:
         UsageError: an argument is invalid.
         EvaluationError: a model or the dataset cannot be used, or `out` cannot be written or contains other files.
         SettingsMismatchError: `out` contains an evaluation on another dataset, or with other settings.
+        ContentsMismatchError: `out` contains an evaluation on other questions or images of the same dataset.
         TeacherError: the server rejects requests, or cannot be reached.
         StoppedEarly: Ctrl-C while a server is asked, or the budget is used up; the same call resumes.
     """
@@ -179,7 +184,8 @@ def evaluate(
     options = DataOptions(config, split, columns)
     question_set = read_questions(chosen_task, str(dataset), options, limit=limit, control=control)
     total = len(question_set.questions) * len(entries)
-    with EvaluationDirectory.open(Path(out), identity_settings(chosen_task, question_set, settings)) as directory:
+    identity = identity_settings(chosen_task, question_set, settings)
+    with EvaluationDirectory.open(Path(out), identity, on_note=on_note) as directory:
         for index, entry in enumerate(entries):
             # Progress counts over all models: this number of answers belongs to the models before this one.
             done = index * len(question_set.questions)
@@ -249,17 +255,18 @@ def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int
         UsageError: no model is given, or the same model twice.
         EvaluationError: a model was not found.
     """
-    entries: dict[str, ModelEntry] = {}
+    entries: dict[tuple[str, str | None], ModelEntry] = {}
     for model_id in list_models(models):
         if model_id.startswith(SERVER_PREFIX):
             # The files of a model on a server are not known: its name and the URL identify it.
             entry = ModelEntry(model_id, digest(model_id, url), None)
         else:
-            entry = ModelEntry(model_id, model_identity(model_id), batch_size)
+            entry = ModelEntry(model_id, model_identity(model_id), batch_size, base_identity(model_id))
         # Two paths to the same files count as the same model.
-        if entry.identity in entries:
-            raise UsageError(f"{entries[entry.identity].model} and {model_id} are the same model; give it once")
-        entries[entry.identity] = entry
+        key = entry.identity, entry.base
+        if key in entries:
+            raise UsageError(f"{entries[key].model} and {model_id} are the same model; give it once")
+        entries[key] = entry
     if not entries:
         raise UsageError("no model was given; give a directory, a repository or openai:NAME")
     return list(entries.values())
@@ -273,6 +280,7 @@ def identity_settings(task: EvaluationTask, question_set: QuestionSet, settings:
         "task_version": task.version,
         "dataset": question_set.name,
         "dataset_identity": question_set.identity,
+        IMAGES_KEY: question_set.hash_images(),
         "matching": settings.matching,
         "max_new_tokens": settings.max_new_tokens,
     }

@@ -24,7 +24,7 @@ def drop_unreadable_images(question_set: QuestionSet) -> QuestionSet:
     Raises:
         EvaluationError: no question is left.
     """
-    if question_set.drawn:
+    if question_set.is_drawn:
         return question_set
     readers = {question.image_id: question.read_image for question in question_set.questions if question.read_image}
     # Image id -> why it cannot be shown.

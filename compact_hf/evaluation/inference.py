@@ -370,6 +370,28 @@ def model_identity(model: str) -> str:
     return loading.hash_model(locate_model(model))
 
 
+def base_identity(model: str) -> str | None:
+    """Return a hash of the files of an adapter's base, whose weights decide the answers as well.
+
+    Args:
+        model (`str`): as for `locate_model`.
+
+    Returns:
+        `str`, *optional*: the hash; None for a whole model, and if the base was not found, which loading it reports.
+
+    Raises:
+        EvaluationError: as for `locate_model`.
+    """
+    directory = locate_model(model)
+    if not loading.is_adapter(directory):
+        return None
+    try:
+        adapter = read_adapter_info(directory)
+        return loading.hash_model(loading.resolve_model(adapter.base, revision=adapter.base_revision))
+    except TuningError:
+        return None
+
+
 def _load_network(directory: Path) -> Any:
     """Load a full model, or an adapter merged into the base that it names.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -9,6 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 from compact_hf.errors import EvaluationError, UsageError
+from compact_hf.images.codec import ImageError
 from compact_hf.records import Loss, digest
 
 _MAX_NAMED: Final = 20
@@ -111,7 +113,7 @@ class QuestionSet:
         control (`str`): a word for the control that was applied; empty without one.
         unreadable (`Mapping[str, str]`): question id -> why its image cannot be read or decoded, for the questions that
             were skipped for it; they are in `losses` too.
-        drawn (`bool`): whether the package draws the images itself, so that all of them can be decoded.
+        is_drawn (`bool`): whether the images are drawn from their ids, and so cannot change and can all be decoded.
     """
 
     name: str
@@ -119,7 +121,15 @@ class QuestionSet:
     losses: Mapping[str, Loss] = field(default_factory=dict)
     control: str = ""
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    drawn: bool = False
+    is_drawn: bool = False
+
+    def hash_images(self) -> str | None:
+        """Return a hash of the images that are shown, each of which is read once; None if none can change."""
+        # Image id -> function that reads the image; none for questions that are asked without an image.
+        readers = {item.image_id: item.read_image for item in self.questions if item.read_image is not None}
+        if self.is_drawn or not readers:
+            return None
+        return digest([(image_id, _hash_image(read_image)) for image_id, read_image in sorted(readers.items())])
 
     @property
     def identity(self) -> str:
@@ -155,6 +165,13 @@ class QuestionSet:
         selected_digests = set(sorted(digest(question.id) for question in self.questions)[:count])
         questions = tuple(question for question in self.questions if digest(question.id) in selected_digests)
         return replace(self, name=f"{self.name}, {count} of its questions", questions=questions)
+
+
+def _hash_image(read_image: Callable[[], bytes]) -> str:
+    try:
+        return hashlib.sha256(read_image()).hexdigest()
+    except ImageError:
+        return ""  # the evaluation will report the question
 
 
 Control = Callable[[QuestionSet], QuestionSet]

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from compact_hf.errors import EvaluationError, SettingsMismatchError
+from compact_hf.errors import ContentsMismatchError, EvaluationError, SettingsMismatchError
 from compact_hf.evaluation.predict import (
     EVALUATION_FILE,
     LOCK_FILE,
@@ -128,6 +128,10 @@ class Evaluation(NotebookSummary):
 
 
 RESULTS_FILE: Final = "results.json"
+IMAGES_KEY: Final = "images_identity"
+"""Key in evaluation.json with the hash of the images; version 0.1.0 did not write it."""
+_CONTENTS: Final = {"dataset_identity": "other questions or answers", IMAGES_KEY: "other images"}
+"""Keys in evaluation.json that are hashes of the dataset's contents, and what another value means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +143,14 @@ class ModelEntry:
         identity (`str`): a hash of its files, or of the server's URL and the model's name.
         batch_size (`int | None`): questions per batch, None for a model on a server. It is recorded because rounding
             differs between batch sizes, which can change an answer when two tokens are almost equally likely.
+        base (`str | None`): a hash of the files of an adapter's base; None for a whole model and a model on a server,
+            if the base was not found, and in evaluations of version 0.1.0.
     """
 
     model: str
     identity: str
     batch_size: int | None
+    base: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -159,23 +166,32 @@ class ModelEntry:
 class EvaluationDirectory:
     """The directory of an evaluation, locked for writing. Use `open` to create one."""
 
-    def __init__(self, directory: OutputDirectory, settings: Mapping[str, Any], entries: dict[str, ModelEntry]) -> None:
+    def __init__(
+        self,
+        directory: OutputDirectory,
+        settings: Mapping[str, Any],
+        entries: dict[str, ModelEntry],
+        on_note: Callable[[str], None],
+    ) -> None:
         self.out = directory.path
         self._directory = directory
         self._settings = settings
         self._entries = entries
+        self._on_note = on_note
 
     @classmethod
     @contextmanager
-    def open(cls, out: Path, settings: Mapping[str, Any]) -> Iterator[Self]:
+    def open(cls, out: Path, settings: Mapping[str, Any], *, on_note: Callable[[str], None]) -> Iterator[Self]:
         """Start an evaluation in `out` or resume the existing one, locking the directory against other processes.
 
         Args:
             out (`Path`): the directory of the evaluation.
             settings (`Mapping[str, Any]`): everything that the answers of all models depend on, as JSON values.
+            on_note (`Callable[[str], None]`): called with a line about what cannot be compared.
 
         Raises:
             SettingsMismatchError: the directory contains an evaluation with other settings.
+            ContentsMismatchError: it contains one on other contents of the same dataset.
             EvaluationError: it contains other files, another process is writing to it, or it cannot be written.
         """
         directory = evaluation_directory(out)
@@ -183,9 +199,16 @@ class EvaluationDirectory:
         with directory.lock():
             # A new directory has no manifest until the first model is added.
             entries = dict(read_entries(out, settings))
+            if entries and IMAGES_KEY not in (read_manifest(directory) or {}) and settings[IMAGES_KEY]:
+                # It stays absent: on which images the earlier answers were given is not known.
+                settings = {key: value for key, value in settings.items() if key != IMAGES_KEY}
+                on_note(
+                    f"the evaluation in {out} is of version 0.1.0, which did not record images: whether those of "
+                    f"{settings['dataset']} are still the same cannot be checked"
+                )
             # The block of the caller runs inside this one, so its errors of the disk are translated too.
             with translate_disk_errors(EvaluationError, out, "nothing is lost, run the same command again to resume"):
-                yield cls(directory, settings, entries)
+                yield cls(directory, settings, entries, on_note)
 
     @property
     def entries(self) -> Mapping[str, ModelEntry]:
@@ -200,6 +223,11 @@ class EvaluationDirectory:
         """
         slug = choose_slug(self._entries, entry)
         existing = self._entries.get(slug)
+        if existing is not None and existing.base != entry.base:
+            self._on_note(
+                f"{entry.model} has answers in {self.out}, but whether its base is still the one that they were given "
+                f"with cannot be checked: {'it was not recorded' if existing.base is None else 'it was not found'}"
+            )
         directory = self.out / slug
         # A finished model is not asked again, so another batch size does not matter for it.
         if (
@@ -233,6 +261,7 @@ def read_entries(out: Path, settings: Mapping[str, Any] | None = None) -> Mappin
     Raises:
         EvaluationError: `out` contains other files.
         SettingsMismatchError: `out` contains an evaluation with other settings.
+        ContentsMismatchError: `out` contains an evaluation on other contents of the same dataset.
     """
     directory = evaluation_directory(out)
     directory.claim()
@@ -240,6 +269,12 @@ def read_entries(out: Path, settings: Mapping[str, Any] | None = None) -> Mappin
     entries = _parse_entries(manifest.pop("models"))
     # Without a model there are no answers yet that depend on the settings.
     if entries and settings is not None:
+        # Version 0.1.0 did not record the images.
+        manifest = {IMAGES_KEY: settings[IMAGES_KEY], **manifest}
+        changes = [text for key, text in _CONTENTS.items() if manifest.get(key) != settings[key]]
+        # A dataset of another name has other contents anyway.
+        if changes and manifest.get("dataset") == settings["dataset"]:
+            raise ContentsMismatchError(str(out), {settings["dataset"]: " and ".join(changes)})
         directory.check(manifest, settings)
     return entries
 
@@ -250,9 +285,12 @@ def _parse_entries(models: Mapping[str, Any]) -> dict[str, ModelEntry]:
 
 def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:
     """Return the subdirectory name of a model: its existing one, or a new name that is unique ignoring case."""
-    for slug, existing in entries.items():
-        if existing.identity == entry.identity:
-            return slug
+    slugs = [slug for slug, existing in entries.items() if existing.identity == entry.identity]
+    # An adapter on another base is another model. If a base is unknown, it may be the same one.
+    same = [slug for slug in slugs if entries[slug].base == entry.base]
+    unknown = [slug for slug in slugs if None in (entries[slug].base, entry.base)]
+    if same or unknown:
+        return (same or unknown)[0]
     # Everything but letters, digits, `_`, `.` and `-` becomes a hyphen, such as the slash of `org/name`.
     base_slug = re.sub(r"[^\w.-]+", "-", entry.name).strip("-.") or "model"
     # Some file systems ignore case. The evaluation's own files are in the same directory.

@@ -7,9 +7,9 @@ No code of a model's repository is run, and weights are read from safetensors on
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from compact_hf.models.chat_template import check_chat_templates
 from compact_hf.models.registry import get_family, read_family
 from compact_hf.parsing import read_json
 from compact_hf.records import digest
-from compact_hf.regular_files import check_regular_files, open_regular
+from compact_hf.regular_files import check_regular_files, get_stamp, hash_regular
 from compact_hf.storage import translate_disk_errors
 
 
@@ -240,11 +240,17 @@ def hash_model(directory: Path) -> str:
     Args:
         directory (`Path`): directory of a model or an adapter.
     """
-    hashes = []
-    for path in list_model_files(directory):
-        with open_regular(path) as file:
-            hashes.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
-    return digest(hashes)
+    return digest([(path.name, _hash_file(path, get_stamp(path))) for path in list_model_files(directory)])
+
+
+def _hash_file(path: Path, stamp: tuple[int, ...] | None) -> str:
+    """Return the hash of a file, which is read once in this process as long as its stamp does not change."""
+    return _hash_once(path.resolve(), stamp) if stamp else hash_regular(path)
+
+
+@lru_cache(maxsize=1024)
+def _hash_once(path: Path, stamp: tuple[int, ...]) -> str:  # noqa: ARG001  # a part of the key
+    return hash_regular(path)
 
 
 def list_model_files(directory: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from compact_hf.errors import TuningError
 from compact_hf.hub.card_rules import to_identifier
 from compact_hf.hub.ref import REPO_ID, page_url
-from compact_hf.models.loading import hash_model
+from compact_hf.models.loading import hash_model, is_adapter
 from compact_hf.parsing import read_json
 from compact_hf.records import READABLE_RESULTS_SCHEMAS
 from compact_hf.reports.markdown import escape_markdown
@@ -34,6 +34,7 @@ from compact_hf.reports.score_charts import (
     plot_accuracy,
 )
 from compact_hf.reports.theme import MAX_MODELS, get_label
+from compact_hf.training.training_record import read_adapter_info
 from compact_hf.wording import format_command
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
 
     Raises:
         TuningError: if there are no results, they have an unknown schema, or none of them is of this model with its
-            current weights.
+            current weights, and its base if that is a local directory.
     """
     advice = f"evaluate again: {format_command('compact', 'evaluate', directory, 'DATASET', '--out', 'DIR')}"
     try:
@@ -244,12 +245,20 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
             f"this version reads {' and '.join(map(str, READABLE_RESULTS_SCHEMAS))}; {advice}"
         )
     # Models are identified by the hash of their files: a name does not change when a model is trained again.
-    identity = hash_model(directory)
-    slug = next((slug for slug, entry in manifest["models"].items() if entry["identity"] == identity), None)
+    identity, bases = hash_model(directory), _get_possible_bases(directory)
+    slug = next(
+        (
+            slug
+            for slug, entry in manifest["models"].items()
+            if entry["identity"] == identity and (bases is None or entry.get("base") in bases)
+        ),
+        None,
+    )
     if slug is None:
         others = ", ".join(entry["model"] for entry in manifest["models"].values())
         raise TuningError(
-            f"the results in {results_directory} are of {others}, not of {directory} with its current weights; {advice}"
+            f"the results in {results_directory} are of {others}, not of {directory} with its current weights"
+            f"{' and base' if bases else ''}; {advice}"
         )
     # The manifest lists all models of the evaluation; one that was interrupted has no results yet.
     own_file = results_directory / slug / "results.json"
@@ -258,6 +267,15 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
             f"{results_directory} lacks answers of {directory}: run the same compact evaluate again to resume"
         )
     return CardResults(evaluation, read_json(own_file)["model"])
+
+
+def _get_possible_bases(directory: Path) -> set[str | None] | None:
+    """Return what results of an adapter may have recorded as its local base's hash; None for another model or base."""
+    if not is_adapter(directory):
+        return None
+    base = Path(read_adapter_info(directory).base)
+    # None: version 0.1.0 did not record it.
+    return {hash_model(base), None} if base.is_dir() else None
 
 
 def _parse_dataset_name(name: str) -> EvaluatedDataset:

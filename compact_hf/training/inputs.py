@@ -1,20 +1,17 @@
 """Binds a training run to the contents of the files that it reads: data, base and chat template.
 
-    OUTPUT/.compact-tune-inputs    input -> name of each of its files -> [SHA-256, size, inode, two times]
+    OUTPUT/.compact-tune-inputs    input -> name of each of its files -> [SHA-256, numbers of `get_stamp`]
 
 A path does not identify contents: other data may be copied to it between two calls. A file is hashed once; later calls
-read it again only if its size, inode, or time of modification or change (which no program can set) is another one. The
-hashes depend on names and contents only, and so are the same on all machines. A dataset or base on the Hub is
-identified by its commit: the settings pin it (checkpoints.py), except for a mixture of datasets, whose commits are
-recorded here.
+read it again only if its stamp is another one. The hashes depend on names and contents only, and so are the same on all
+machines. A dataset or base on the Hub is identified by its commit: the settings pin it (checkpoints.py), except for a
+mixture of datasets, whose commits are recorded here.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -30,7 +27,7 @@ from compact_hf.hub.ref import RepoRef
 from compact_hf.models.loading import list_model_files
 from compact_hf.parsing import read_card_header
 from compact_hf.records import digest
-from compact_hf.regular_files import list_regular_files, open_regular, read_regular
+from compact_hf.regular_files import get_stamp, hash_regular, list_regular_files, read_regular
 from compact_hf.storage import translate_disk_errors, write_atomically
 from compact_hf.training.checkpoints import RECORD_FILE, find_last_checkpoint
 from compact_hf.wording import format_count
@@ -38,15 +35,13 @@ from compact_hf.wording import format_count
 INPUTS_FILE: Final = ".compact-tune-inputs"
 _CARD_KEYS: Final = ("configs", "dataset_info")
 """Keys in the header of a dataset's card that decide which files are loaded and how."""
-_SETTLED_NS: Final = 2 * 10**9
-"""A file that changed later than this before it was hashed may change again without another time."""
 _MAX_BYTES: Final = 2**30  # of the file with the hashes: about 150 bytes for each file of the data
 _LARGE_BYTES: Final = 10**9
 _MAX_NAMES: Final = 3
 """Number of files that an error names, of each kind of change."""
 
 FileState = list[Any]
-"""SHA-256 of a file, then size, inode, mtime and ctime (ns), or nothing if the file may have changed since."""
+"""SHA-256 of a file, and its stamp if `get_stamp` returned one."""
 Inputs = dict[str, dict[str, FileState]]
 """Input, such as `data release` -> relative path of each of its files -> state."""
 
@@ -170,34 +165,21 @@ def _hash_files(
     input_name: str, files: Mapping[str, Path], stored: Mapping[str, FileState], *, on_note: Callable[[str], None]
 ) -> dict[str, FileState]:
     """Return the state of each file; only those that may have changed since `stored` are read."""
-
-    def get_state(item: tuple[str, Path]) -> FileState:
-        name, path = item
-        return stored[name] if is_unchanged(name, path) else _hash_file(name, path)
-
-    def is_unchanged(name: str, path: Path) -> bool:
-        return name in stored and stored[name][1:] == _get_stamp(path)
-
     with translate_disk_errors(TuningError, input_name, "make it readable and retry", is_reading=True):
-        size = sum(path.stat().st_size for name, path in files.items() if not is_unchanged(name, path))
+        stamps = {name: get_stamp(path) for name, path in files.items()}
+        unchanged = {name for name, stamp in stamps.items() if stamp and stored.get(name, [])[1:] == list(stamp)}
+        size = sum(files[name].stat().st_size for name in files.keys() - unchanged)
         if size > _LARGE_BYTES:
             on_note(f"hashing {size / 1e9:.1f} GB of the {input_name}, so that a change is noticed")
+
+        def get_state(name: str) -> FileState:
+            if name in unchanged:
+                return stored[name]
+            hash_file = _hash_card if name == CARD else hash_regular
+            return [hash_file(files[name]), *(stamps[name] or ())]
+
         with ThreadPoolExecutor(os.cpu_count()) as executor:
-            return dict(zip(files, executor.map(get_state, files.items()), strict=True))
-
-
-def _hash_file(name: str, path: Path) -> FileState:
-    stamp = _get_stamp(path)
-    is_settled = time.time_ns() - max(stamp[2:]) > _SETTLED_NS
-    if name == CARD:
-        return [_hash_card(path), *(stamp if is_settled else ())]
-    with open_regular(path) as file:
-        return [hashlib.file_digest(file, "sha256").hexdigest(), *(stamp if is_settled else ())]
-
-
-def _get_stamp(path: Path) -> list[int]:
-    stat = path.stat()
-    return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+            return dict(zip(files, executor.map(get_state, files), strict=True))
 
 
 def _hash_card(path: Path) -> str:
@@ -206,7 +188,7 @@ def _hash_card(path: Path) -> str:
         header = read_card_header(path)
     except ValueError:
         header = {}  # `load_dataset` will report it
-    return digest([header.get(key) for key in _CARD_KEYS], length=64)
+    return digest(str([header.get(key) for key in _CARD_KEYS]), length=64)
 
 
 def _describe_change(old: Mapping[str, FileState], new: Mapping[str, FileState]) -> str:

@@ -34,6 +34,15 @@ def test_what_does_not_change_the_outcome_may_change_and_is_not_kept(tmp_path: P
     assert all(b"hf_secret" not in path.read_bytes() for path in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("old", [{}, {"model_revision": "main"}])
+def test_a_run_of_version_0_1_0_which_did_not_pin_its_base_is_resumed(tmp_path: Path, old: dict[str, str]) -> None:
+    init_output_dir(tmp_path, SETTINGS | old)
+    init_output_dir(tmp_path, SETTINGS | {"model_revision": "1" * 40})
+    init_output_dir(tmp_path / "new", SETTINGS | {"model_revision": "1" * 40})
+    with pytest.raises(SettingsMismatchError, match=r"model_revision was .1{40}., now .2{40}."):
+        init_output_dir(tmp_path / "new", SETTINGS | {"model_revision": "2" * 40})
+
+
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match="is not empty, and is not a training run"):

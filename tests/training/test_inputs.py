@@ -119,10 +119,10 @@ def test_until_the_first_checkpoint_inputs_may_change(run: Path) -> None:
 
 
 def test_files_are_read_again_only_if_they_may_have_changed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compact_hf.training.inputs._SETTLED_NS", 0)
+    monkeypatch.setattr("compact_hf.regular_files._SETTLED_NS", 0)
     bind(run)
     with monkeypatch.context() as patch:
-        patch.setattr("compact_hf.training.inputs.open_regular", lambda path: pytest.fail(f"read {path}"))
+        patch.setattr("compact_hf.training.inputs.hash_regular", lambda path: pytest.fail(f"read {path}"))
         assert bind(run) == []
     replace_in_place("base/model.safetensors", "WEIGHTS")
     with pytest.raises(ContentsMismatchError):

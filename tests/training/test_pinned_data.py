@@ -38,7 +38,10 @@ BASE_SOURCE = """
 import sys
 from huggingface_hub import HfApi
 from compact_hf.hub.push import push
+from compact_hf.errors import SettingsMismatchError
 from compact_hf.training.arguments import Arguments, check_base, make_parser
+from compact_hf.training.checkpoints import init_output_dir
+from compact_hf.training.train import build_job
 
 push(f"{sys.argv[1]}/tiny", "org/base", repo_type="model", message="first", tag="v1.0.0")
 
@@ -54,6 +57,21 @@ told = [
     check("org/base", "--model_revision", "v1.0.0"),
     check(f"{sys.argv[1]}/tiny"),
 ]
+
+def start(base="org/base", **revision):
+    given = {"model_name_or_path": base, "dataset_name": "any", "output_dir": f"{sys.argv[1]}/out", **revision}
+    job = build_job("tiny-cpu", overrides=given)
+    init_output_dir(job.output_dir, job.settings)
+    return job.options[job.options.index("--model_revision") + 1]
+
+started = start()
+HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo="other.json", repo_id="org/base")
+try:
+    start()
+except SettingsMismatchError as error:
+    told += [started, str(error), start(model_revision=started), start(model_revision="v1.0.0")]
+missing = {"model_name_or_path": "org/nothing", "dataset_name": "any"}
+told.append(build_job("tiny-cpu", overrides=missing).settings.get("model_revision"))
 """
 
 
@@ -74,10 +92,14 @@ def test_a_tag_is_taken_at_its_commit_and_main_where_none_is_asked_for(tmp_path:
     assert "org/things@v9.9.9 is not in the cache, and HF_HUB_OFFLINE is set" in not_cached
 
 
-def test_a_base_is_recorded_with_its_commit(tmp_path: Path) -> None:
+def test_a_run_is_bound_to_the_commit_of_its_base(tmp_path: Path) -> None:
     build_tiny(tmp_path / "tiny", texts(8), seed=0, size=MODEL_SIZE)
     with HubServer() as server:
         told = run_source(server, BASE_SOURCE, tmp_path, home=tmp_path / "home", HF_HUB_OFFLINE="0")
-    commit, from_main, from_tag, of_directory = told
+    commit, from_main, from_tag, of_directory, *told = told
     assert len(commit) == 40
     assert (from_main, from_tag, of_directory) == (commit, commit, None)
+    started, moved, again, by_tag, missing = told
+    assert started == again == by_tag == commit
+    assert f"(model_revision was '{commit}', now '" in moved
+    assert missing is None  # the training script says that it was not found

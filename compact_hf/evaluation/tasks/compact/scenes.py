@@ -36,7 +36,7 @@ def read_scenes(dataset: str) -> QuestionSet:
         UsageError: there are fewer than N reserved scenes.
     """
     count = _parse_count(dataset)
-    return QuestionSet(f"{count} reserved scenes", tuple(_iter_questions(reserved_scenes(count))), drawn=True)
+    return QuestionSet(f"{count} reserved scenes", tuple(_iter_questions(reserved_scenes(count))), is_drawn=True)
 
 
 def _iter_questions(source: SceneSource) -> Iterator[CompactQuestion]:

@@ -1,0 +1,116 @@
+"""Checks that an evaluation is bound to the contents of its dataset, models and bases, and not to their paths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from compact_hf.cli.main import main
+from compact_hf.errors import ContentsMismatchError, UsageError
+from compact_hf.evaluation.evaluate import EvaluationSettings, identity_settings, resolve_models
+from compact_hf.evaluation.questions import DataOptions
+from compact_hf.evaluation.results_directory import EvaluationDirectory
+from compact_hf.evaluation.task import load_task, read_questions
+from compact_hf.runs.options import RunLimits
+from tests.training.samples import draw_image
+
+OUT = Path("out")
+ROWS = [{"question": f"What color is thing {number}?", "answer": "red", "image": "a.png"} for number in range(2)]
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go into a directory with questions about an image in a file, and an adapter on a base; no model is loaded."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_bytes(draw_image("red"))
+    write_rows(ROWS)
+    for name, text in {
+        "base/config.json": "{}",
+        "base/model.safetensors": "weights",
+        "lora/adapter_config.json": json.dumps({"base_model_name_or_path": "base"}),
+        "lora/adapter_model.safetensors": "adapter",
+    }.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+
+
+def write_rows(rows: Sequence[dict[str, str]]) -> None:
+    Path("questions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def start(*models: str) -> tuple[list[str], list[str]]:
+    """Start or resume an evaluation up to where a model would be loaded; return the models' directories and notes."""
+    notes: list[str] = []
+    entries = resolve_models(models, batch_size=4, url=None)
+    task = load_task("compact")
+    question_set = read_questions(task, "questions.jsonl", DataOptions())
+    settings = identity_settings(task, question_set, EvaluationSettings.of(task, None, 4, None, None, RunLimits()))
+    with EvaluationDirectory.open(OUT, settings, on_note=notes.append) as directory:
+        return [directory.add_model(entry).name for entry in entries], notes
+
+
+def forget(*keys: str) -> None:
+    """Make the evaluation one of version 0.1.0, which did not write these keys."""
+    manifest = json.loads((OUT / "evaluation.json").read_text())
+    for values in (manifest, *manifest["models"].values()):
+        for key in keys:
+            values.pop(key, None)
+    (OUT / "evaluation.json").write_text(json.dumps(manifest))
+
+
+def test_another_image_in_the_same_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert start("base") == (["base"], [])
+    Path("a.png").write_bytes(draw_image("blue"))
+    with pytest.raises(ContentsMismatchError, match=r"other contents of questions.jsonl .* \(other images\): put"):
+        start("base")
+    assert main(["evaluate", "base", "questions.jsonl", "--out", "out", "--dry-run"]) == 2
+    assert "other images" in capsys.readouterr().err
+    Path("a.png").write_bytes(draw_image("red"))
+    assert start("base") == (["base"], [])
+
+
+def test_other_answers_in_the_same_file_are_refused() -> None:
+    start("base")
+    write_rows([{**row, "answer": "blue"} for row in ROWS])
+    with pytest.raises(ContentsMismatchError, match=r"\(other questions or answers\): put the earlier contents back"):
+        start("base")
+
+
+def test_an_adapter_whose_base_has_other_weights_is_another_model() -> None:
+    assert start("lora") == (["lora"], [])
+    Path("base/model.safetensors").write_text("WEIGHTS")
+    assert start("lora") == (["lora-2"], [])
+    Path("base/model.safetensors").write_text("weights")
+    assert start("lora") == (["lora"], [])
+    with pytest.raises(UsageError, match="are the same model"):
+        start("lora", str(Path("lora").resolve()))
+
+
+def test_a_model_with_other_weights_is_another_model() -> None:
+    assert start("base") == (["base"], [])
+    Path("base/model.safetensors").write_text("WEIGHTS")
+    assert start("base") == (["base-2"], [])
+
+
+def test_what_cannot_be_compared_is_said_and_not_recorded() -> None:
+    start("lora")
+    (OUT / "lora" / "predictions.jsonl").touch()
+    forget("images_identity", "base")
+    for _ in range(2):
+        names, (images, base) = start("lora")
+        assert names == ["lora"]
+        assert "of version 0.1.0, which did not record images: whether those of questions.jsonl" in images
+        assert base.endswith("the one that they were given with cannot be checked: it was not recorded")
+    assert start("base")[0] == ["base"]
+    assert "images_identity" not in json.loads((OUT / "evaluation.json").read_text())
+
+
+def test_answers_of_an_adapter_are_kept_when_its_base_is_gone() -> None:
+    start("lora")
+    Path("base").rename("elsewhere")
+    names, (note,) = start("lora")
+    assert names == ["lora"]
+    assert note.endswith("cannot be checked: it was not found")
