@@ -44,7 +44,7 @@ def _ablate(args: argparse.Namespace) -> int:
             bars[stage] = ProgressBar(stage)
         bars[stage].show(done, total, note)
 
-    ablation = ablate(args.plan, args.out, on_progress=show)
+    ablation = ablate(args.plan, args.out, on_progress=show, on_note=lambda line: log(f"compact: {line}"))
     for bar in bars.values():
         bar.close()
     if args.json:

@@ -21,7 +21,7 @@ from compact_hf.evaluation.ablation.variant import (
     check_question_counts,
     has_complete_runs,
     list_units,
-    read_catalog,
+    read_contents,
     read_result,
     select_training_data,
 )
@@ -83,7 +83,7 @@ def forecast_ablation(plan: str | Path, out: str | Path) -> AblationForecast:
         read_recipe(loaded_plan.recipe)
         return AblationForecast(len(units), len(results), (), None)
     runs = [Path(run) for run in loaded_plan.runs] or [directory / RUN_DIRECTORY]
-    catalog = read_catalog(loaded_plan, runs)
+    catalog = read_contents(loaded_plan, runs).catalog
     check_question_counts(loaded_plan, catalog)
     return AblationForecast(
         len(units),

@@ -14,7 +14,7 @@ not repeated once it is finished, so seeds and variants can be added to a plan l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -22,30 +22,30 @@ from compact_hf.evaluation.ablation.forecast import estimate_seconds_left, forma
 from compact_hf.evaluation.ablation.plan import Plan, read_plan
 from compact_hf.evaluation.ablation.results import Ablation, compare_seeds, compare_variants, write_tables
 from compact_hf.evaluation.ablation.variant import (
-    QUESTIONS_KEY,
     RUN_DIRECTORY,
     ProgressCallback,
     Unit,
     UnitResult,
     ablation_directory,
+    bind_to_contents,
     bind_to_plan,
     check_question_counts,
     list_units,
     plan_identity,
-    read_catalog,
+    read_contents,
     read_result,
     run_unit,
 )
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.inference import model_identity
-from compact_hf.evaluation.predict import read_predictions
+from compact_hf.evaluation.plan import plan_evaluation
+from compact_hf.evaluation.predict import DEFAULT_BATCH_SIZE, read_predictions
 from compact_hf.evaluation.results_directory import read_entries
 from compact_hf.evaluation.task import DEFAULT_TASK
 from compact_hf.evaluation.tasks.compact.records import CompactPrediction
 from compact_hf.methods.generate import generate
 from compact_hf.models.llava.shipped import ALIGNED, copy_aligned
 from compact_hf.output_directory import OutputDirectory
-from compact_hf.records import digest
 from compact_hf.runs.run import RunProgress
 from compact_hf.wording import format_count
 
@@ -53,7 +53,11 @@ _EVALUATION_DIRECTORY: Final = "judged"
 
 
 def ablate(
-    plan: str | Path, out: str | Path, *, on_progress: ProgressCallback = lambda stage, done, total, note: None
+    plan: str | Path,
+    out: str | Path,
+    *,
+    on_progress: ProgressCallback = lambda stage, done, total, note: None,
+    on_note: Callable[[str], None] = lambda line: None,
 ) -> Ablation:
     """Build every variant of a run's data, tune a model on it with every seed, and compare the models' answers.
 
@@ -61,9 +65,12 @@ def ablate(
         plan (`str | Path`): a YAML file or the name of a shipped plan.
         out (`str | Path`): a directory that is new or empty, or contains this ablation.
         on_progress (`ProgressCallback`, *optional*): called with (stage, done, total, note) as work proceeds.
+        on_note (`Callable[[str], None]`, *optional*): called with a line about what cannot be compared with an earlier
+            call.
 
     Raises:
-        UsageError: the plan is invalid, or `out` contains another ablation or other files.
+        UsageError: the plan is invalid, or `out` contains another ablation, one with other contents of runs, base or
+            instruction file, or other files.
         ReleaseError: the run has fewer questions than a variant needs; raised before any training.
         StoppedEarly: Ctrl-C; the same call resumes.
         CompactError: generating, assembling, tuning or evaluating failed; the same call resumes there.
@@ -74,24 +81,37 @@ def ablate(
     directory.claim()
     with directory.lock():
         bind_to_plan(directory, identity)
-        ablation = _run_ablation(loaded_plan, directory, on_progress)
+        ablation = _run_ablation(loaded_plan, directory, on_progress, on_note)
         write_tables(ablation, directory.path)
     return ablation
 
 
-def _run_ablation(plan: Plan, directory: OutputDirectory, on_progress: ProgressCallback) -> Ablation:
+def _run_ablation(
+    plan: Plan, directory: OutputDirectory, on_progress: ProgressCallback, on_note: Callable[[str], None]
+) -> Ablation:
     """Run all units that are not finished, evaluate all models, and return the results."""
     out = directory.path
     runs = _prepare_runs(plan, out, on_progress)
-    catalog = read_catalog(plan, runs)
+    contents = read_contents(plan, runs)
+    catalog = contents.catalog
     # Reported before the first training, which can take hours.
     check_question_counts(plan, catalog)
     base = _prepare_base(plan, out)
     base_identity = model_identity(base)
     # Units with more questions, or from another base, could not be compared with finished ones.
-    bind_to_plan(directory, {QUESTIONS_KEY: digest(sorted(catalog.items())), "files of the base": base_identity})
+    bind_to_contents(directory, plan, contents, base_identity=base_identity, on_note=on_note)
     units = list_units(plan, out)
     results: dict[Unit, UnitResult] = {unit: result for unit in units if (result := read_result(unit))}
+    if len(results) < len(units) and (out / _EVALUATION_DIRECTORY).exists():
+        # Other questions than those that finished models answered are refused before further models are tuned.
+        plan_evaluation(
+            base,
+            plan.dataset,
+            out / _EVALUATION_DIRECTORY,
+            split=plan.split,
+            task=DEFAULT_TASK,
+            batch_size=DEFAULT_BATCH_SIZE,
+        )
     for unit in units:
         # The estimate is made again before each unit, from the times of all finished ones.
         on_progress(
@@ -107,6 +127,7 @@ def _run_ablation(plan: Plan, directory: OutputDirectory, on_progress: ProgressC
         split=plan.split,
         task=DEFAULT_TASK,
         on_progress=lambda count, total: on_progress("answers", count, total, ""),
+        on_note=on_note,
     )
     predictions = _read_predictions(units, out / _EVALUATION_DIRECTORY)
     return Ablation(

@@ -1,7 +1,7 @@
 """Runs one unit of an ablation (a variant with a seed): makes its data, tunes a model and records the result.
 
 DIR/plan.json                     settings that the results depend on: the plan without seeds and baseline, and hashes
-                                  of the questions and the base
+                                  of the runs' rows, the base and the instruction file
 DIR/releases/VARIANT-seed-S/      the dataset
 DIR/models/VARIANT-seed-S/        the model; logs/VARIANT-seed-S.log has the output of training
 DIR/units/VARIANT-seed-S.json     the result; written last, so the unit is finished if it exists
@@ -9,23 +9,25 @@ DIR/units/VARIANT-seed-S.json     the result; written last, so the unit is finis
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.errors import ReleaseError
+from compact_hf.errors import ContentsMismatchError, ReleaseError, UsageError
 from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.sampling import Combination
 from compact_hf.methods.compact.selection import Selection, count_by_k, group_questions, select_questions
 from compact_hf.output_directory import OutputDirectory
-from compact_hf.records import from_json, is_validation_image
-from compact_hf.storage import write_atomically
+from compact_hf.records import Reject, Row, digest, from_json, is_validation_image
+from compact_hf.regular_files import hash_regular
+from compact_hf.storage import translate_disk_errors, write_atomically
 from compact_hf.training.checkpoints import read_finished_record
 from compact_hf.training.child_output import parse_progress
 from compact_hf.training.recipes import read_recipe
@@ -35,7 +37,14 @@ RUN_DIRECTORY: Final = "run"
 """Subdirectory for the run, if the ablation makes it itself."""
 
 QUESTIONS_KEY: Final = "questions"
-"""Key in plan.json with the hash of the runs' questions; it is set once the runs are complete."""
+"""Key in plan.json with the hash of the runs' combinations; it is set once the runs are complete."""
+_CONTENTS: Final = {
+    QUESTIONS_KEY: "the runs",
+    "rows of the runs": "the runs",
+    "files of the base": "the base",
+    "instruction file": "the instruction file",
+}
+"""Keys in plan.json that are hashes of contents -> name of what was hashed."""
 
 
 def ablation_directory(out: Path) -> OutputDirectory:
@@ -69,6 +78,48 @@ def bind_to_plan(directory: OutputDirectory, identity: Mapping[str, Any]) -> Non
     # Only keys that are stored already can differ: variants may be added, and removed from the plan.
     directory.check(stored, {**stored, **{name: value for name, value in identity.items() if name in stored}})
     directory.write_settings({**stored, **identity})
+
+
+def bind_to_contents(
+    directory: OutputDirectory, plan: Plan, contents: RunContents, *, base_identity: str, on_note: Callable[[str], None]
+) -> None:
+    """Compare the contents that finished units depend on with those recorded in plan.json, or record them.
+
+    Args:
+        directory (`OutputDirectory`): the output directory of the ablation.
+        plan (`Plan`): the plan of the ablation.
+        contents (`RunContents`): the contents of the runs.
+        base_identity (`str`): hash of the files of the base.
+        on_note (`Callable[[str], None]`): called with a line about what cannot be compared.
+
+    Raises:
+        ContentsMismatchError: the directory was started with other contents.
+        UsageError: plan.json is damaged or cannot be written, or the instruction file cannot be read.
+    """
+    current = {
+        QUESTIONS_KEY: digest(sorted(contents.catalog.items())),
+        "rows of the runs": contents.rows_identity,
+        "files of the base": base_identity,
+    }
+    if plan.instruction is not None:
+        with translate_disk_errors(UsageError, plan.instruction, "make it readable and retry", is_reading=True):
+            current["instruction file"] = hash_regular(plan.instruction)
+    stored = directory.read_settings() or {}
+    if changes := {
+        _CONTENTS[key]: f"hash {stored[key]}, now {value}"
+        for key, value in current.items()
+        if stored.get(key, value) != value
+    }:
+        raise ContentsMismatchError(str(directory.path), changes)
+    unknown = [_CONTENTS[key] for key in current if key not in stored]
+    if unknown and QUESTIONS_KEY in stored:
+        # They stay absent: with which contents the finished units were made is not known.
+        on_note(
+            f"the ablation in {directory.path} is of version 0.1.0, which did not record all contents: whether "
+            f"{' and '.join(unknown)} changed since cannot be checked"
+        )
+        return
+    directory.write_settings({**stored, **current})
 
 
 def list_units(plan: Plan, out: Path) -> tuple[Unit, ...]:
@@ -169,13 +220,34 @@ def select_training_data(catalog: Catalog, selection: Selection) -> TrainingData
     return TrainingData(dict(sorted(count_by_k(catalog, selected_ids).items())), len(training_ids))
 
 
-def read_catalog(plan: Plan, runs: Sequence[Path]) -> Catalog:
-    """Return the questions of the runs by image; see `Catalog`.
+@dataclass(frozen=True, slots=True)
+class RunContents:
+    """What the runs of an ablation contain.
+
+    Attributes:
+        catalog (`Catalog`): the questions by image.
+        rows_identity (`str`): hash of the ids of all rows, which are hashes of their images, questions and answers.
+    """
+
+    catalog: Catalog
+    rows_identity: str
+
+
+def read_contents(plan: Plan, runs: Sequence[Path]) -> RunContents:
+    """Return what the runs contain.
 
     Raises:
         JournalError: a directory is not a run, or cannot be read.
     """
-    return group_questions(iter_rows(list(runs), AssemblyOptions(plan.max_similarity)))
+    row_hash = hashlib.sha256()
+
+    def iter_hashed_rows() -> Iterator[Row | Reject]:
+        for row in iter_rows(list(runs), AssemblyOptions(plan.max_similarity)):
+            if isinstance(row, Row):
+                row_hash.update(row.id.encode())
+            yield row
+
+    return RunContents(group_questions(iter_hashed_rows()), row_hash.hexdigest()[:32])
 
 
 def check_question_counts(plan: Plan, catalog: Catalog) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 import yaml
 
 from compact_hf.cli.main import main
-from compact_hf.errors import ReleaseError, SettingsMismatchError, UsageError
+from compact_hf.errors import ContentsMismatchError, ReleaseError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.ablation.forecast import forecast_ablation
+from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.evaluation.ablation.results import format_markdown
 from compact_hf.evaluation.ablation.run import ablate
-from compact_hf.evaluation.ablation.variant import ablation_directory
+from compact_hf.evaluation.ablation.variant import RunContents, ablation_directory, bind_to_contents, read_contents
 from compact_hf.training import train
 from compact_hf.training.train import tune
 from tests import preforked
@@ -168,6 +170,52 @@ def test_another_plan_in_its_folder_is_told_by_what_differs(stopped: tuple[Path,
     ):
         with pytest.raises(SettingsMismatchError, match=message):
             ablate(write_plan(stopped[0].with_name("other.yaml"), **change), done)
+
+
+def test_other_contents_at_the_same_paths_are_refused_before_anything_is_tuned(
+    stopped: tuple[Path, Path, float], done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compact_hf.evaluation.ablation.variant.tune", lambda *_, **__: pytest.fail("tuned"))
+    unit = done / "units" / "k123-seed-0.json"
+    hidden = unit.rename(unit.with_suffix(".hidden"))  # one unit is left to do
+    other_base = (done / "base" / "generation_config.json", "\n}", ',\n  "top_k": 3\n}', r"of the base \(hash \w+, now")
+    answers = done / "judged" / "evaluation.json"
+    identity = json.loads(answers.read_text())["dataset_identity"]
+    other_answers = (answers, identity, "0" * 32, r"3 reserved scenes \(other questions or answers\)")
+    try:
+        for file, old, new, message in (other_base, other_answers):
+            text = file.read_text()
+            assert old in text
+            file.write_text(text.replace(old, new))
+            with pytest.raises(ContentsMismatchError, match=message):
+                ablate(stopped[0], done)
+            file.write_text(text)
+    finally:
+        hidden.rename(unit)
+
+
+def test_rows_of_the_runs_and_the_instruction_file_are_bound_by_their_contents(done: Path, tmp_path: Path) -> None:
+    instruction, directory, notes = tmp_path / "instruction.json", ablation_directory(tmp_path / "out"), list[str]()
+    instruction.write_text("[1]")
+    plan = Plan.model_validate({**PLAN, "instruction": str(instruction), "image_root": str(tmp_path)})
+
+    def bind(contents: RunContents) -> None:
+        bind_to_contents(directory, plan, contents, base_identity="a", on_note=notes.append)
+
+    contents = read_contents(plan, [done / "run"])
+    directory.path.mkdir()
+    bind(contents)
+    bind(read_contents(plan, [done / "run"]))
+    with pytest.raises(ContentsMismatchError, match=r"other contents of the runs \("):
+        bind(replace(contents, rows_identity="b"))  # the same combinations with other answers
+    instruction.write_text("[2]")
+    with pytest.raises(ContentsMismatchError, match=r"other contents of the instruction file \("):
+        bind(contents)
+    assert notes == []
+    directory.write_settings({"questions": (directory.read_settings() or {})["questions"]})  # as version 0.1.0 wrote it
+    bind(contents)
+    assert notes[0].endswith("whether the runs and the base and the instruction file changed since cannot be checked")
+    assert list(directory.read_settings() or {}) == ["questions"]
 
 
 def test_too_few_questions_are_told_before_anything_is_tuned(
