@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from glob import glob
@@ -33,6 +33,7 @@ from compact_hf.training.checkpoints import RECORD_FILE, find_last_checkpoint
 from compact_hf.wording import format_count
 
 INPUTS_FILE: Final = ".compact-tune-inputs"
+_IMAGES: Final = "images that rows name by path"
 _CARD_KEYS: Final = ("configs", "dataset_info")
 """Keys in the header of a dataset's card that decide which files are loaded and how."""
 _MAX_BYTES: Final = 2**30  # of the file with the hashes: about 150 bytes for each file of the data
@@ -60,8 +61,7 @@ def bind_inputs(output_dir: Path, settings: Mapping[str, Any], *, on_note: Calla
         ContentsMismatchError: if an input has other contents.
         TuningError: if an input cannot be read.
     """
-    path = output_dir / INPUTS_FILE
-    is_started = find_last_checkpoint(output_dir) is not None or (output_dir / RECORD_FILE).is_file()
+    path, is_started = output_dir / INPUTS_FILE, _is_started(output_dir)
     if is_started and not path.is_file():
         on_note(
             f"{output_dir} has no {INPUTS_FILE}, since version 0.1.0 did not write it: whether its data and base are "
@@ -71,7 +71,7 @@ def bind_inputs(output_dir: Path, settings: Mapping[str, Any], *, on_note: Calla
     stored = _read_inputs(path) if path.is_file() else {}
     current = {
         name: _hash_files(name, files, stored.get(name, {}), on_note=on_note)
-        for name, files in _find_inputs(settings).items()
+        for name, files in (_find_inputs(settings) | _find_images(stored)).items()
         if files
     }
     current |= _find_commits(settings)
@@ -83,8 +83,58 @@ def bind_inputs(output_dir: Path, settings: Mapping[str, Any], *, on_note: Calla
             on_note(f"{name} was not found: whether it is as it was when {output_dir} was started cannot be checked")
         current = {**stored, **current}
     if current != stored:
-        with translate_disk_errors(TuningError, path, "free disk space and retry"):
-            write_atomically(path, json.dumps(current, ensure_ascii=False))
+        _write_inputs(path, current)
+
+
+def record_images(output_dir: Path, rows: Iterable[Any], *, on_note: Callable[[str], None]) -> None:
+    """Record the contents of image files that rows name by path, of a run that has no checkpoint yet.
+
+    They may be anywhere, so that only the rows, which the training script reads, say which files they are. Later,
+    `bind_inputs` compares them with the others.
+
+    Args:
+        output_dir (`Path`): the run's output directory, after `bind_inputs`.
+        rows (`Iterable[datasets.Dataset]`): the rows of each split, with the column `images`.
+        on_note (`Callable[[str], None]`): as for `bind_inputs`.
+
+    Raises:
+        TuningError: if a file cannot be read.
+    """
+    path = output_dir / INPUTS_FILE
+    if _is_started(output_dir) or not path.is_file():
+        return
+    inputs = _read_inputs(path)
+    files = {name: Path(name) for name in sorted({name for split in rows for name in _iter_image_paths(split)})}
+    if files := {name: file for name, file in files.items() if file.is_file()}:  # screening drops rows without them
+        _write_inputs(path, inputs | {_IMAGES: _hash_files(_IMAGES, files, {}, on_note=on_note)})
+
+
+def _iter_image_paths(rows: Any) -> Iterator[str]:
+    """Yield the paths of the images that are not embedded in the rows."""
+    import pyarrow.compute as pc
+    from datasets import Image
+
+    # Screening reports a column that is missing or has another type.
+    if not isinstance(getattr(rows.features.get("images"), "feature", None), Image):
+        return
+    for chunk in rows.data.column("images").chunks:
+        # A struct of `bytes` and `path` for each image of a row.
+        images = chunk.flatten()
+        yield from pc.unique(images.field("path").filter(pc.is_null(images.field("bytes")))).drop_null().to_pylist()
+
+
+def _find_images(stored: Inputs) -> dict[str, dict[str, Path]]:
+    files = {name: Path(name) for name in stored.get(_IMAGES, {})}
+    return {_IMAGES: {name: file for name, file in files.items() if file.is_file()}}
+
+
+def _is_started(output_dir: Path) -> bool:
+    return find_last_checkpoint(output_dir) is not None or (output_dir / RECORD_FILE).is_file()
+
+
+def _write_inputs(path: Path, inputs: Inputs) -> None:
+    with translate_disk_errors(TuningError, path, "free disk space and retry"):
+        write_atomically(path, json.dumps(inputs, ensure_ascii=False))
 
 
 def _read_inputs(path: Path) -> Inputs:

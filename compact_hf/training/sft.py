@@ -33,6 +33,7 @@ from compact_hf.training.arguments import (
     translate_shape_errors,
 )
 from compact_hf.training.checkpoints import find_last_checkpoint, read_train_seconds, write_record
+from compact_hf.training.inputs import record_images
 from compact_hf.training.memory import (
     ESTIMATE_PREFIX,
     Devices,
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str]) -> None:
     check_memory(estimate_memory(config, args, devices), available)
     processor = load_processor(args, family)
     rows = load_splits(args)
+    if training.process_index == 0:
+        record_images(Path(training.output_dir), rows.values(), on_note=PartialState().print)
     # The main process screens, the others then read its result from the cache of `datasets`.
     with training.main_process_first(desc="screening rows"):
         screening = {split: screen_with_args(args, split_rows, processor, family) for split, split_rows in rows.items()}

@@ -12,7 +12,7 @@ import pytest
 
 from compact_hf.errors import ContentsMismatchError
 from compact_hf.training.checkpoints import COMPLETE_FILE, RECORD_FILE
-from compact_hf.training.inputs import INPUTS_FILE, bind_inputs
+from compact_hf.training.inputs import INPUTS_FILE, bind_inputs, record_images
 
 CARD = "---\nconfigs:\n- config_name: all\n  data_files: data/*.parquet\n---\nA dataset.\n"
 
@@ -148,6 +148,28 @@ def test_each_part_of_a_mixture_is_bound(tmp_path: Path, run: Path) -> None:
     Path("notes/b.jsonl").write_text("{}")
     with pytest.raises(ContentsMismatchError, match=r"contents of data json \(new: notes/b.jsonl\): put"):
         bind(run, datasets=mixture)
+
+
+def test_images_that_rows_name_by_path_are_bound_wherever_they_are(run: Path) -> None:
+    from datasets import Dataset, Features, Image, List
+
+    names = [f"elsewhere/{name}.png" for name in ("a", "b", "missing")]
+    Path("elsewhere").mkdir()
+    for name in names[:2]:
+        Path(name).write_text(name)
+    images = [[{"path": name, "bytes": None}] for name in names] + [[{"path": "c.png", "bytes": b"embedded"}], []]
+    rows = [Dataset.from_dict({"images": images}, Features(images=List(Image())))]
+    record_images(run, rows, on_note=pytest.fail)  # a run with a checkpoint is left as it is
+    assert "elsewhere" not in (run / INPUTS_FILE).read_text()
+    (run / "checkpoint-2" / COMPLETE_FILE).unlink()
+    record_images(run, rows, on_note=pytest.fail)
+    (run / "checkpoint-2" / COMPLETE_FILE).write_text('{"seconds": 1}')
+    assert bind(run) == []
+    Path(names[1]).write_text("another image")
+    with pytest.raises(ContentsMismatchError, match=r"images that rows name by path \(changed: elsewhere/b.png\)"):
+        bind(run)
+    shutil.rmtree("elsewhere")
+    assert len(bind(run)) == 1
 
 
 def test_the_hashes_are_the_same_on_all_machines(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
