@@ -223,6 +223,8 @@ class EvaluationDirectory:
         """
         slug = choose_slug(self._entries, entry)
         existing = self._entries.get(slug)
+        if existing is None and any(item.identity == entry.identity for item in self._entries.values()):
+            self._on_note(f"the base of {entry.model} has other files than in an earlier call: it answers as {slug}")
         if existing is not None and existing.base != entry.base:
             self._on_note(
                 f"{entry.model} has answers in {self.out}, but whether its base is still the one that they were given "

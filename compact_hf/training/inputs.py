@@ -33,6 +33,7 @@ from compact_hf.training.checkpoints import RECORD_FILE, find_last_checkpoint
 from compact_hf.wording import format_count
 
 INPUTS_FILE: Final = ".compact-tune-inputs"
+_BASE: Final = "base "
 _IMAGES: Final = "images that rows name by path"
 _CARD_KEYS: Final = ("configs", "dataset_info")
 """Keys in the header of a dataset's card that decide which files are loaded and how."""
@@ -109,6 +110,29 @@ def record_images(output_dir: Path, rows: Iterable[Any], *, on_note: Callable[[s
         _write_inputs(path, inputs | {_IMAGES: _hash_files(_IMAGES, files, {}, on_note=on_note)})
 
 
+def has_other_weights(adapter: Path, base: Path) -> bool:
+    """Return whether a base has other weights than those that an adapter was trained on, as far as that is recorded.
+
+    Args:
+        adapter (`Path`): directory of the adapter.
+        base (`Path`): directory of its base.
+
+    Raises:
+        TuningError: if a file cannot be read.
+    """
+    path = adapter / INPUTS_FILE
+    stored = _read_inputs(path) if path.is_file() else {}
+    weights = {
+        name: state
+        for input_name, files in stored.items()
+        if input_name.startswith(_BASE)
+        for name, state in files.items()
+        if name.endswith(".safetensors") and (base / name).is_file()
+    }
+    current = _hash_files(str(base), {name: base / name for name in weights}, weights, on_note=lambda line: None)
+    return bool(_describe_change(weights, current))
+
+
 def _iter_image_paths(rows: Any) -> Iterator[str]:
     """Yield the paths of the images that are not embedded in the rows."""
     import pyarrow.compute as pc
@@ -157,7 +181,7 @@ def _find_inputs(settings: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
         inputs.setdefault(f"data {part['path']}", {}).update(_list_data_files(part))
     base = Path(str(settings.get("model_name_or_path")))
     if base.is_dir():
-        inputs[f"base {base}"] = {path.name: path for path in list_model_files(base)}
+        inputs[f"{_BASE}{base}"] = {path.name: path for path in list_model_files(base)}
     template = settings.get("chat_template_path")
     if template and Path(str(template)).is_file():
         inputs[f"chat template {template}"] = {Path(str(template)).name: Path(str(template))}

@@ -21,6 +21,7 @@ from compact_hf.models.loading import is_adapter, load_processor, resolve_model,
 from compact_hf.records import to_json
 from compact_hf.regular_files import read_regular
 from compact_hf.storage import replace_directory, translate_disk_errors
+from compact_hf.training.inputs import has_other_weights
 from compact_hf.training.model_card import is_repository, write_card
 from compact_hf.training.training_record import RECORD_FILE, read_adapter_info, read_training_record
 
@@ -50,8 +51,8 @@ def merge_adapter(
     Raises:
         UsageError: if `out` is not empty, `adapter` is a whole model, `base` is another repository than the one in
             the adapter's config, or a license of the base is a link to a file elsewhere.
-        TuningError: if adapter or base cannot be found or read, the adapter was made for another base, or `out` cannot
-            be written.
+        TuningError: if adapter or base cannot be found or read, the adapter was made for another base or, unless `base`
+            is given, for other weights at its path, or `out` cannot be written.
     """
     adapter, out = str(adapter), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -62,6 +63,11 @@ def merge_adapter(
     info = read_adapter_info(directory)
     base_directory = _find_base(info, str(base) if base else None)
     check_adapter_base(directory, base_directory)
+    if base is None and has_other_weights(directory, base_directory):
+        raise TuningError(
+            f"the base {info.base} has other weights than those that {adapter} was trained on: put the earlier ones "
+            f"back, or give --base {info.base} to merge it into these"
+        )
     _find_licenses(base_directory)  # before the merge, which takes long
     on_progress(f"merging {adapter} into {base or info.base}")
     with (

@@ -82,7 +82,10 @@ def test_other_answers_in_the_same_file_are_refused() -> None:
 def test_an_adapter_whose_base_has_other_weights_is_another_model() -> None:
     assert start("lora") == (["lora"], [])
     Path("base/model.safetensors").write_text("WEIGHTS")
-    assert start("lora") == (["lora-2"], [])
+    assert start("lora") == (
+        ["lora-2"],
+        ["the base of lora has other files than in an earlier call: it answers as lora-2"],
+    )
     Path("base/model.safetensors").write_text("weights")
     assert start("lora") == (["lora"], [])
     with pytest.raises(UsageError, match="are the same model"):

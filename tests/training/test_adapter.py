@@ -14,6 +14,7 @@ from compact_hf.cli.main import main
 from compact_hf.errors import CompactError, TuningError, UsageError
 from compact_hf.models.adapter import check_adapter_base, load_merged_model
 from compact_hf.models.llava.tiny import build_tiny
+from compact_hf.training.inputs import bind_inputs, has_other_weights
 from compact_hf.training.merge_adapter import merge_adapter
 from compact_hf.training.training_record import RECORD_FILE, read_adapter_info
 from tests.training.adapters import save_adapter
@@ -161,6 +162,12 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
     elsewhere = shutil.copytree(tuned, tmp_path / "elsewhere")
     config = json.loads((tuned / "adapter_config.json").read_bytes())
     (elsewhere / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/base"}))
+    changed, own_base = shutil.copytree(tuned, tmp_path / "changed"), shutil.copytree(base, tmp_path / "base")
+    (changed / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(own_base)}))
+    bind_inputs(changed, {"dataset_name": "release", "model_name_or_path": str(own_base)}, on_note=pytest.fail)
+    assert not has_other_weights(changed, own_base)
+    with (own_base / "model.safetensors").open("ab") as file:
+        file.write(b"more")
     non_empty = tmp_path / "full"
     non_empty.mkdir()
     (non_empty / "something").touch()
@@ -169,6 +176,7 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
         (TuningError, "has no adapter_model.safetensors", pickled, {}),
         (TuningError, "not a readable vision-language model", tuned, {"base": text_only}),
         (TuningError, "names no base", nameless, {}),
+        (TuningError, "has other weights than those that .* was trained on: put", changed, {}),
         (TuningError, "model '/nowhere' was not found", tuned, {"base": "/nowhere"}),
         (UsageError, "is a whole model", base, {}),
         (UsageError, "made for org/base, not for org/other", elsewhere, {"base": "org/other"}),
