@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Any, Final
 
@@ -193,7 +193,7 @@ def _find_commits(settings: Mapping[str, Any]) -> Inputs:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     inputs: Inputs = {}
-    for name in {str(part["path"]) for part in settings.get("datasets") or ()}:
+    for name in {str(part["path"]) for part in _list_datasets(settings) if settings.get("datasets")}:
         if RepoRef.parse(name) is None or Path(name).exists():
             continue
         # Offline, the commit may be unknown, although the tables are cached.
@@ -203,36 +203,57 @@ def _find_commits(settings: Mapping[str, Any]) -> Inputs:
 
 
 def _list_datasets(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the datasets of a run as TRL's mixture has them: `path`, and optionally `data_dir` and `data_files`."""
-    return list(settings.get("datasets") or [{"path": settings["dataset_name"]}])
+    """Return the datasets of a run as in TRL's mixture: `path`, and optionally `name`, `data_dir` and `data_files`."""
+    if mixture := settings.get("datasets"):
+        # Training reports parts that are not mappings, or have no path.
+        return [part for part in mixture if isinstance(part, Mapping) and part.get("path")]
+    name = settings.get("dataset_name")
+    return [{"path": name, "name": settings.get("dataset_config")}] if name else []
 
 
 def _list_data_files(dataset: Mapping[str, Any]) -> dict[str, Path]:
     """Return the local files of a dataset by name; none if it is on the Hub or was not found."""
-    root = Path(str(dataset["path"]))
+    root, patterns = Path(str(dataset["path"])), list(_iter_strings(dataset.get("data_files")))
     if root.is_dir():
-        return _list_directory(root)
+        return _list_directory(root, patterns or _read_patterns(root, dataset.get("name")))
     # `path: json` is a format of `datasets`, and the files are named separately.
-    files = _list_directory(Path(dataset["data_dir"])) if dataset.get("data_dir") else {}
-    return files | {
-        name: Path(name) for pattern in _flatten(dataset.get("data_files")) for name in sorted(glob(pattern))
-    }
+    files = _list_directory(Path(dataset["data_dir"]), patterns) if dataset.get("data_dir") else {}
+    return files | {name: Path(name) for pattern in patterns for name in sorted(glob(pattern, recursive=True))}
 
 
-def _flatten(value: Any) -> Iterator[str]:
-    """Yield the strings in nested mappings and lists."""
+def _list_directory(root: Path, patterns: Iterable[str]) -> dict[str, Path]:
+    """Return the files in a directory that match patterns by relative path; all files without a match.
+
+    Of texts, only the card is included, because it names the data files.
+    """
+    with translate_disk_errors(TuningError, root, "remove that file", is_reading=True):
+        paths = {path for path in list_regular_files(root) if path.suffix != ".md" or path == root / CARD}
+    matches = {Path(name) for pattern in patterns for name in glob(f"{escape(str(root))}/{pattern}", recursive=True)}
+    if paths & matches:
+        paths &= matches | {root / CARD}
+    return {str(path.relative_to(root)): path for path in sorted(paths)}
+
+
+def _read_patterns(root: Path, config: str | None) -> list[str]:
+    """Return the patterns of data files in a dataset's card; none if the card does not say which files are loaded."""
+    try:
+        configs = read_card_header(root / CARD).get("configs")
+    except (OSError, ValueError):
+        return []  # `load_dataset` will report it
+    entries = [entry for entry in configs or () if isinstance(entry, Mapping)]
+    entries = [entry for entry in entries if entry.get("config_name") == config] or entries
+    if any(not entry.get("data_files") or entry.get("data_dir") for entry in entries):
+        return []
+    return [pattern for entry in entries for pattern in _iter_strings(entry["data_files"])]
+
+
+def _iter_strings(value: Any) -> Iterator[str]:
+    """Yield the strings in nested mappings and lists, such as the names of splits and files in `data_files`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _flatten(item)
-
-
-def _list_directory(root: Path) -> dict[str, Path]:
-    """Return the files in a directory by relative path; of texts, only the card, which names the data files."""
-    with translate_disk_errors(TuningError, root, "remove that file", is_reading=True):
-        files = {str(path.relative_to(root)): path for path in list_regular_files(root)}
-    return {name: path for name, path in sorted(files.items()) if path.suffix != ".md" or name == CARD}
+            yield from _iter_strings(item)
 
 
 def _hash_files(

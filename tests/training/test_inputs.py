@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -24,6 +25,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in {
         "release/README.md": CARD,
         "release/data/train-0.parquet": "rows",
+        "release/assets/k.png": "figure",
         "release/.cache/index": "1",
         "base/config.json": "{}",
         "base/model.safetensors": "weights",
@@ -62,11 +64,11 @@ CHANGES: dict[str, tuple[Callable[[], object], str]] = {
     "one more file": (lambda: Path("release/data/train-1.parquet").touch(), r"\(new: data/train-1.parquet\)"),
     "other configs": (
         lambda: Path("release/README.md").write_text(CARD.replace("data/", "test/")),
-        r"\(changed: README.md\)",
+        r"\(changed: README.md; new: assets/k.png\)",
     ),
     "one file less": (
-        lambda: Path("release/data/train-0.parquet").rename("release/x.parquet"),
-        r"\(missing: data/train-0.parquet; new: x.parquet\)",
+        lambda: Path("release/data/train-0.parquet").rename("release/data/x.parquet"),
+        r"\(missing: data/train-0.parquet; new: data/x.parquet\)",
     ),
     "other weights": (lambda: replace_in_place("base/model.safetensors", "WEIGHTS"), r"base base \(changed: model.saf"),
     "other template": (lambda: Path("chat.jinja").write_text("{{ 1 }}"), r"chat template chat.jinja \(changed"),
@@ -78,10 +80,11 @@ CHANGES: dict[str, tuple[Callable[[], object], str]] = {
 def test_other_contents_at_the_same_path_are_refused_and_earlier_ones_are_accepted_again(
     run: Path, name: str, finished: bool
 ) -> None:
+    earlier = run.parent.with_name(f"{run.parent.name}-earlier")
     if finished:
         shutil.rmtree(run / "checkpoint-2")
         (run / RECORD_FILE).write_text("{}")
-    shutil.copytree(".", "../earlier", dirs_exist_ok=True)
+    shutil.copytree(".", earlier)
     change, message = CHANGES[name]
     change()
     before = (run / INPUTS_FILE).read_bytes()
@@ -93,8 +96,8 @@ def test_other_contents_at_the_same_path_are_refused_and_earlier_ones_are_accept
     assert str(excinfo.value).endswith("): put the earlier contents back to resume it, or choose another output_dir")
     for path in ("release", "base", "chat.jinja"):
         shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
-        copy = shutil.copytree if Path("../earlier", path).is_dir() else shutil.copy
-        copy(f"../earlier/{path}", path)
+        copy = shutil.copytree if (earlier / path).is_dir() else shutil.copy
+        copy(earlier / path, path)
     assert bind(run) == []
 
 
@@ -102,6 +105,7 @@ def test_what_is_not_trained_on_may_change(run: Path) -> None:
     Path("release/README.md").write_text(f"{CARD}With another sentence.\n")
     Path("release/CHANGELOG.md").write_text("1.0.0")
     Path("release/.cache/index").write_text("2")
+    Path("release/assets/k.png").write_text("another figure")
     Path("base/README.md").write_text("Another card.")
     os.utime("release/data/train-0.parquet")
     assert bind(run) == []
@@ -137,6 +141,40 @@ def test_what_cannot_be_checked_is_said_in_one_line(run: Path) -> None:
     (note,) = bind(run)
     assert "version 0.1.0 did not write it: whether its data and base are still" in note
     assert not (run / INPUTS_FILE).exists()  # because what it was started with is not known
+
+
+def test_without_patterns_in_a_card_all_files_of_a_directory_are_data(run: Path) -> None:
+    Path("release/README.md").unlink()
+    shutil.rmtree(run / "checkpoint-2")
+    bind(run)
+    (run / RECORD_FILE).write_text("{}")
+    assert bind(run) == []
+    Path("release/assets/k.png").write_text("another image")
+    with pytest.raises(ContentsMismatchError, match=r"data release \(changed: assets/k.png\)"):
+        bind(run)
+
+
+def test_only_the_config_that_is_trained_on_is_bound(run: Path) -> None:
+    Path("release/README.md").write_text(
+        CARD.replace("data/*", "data/t*").replace(
+            "\n---\n", "\n- config_name: k1\n  data_files:\n  - split: train\n    path: [data/k1*]\n---\n"
+        )
+    )
+    shutil.rmtree(run / "checkpoint-2")
+    bind(run, dataset_config="all")
+    (run / RECORD_FILE).write_text("{}")
+    Path("release/data/k1.parquet").touch()
+    assert bind(run, dataset_config="all") == []
+    Path("release/data/test-0.parquet").touch()
+    with pytest.raises(ContentsMismatchError, match=r"data release \(new: data/test-0.parquet\)"):
+        bind(run, dataset_config="all")
+
+
+@pytest.mark.parametrize("data", [{"dataset_name": ""}, {"datasets": "org/name"}, {"datasets": [{"name": "all"}, 3]}])
+def test_settings_that_name_no_data_are_left_to_the_training_script(run: Path, data: dict[str, Any]) -> None:
+    shutil.rmtree(run / "checkpoint-2")
+    assert bind(run, **data) == []
+    assert set(json.loads((run / INPUTS_FILE).read_text())) == {"base base", "chat template chat.jinja"}
 
 
 def test_each_part_of_a_mixture_is_bound(tmp_path: Path, run: Path) -> None:
