@@ -28,6 +28,7 @@ from compact_hf.models.adapter import check_adapter_base, load_merged_model
 from compact_hf.models.chat_template import check_image_question
 from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
 from compact_hf.models.registry import get_family
+from compact_hf.training.inputs import has_other_weights
 from compact_hf.training.training_record import read_adapter_info
 
 if TYPE_CHECKING:
@@ -396,11 +397,16 @@ def _load_network(directory: Path) -> Any:
     """Load a full model, or an adapter merged into the base that it names.
 
     Raises:
-        TuningError: the base was not found, or the adapter was trained on another base.
+        TuningError: the base was not found, or the adapter was trained on another base or on other weights at its path.
     """
     if loading.is_adapter(directory):
         adapter = read_adapter_info(directory)
         base = loading.resolve_model(adapter.base, revision=adapter.base_revision)
+        if has_other_weights(directory, base):
+            raise TuningError(
+                f"the base {adapter.base} has other weights than those that {directory} was trained on: put the "
+                f"earlier ones back, or evaluate the result of compact adapter merge --base {adapter.base}"
+            )
         check_adapter_base(directory, base)
         network = load_merged_model(directory, base)
     else:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from compact_hf.cli.main import main
-from compact_hf.errors import ContentsMismatchError, UsageError
+from compact_hf.errors import ContentsMismatchError, EvaluationError, UsageError
 from compact_hf.evaluation.evaluate import EvaluationSettings, identity_settings, resolve_models
+from compact_hf.evaluation.inference import Student
 from compact_hf.evaluation.questions import DataOptions
 from compact_hf.evaluation.results_directory import EvaluationDirectory
 from compact_hf.evaluation.task import load_task, read_questions
 from compact_hf.runs.options import RunLimits
+from compact_hf.training.inputs import bind_inputs
 from tests.training.samples import draw_image
 
 OUT = Path("out")
@@ -90,6 +92,13 @@ def test_an_adapter_whose_base_has_other_weights_is_another_model() -> None:
     assert start("lora") == (["lora"], [])
     with pytest.raises(UsageError, match="are the same model"):
         start("lora", str(Path("lora").resolve()))
+
+
+def test_an_adapter_is_not_asked_with_other_weights_than_it_was_trained_on() -> None:
+    bind_inputs(Path("lora"), {"model_name_or_path": "base"}, on_note=pytest.fail)
+    Path("base/model.safetensors").write_text("WEIGHTS")
+    with pytest.raises(EvaluationError, match="base has other weights than those that lora was trained on: put"):
+        Student("lora")
 
 
 def test_a_model_with_other_weights_is_another_model() -> None:
