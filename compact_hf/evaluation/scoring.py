@@ -61,16 +61,14 @@ class Rule:
 TOLERANCE: Final = 0.05
 """Relative error up to which `relaxed` accepts a number (ChartQA's relaxed accuracy, Masry et al. 2022)."""
 
-# A whole answer such as `3`, `-1.5`, `.5` or `5%`.
-_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)%?")
-# The comma of `1,000`, but not that of `1,00` or `1,0000`.
-_THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# A whole answer, normalised, such as `3`, `-1.5`, `0.5` or `5%`.
+_NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d+)?%?")
 
 
 def is_relaxed_match(prediction: str, answer: str) -> bool:
     """Return whether two answers are the same, or the prediction is a number within 5% of the right number.
 
-    A percentage is converted (`5%` is 0.05), number words up to twenty are numbers, and only zero is within 5% of zero.
+    A percentage is converted (`5%` is 0.05), numbers in words are numbers, and only zero is within 5% of zero.
     Years are treated as numbers too, as in the scores that ChartQA reports.
     """
     if same_answer(prediction, answer):
@@ -80,18 +78,17 @@ def is_relaxed_match(prediction: str, answer: str) -> bool:
 
 
 def _parse_number(answer: str) -> float | None:
-    # The raw text is tried first, because normalising removes the leading point of ".5".
-    for text in (_THOUSANDS.sub("", answer.strip()), normalise(answer)):
-        if _NUMBER.fullmatch(text):
-            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-            # More than about 300 digits become infinity.
-            return number if isfinite(number) else None
-    return None
+    text = normalise(answer)
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    # More than about 300 digits become infinity.
+    return number if isfinite(number) else None
 
 
 _EXACT_TEXT: Final = (
-    "An answer counts as right if it equals one of the right answers, ignoring case, articles, punctuation, plurals "
-    "and whether a number is written as a word"
+    "An answer counts as right if it equals one of the right answers, ignoring case, articles, punctuation, hyphens, "
+    "plurals and whether a number is written as a word"
 )
 SHORT_ANSWER_RULES: Final[Mapping[str, Rule]] = {
     "exact": Rule(same_answer, f"{_EXACT_TEXT}."),

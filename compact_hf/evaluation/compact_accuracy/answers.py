@@ -1,25 +1,46 @@
 """Normalises and compares short answers, and measures the word overlap of questions.
 
-The normalisation follows the VQA evaluation (Antol et al. 2015): it ignores case, articles and punctuation, and writes
-number words as digits. In addition it maps plurals to singulars, because "two cats" and "two cat" mean the same.
+The normalisation follows the VQA evaluation (Antol et al. 2015): it ignores case, articles, punctuation and hyphens,
+and writes number words as digits. In addition it takes plurals for singulars, because "two cats" and "two cat" mean the
+same, and writes the same text in one way only: composed characters (NFC), full-width characters as their usual form,
+digits of all scripts as 0 to 9, and no spaces between Chinese or Japanese characters. Other compatibility characters
+stay what they are (unlike under NFKC): 10² is not 102.
+
+Plurals are compared by candidates: `caddies` may be the plural of `caddy` or of `caddie`, and matches both. A library
+such as inflect is not used: it takes `lens` for the plural of `len` and a millisecond for each comparison, and the
+metric, which is loaded as a directory, would need it too.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Final
+
+ANSWER_RULES_VERSION: Final = "2"
+"""Version of these rules: raised when `same_answer` changes. Version 1 is that of files that do not name a version."""
 
 SHORT_ANSWER_INSTRUCTION: Final = "Answer the question using a single word or phrase."
 """LLaVA-1.5's response format prompt, added to the first turn of a conversation and to questions in evaluation."""
 
 _ARTICLES: Final = frozenset({"a", "an", "the"})
-_NUMBER_WORDS: Final = {
-    word: str(value)
+_UNITS: Final = {
+    word: value
     for value, word in enumerate(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
+        "seventeen eighteen nineteen".split()
     )
 }
+_TENS: Final = {
+    word: 10 * value
+    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+}
+_SCALES: Final = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_NUMBER_WORDS: Final = frozenset({*_UNITS, *_TENS, "hundred", *_SCALES})
+# A number in digits that a scale may follow, with its currency: the `$2.5` of `$2.5 million`.
+_DIGITS: Final = re.compile(r"([$€£]?)(\d{1,15})(?:\.(\d{1,6}))?")
 # "none" is not mapped to "0": it is rejected as uninformative, so a teacher that means zero has to write zero.
 _UNINFORMATIVE_ANSWERS: Final = frozenset(
     "unknown none nothing unclear unsure uncertain unanswerable undetermined na nil null unidentifiable "
@@ -58,62 +79,93 @@ _UNINFORMATIVE_ANSWERS: Final = frozenset(
     "n a",
 }
 _IRREGULAR_PLURALS: Final = {
-    "men": "man",
-    "women": "woman",
-    "children": "child",
-    "people": "person",
-    "persons": "person",
-    "mice": "mouse",
-    "geese": "goose",
-    "feet": "foot",
-    "teeth": "tooth",
-    "leaves": "leaf",
-    "knives": "knife",
-    "wolves": "wolf",
-    "shelves": "shelf",
-    "loaves": "loaf",
-    "scarves": "scarf",
-}
-_PLURAL: Final = re.compile(r"\ws$")
-# Endings of singular words: glass, bus, tennis, gas, chaos.
-_SINGULAR_ENDINGS: Final = ("ss", "us", "is", "as", "os")
+    plural: singular
+    for singular, plurals in {
+        "person": "people", "child": "children", "grandchild": "grandchildren", "man": "men", "woman": "women",
+        "mouse": "mice", "louse": "lice", "goose": "geese", "foot": "feet", "tooth": "teeth", "ox": "oxen oxes",
+        "die": "dice", "ad": "ads", "quiz": "quizzes", "bus": "busses", "gas": "gasses",
+        "leaf": "leaves", "knife": "knives", "wife": "wives", "housewife": "housewives", "life": "lives",
+        "loaf": "loaves", "calf": "calves", "half": "halves", "wolf": "wolves", "shelf": "shelves",
+        "bookshelf": "bookshelves", "elf": "elves", "thief": "thieves", "scarf": "scarves", "hoof": "hooves",
+        "dwarf": "dwarves", "wharf": "wharves", "sheaf": "sheaves",
+        "cactus": "cacti", "fungus": "fungi", "octopus": "octopi", "oasis": "oases", "crisis": "crises",
+        "analysis": "analyses", "vertex": "vertices",
+    }.items()
+    for plural in plurals.split()
+}  # fmt: skip
+# Words in -men that are not plurals of words in -man.
+_SINGULARS_IN_MEN: Final = frozenset("specimen stamen abdomen regimen acumen cyclamen bitumen albumen".split())
+# Singular words that end in a single s, besides those in -us and -is.
+_SINGULARS_IN_S: Final = frozenset(
+    "gas canvas atlas christmas xmas texas kansas arkansas vegas dallas thomas douglas lucas nicholas pancreas alias "
+    "bias madras chaos cosmos asbestos rhinoceros thermos ethos pathos kudos carlos laos lagos barbados lens mars news "
+    "series species rabies mercedes diabetes james charles jones wales hercules moses athens always perhaps sometimes "
+    "besides physics mathematics politics economics athletics gymnastics aerobics electronics genetics acoustics "
+    "iris trellis mantis ibis hers ours yours theirs mrs gps sms corps".split()
+)
+# Nouns in -u and -i whose plurals look like the singular words in -us and -is.
+_NOUNS_IN_U_OR_I: Final = frozenset(
+    "menu emu gnu tutu guru haiku kudu bayou caribou thou ski taxi bikini kiwi zucchini safari khaki panini martini "
+    "salami mini rabbi broccoli alibi origami tsunami jacuzzi graffiti chili chilli spaghetti ravioli sushi samurai "
+    "bonsai wasabi maxi semi yeti".split()
+)
+# Nouns in -e whose plurals look like those of words without the e, such as shoes (heroes) and cookies (cherries).
+_NOUNS_IN_E: Final = frozenset(
+    "shoe horseshoe snowshoe toe tiptoe canoe hoe oboe doe foe roe aloe floe throe woe axe pickaxe "
+    "ache headache toothache stomachache earache backache mustache moustache cache niche quiche brioche avalanche "
+    "cliche porsche creche psyche use fuse muse excuse "
+    "cookie movie brownie zombie calorie hoodie selfie rookie smoothie genie birdie magpie bowtie necktie prairie "
+    "collie pixie goalie foodie cutie sortie talkie walkie freebie bookie hippie yuppie laddie lassie "
+    "veggie doggie junkie pinkie townie barbie sweetie beanie boogie budgie".split()
+)
+
 # A comma between a digit and exactly three digits: `1,000`.
-_THOUSANDS_SEPARATOR: Final = re.compile(r"(?<=\d)[,](?=\d{3}\b)")
-# Everything but: points and colons inside numbers, hyphens that join words or begin a number, %, + and currencies.
-_PUNCTUATION: Final = re.compile(r"(?<!\d)\.|\.(?!\d)|[^\w\s.:%$€£+-]|(?<!\w)-(?!\d)|-(?!\w)|(?<!\d):|:(?!\d)")
+_THOUSANDS_SEPARATOR: Final = re.compile(r"(?<=\d),(?=\d{3}\b)")
+# The point of `.5`, which begins a number.
+_LEADING_POINT: Final = re.compile(r"(?<![\w.])\.(?=\d)")
 # The `'s` of `the dog's`.
 _POSSESSIVE: Final = re.compile(r"(?<=\w)'s\b")
-# Letters and digits, with apostrophes inside a word: `don't`.
-_WORD: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+# ASCII characters other than letters, digits, %, +, $ and hyphens, but no points and colons inside numbers.
+_PUNCTUATION: Final = re.compile(r"(?<!\d)\.|\.(?!\d)|(?<!\d):|:(?!\d)|[^\s\w.:%$+\u0080-\U0010ffff-]|_")
+# Letters and digits, with apostrophes inside a word: `don't`. Outside ASCII, symbols were replaced before.
+_WORD: Final = re.compile(r"(?:[^\W_]|[^\s\x00-\x7f])+(?:'(?:[^\W_]|[^\s\x00-\x7f])+)*")
+# Every hyphen but the minus sign of a number.
+_HYPHEN: Final = re.compile(r"(?<=\S)-|-(?!\d)")
+_CHINESE_OR_JAPANESE: Final = "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]"
+# The spaces next to these characters, except before a minus sign.
+_SPACES: Final = re.compile(rf"(?<={_CHINESE_OR_JAPANESE})\s+(?![\s-])|\s+(?={_CHINESE_OR_JAPANESE})")
+_APOSTROPHES: Final = frozenset("‘’ʼ´")
+_MINUS: Final = "−"
+_VOWELS: Final = frozenset("aeiouy")
 
 
 def normalise(answer: str) -> str:
-    """Return the normalised form of an answer, for comparison.
+    """Return the normalised form of an answer, to count and group answers.
 
     The result is in lower case, with single spaces. Articles and punctuation are removed (but punctuation within a
-    number is kept), number words up to twenty become digits, and plurals become singulars. The result is empty only if
-    the answer has no letter and no digit; an answer of articles alone keeps them. Normalising twice changes nothing.
+    number is kept), numbers in words become digits, and plurals become singulars. An answer of articles alone keeps
+    them, and one of symbols alone (`?`, an arrow, an emoji) keeps these. Normalising twice changes nothing. Answers
+    with the same normalised form are the same for `same_answer`.
 
-    >>> normalise("The two Dogs.")
-    '2 dog'
+    >>> normalise("The twenty-one Dogs.")
+    '21 dog'
     """
-    text = _THOUSANDS_SEPARATOR.sub("", answer.strip().casefold().replace("’", "'").replace("_", " "))
-    text = _POSSESSIVE.sub("", text).replace("'", "")
-    words = _PUNCTUATION.sub(" ", text).split()
-    content_words = [word for word in words if word not in _ARTICLES] or words
-    singulars = (_singularize(word) for word in content_words)
-    return " ".join(_NUMBER_WORDS.get(word, word) for word in singulars)
+    return " ".join(_find_singulars(word)[0] for word in _split_words(answer))
 
 
 def same_answer(first: str, second: str) -> bool:
-    """Return whether two short answers are equal after `normalise`. An empty answer is not equal to any answer."""
-    normalised = normalise(first)
-    return bool(normalised) and normalised == normalise(second)
+    """Return whether two short answers are the same: word by word equal, or one word the plural of the other.
+
+    The words are those of `normalise`, before plurals become singulars. The order of the two answers does not matter,
+    and every answer is the same as itself, except an empty one.
+    """
+    words, other_words = _split_words(first), _split_words(second)
+    return bool(words) and len(words) == len(other_words) and all(map(_is_same_word, words, other_words))
 
 
 def is_uninformative(answer: str) -> bool:
     """Return whether `answer` says nothing about the image (unknown, none, not visible, n/a, ...; paper, step 2)."""
-    normalised = " ".join(re.sub(r"[^\w\s]", " ", answer.casefold().replace("'", "").replace("’", "")).split())
+    normalised = " ".join(re.sub(r"[^\w\s]", " ", _fold(answer).replace("'", "")).split())
     return (
         not normalised
         or normalised in _UNINFORMATIVE_ANSWERS
@@ -128,23 +180,196 @@ def word_overlap(question: str, other_question: str) -> float:
     (step 3), a new question is a repeat if it shares more than 0.6 of its words with an accepted question about the
     same image.
     """
-    first = {word.casefold() for word in _WORD.findall(question)}
-    second = {word.casefold() for word in _WORD.findall(other_question)}
+    first, second = _find_question_words(question), _find_question_words(other_question)
     if not first or not second:
         return 0.0
     return len(first & second) / len(first)
 
 
-def _singularize(word: str) -> str:
-    """Return the singular of a word by spelling rules and a list of irregular plurals."""
-    # Short words such as `yes` are no plurals; irregular plurals are looked up below.
-    if len(word) <= 3 or not _PLURAL.search(word) or word.endswith(_SINGULAR_ENDINGS) or word in _IRREGULAR_PLURALS:
-        singular = word
-    elif word.endswith("ies") and len(word) > 4:
-        singular = word[:-3] + "y"
-    elif word.endswith(("ches", "shes", "sses", "xes", "zzes")):
-        singular = word[:-2]
+def _find_question_words(question: str) -> set[str]:
+    text = question.casefold()
+    return set(_WORD.findall(text if text.isascii() else "".join(map(_replace_symbol, text))))
+
+
+# Words
+
+
+def _split_words(answer: str) -> list[str]:
+    """Return the words of an answer that are compared, with plurals as they are; empty only for a blank answer."""
+    text = _fold(answer)
+    words = _remove_punctuation(text).split()
+    if not words:
+        # Symbols alone: they are the answer.
+        return text.split()
+    words = [word for word in words if word not in _ARTICLES] or words
+    return words if _NUMBER_WORDS.isdisjoint(words) else list(_write_digits(words))
+
+
+def _fold(text: str) -> str:
+    """Return a text in lower case with one way of writing each character (see the module's docstring)."""
+    if text.isascii():
+        return text.lower()
+    # Decomposed first, so that every character meets the same rules however it was written.
+    return unicodedata.normalize("NFC", "".join(map(_fold_character, unicodedata.normalize("NFD", text))).casefold())
+
+
+@lru_cache(maxsize=4096)
+def _fold_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return str(unicodedata.decimal(character))
+    # Joiners, marks of direction and variation selectors are invisible.
+    if category == "Cf" or "\ufe00" <= character <= "\ufe0f":
+        return ""
+    if unicodedata.decomposition(character).startswith(("<wide>", "<narrow>")):
+        character = unicodedata.normalize("NFKC", character)
+    if character in _APOSTROPHES:
+        return "'"
+    return "-" if category == "Pd" or character == _MINUS else character
+
+
+def _remove_punctuation(text: str) -> str:
+    """Return a folded text without punctuation: a space where words were separated, nothing for an apostrophe."""
+    text = _LEADING_POINT.sub("0.", _THOUSANDS_SEPARATOR.sub("", text))
+    text = _PUNCTUATION.sub(" ", _POSSESSIVE.sub("", text).replace("'", ""))
+    if not text.isascii():
+        text = "".join(map(_replace_symbol, text))
+    text = _HYPHEN.sub(" ", text)
+    return text if text.isascii() else _SPACES.sub("", text)
+
+
+@lru_cache(maxsize=4096)
+def _replace_symbol(character: str) -> str:
+    """Return a space for a symbol; letters, combining marks, numbers and currencies stay."""
+    if character.isascii() or unicodedata.category(character)[0] in "LMN" or unicodedata.category(character) == "Sc":
+        return character
+    return " "
+
+
+# Numbers
+
+
+def _write_digits(words: Sequence[str]) -> Iterator[str]:
+    """Yield words with cardinal numbers in digits: `one hundred and five` is 105, `2.5 million` is 2500000."""
+    position = 0
+    while position < len(words):
+        if words[position] in _NUMBER_WORDS:
+            value, position = _read_cardinal(words, position)
+            yield str(value)
+            continue
+        factor, end = _read_factor(words, position + 1)
+        match = _DIGITS.fullmatch(words[position]) if factor > 1 else None
+        if match is None:
+            yield words[position]
+            position += 1
+            continue
+        currency, whole, fraction = match[1], match[2], match[3] or ""
+        value, rest = divmod(int(whole + fraction) * factor, 10 ** len(fraction))
+        decimals = f".{rest:0{len(fraction)}}".rstrip("0") if rest else ""
+        yield f"{currency}{value}{decimals}"
+        position = end
+
+
+def _read_factor(words: Sequence[str], position: int) -> tuple[int, int]:
+    """Return the factor of `hundred`, `thousand` or `hundred thousand` at a position (1 for none), and its end."""
+    factor = 1
+    for scales in ({"hundred": 100}, _SCALES):
+        if position < len(words) and words[position] in scales:
+            factor *= scales[words[position]]
+            position += 1
+    return factor, position
+
+
+def _read_cardinal(words: Sequence[str], position: int) -> tuple[int, int]:
+    """Return the longest cardinal that begins with the number word at a position, and its end.
+
+    Words that do not continue it begin another cardinal: `two three` is 2 and 3. Ordinals are not read.
+    """
+    total = group = 0  # value of the scales so far, and of the words after the last scale, which is below 1000
+    next_scale = 10**15  # scales fall
+    previous = ""
+    while position < len(words):
+        word = words[position]
+        if word in _UNITS and (previous in ("", "hundred", "scale") or (previous == "tens" and 1 <= _UNITS[word] <= 9)):
+            group += _UNITS[word]
+            previous = "units" if group else "zero"
+        elif word in _TENS and previous in ("", "hundred", "scale"):
+            group += _TENS[word]
+            previous = "tens"
+        elif word == "hundred" and (not previous or (previous in ("units", "tens") and group < 100)):
+            group = 100 * (group or 1)
+            previous = word
+        elif _SCALES.get(word, next_scale) < next_scale and previous not in ("scale", "zero"):
+            next_scale = _SCALES[word]
+            total, group, previous = total + next_scale * (group or 1), 0, "scale"
+        elif not (word == "and" and previous in ("hundred", "scale") and _is_below_100(words, position + 1)):
+            break
+        position += 1
+    return total + group, position
+
+
+def _is_below_100(words: Sequence[str], position: int) -> bool:
+    """Return whether a cardinal below 100 begins at a position, such as the five of `one hundred and five`."""
+    return (
+        words[position : position + 1] != []
+        and (words[position] in _TENS or (words[position] in _UNITS and words[position] != "zero"))
+        and "hundred" not in words[position + 1 : position + 3]
+    )
+
+
+# Plurals
+
+
+@lru_cache(maxsize=1 << 16)
+def _find_singulars(word: str) -> tuple[str, ...]:
+    """Return the words that a word may be the plural of, the most likely first; only the word itself if it is none."""
+    singulars = tuple(
+        singular
+        for singular in _iter_singulars(word)
+        # Not "tens", not "thes", and not what is a plural itself: normalising twice changes nothing.
+        if singular not in _NUMBER_WORDS and singular not in _ARTICLES and not any(_iter_singulars(singular))
+    )
+    return singulars or (word,)
+
+
+def _iter_singulars(word: str) -> Iterator[str]:
+    """Yield what a word may be the plural of by its spelling, the most likely first."""
+    if word in _IRREGULAR_PLURALS:
+        yield _IRREGULAR_PLURALS[word]
+    elif word.endswith("men") and len(word) > 5 and word not in _SINGULARS_IN_MEN:
+        yield f"{word[:-2]}an"
+    elif word.endswith("s") and word.isalpha() and not _is_singular_in_s(word):
+        for singular in _remove_ending(word):
+            # Not "yes", "its" or "gas", but "TVs" and "CDs".
+            if len(singular) > 2 or (len(singular) == 2 and _VOWELS.isdisjoint(singular)):
+                yield singular
+
+
+def _is_singular_in_s(word: str) -> bool:
+    """Return whether a word that ends in s is a singular by its spelling or by the lists: glass, bus, iris, lens."""
+    if word in _SINGULARS_IN_S or word.endswith("ss"):
+        return True
+    return word.endswith(("us", "is")) and not word.endswith("eaus") and word[:-1] not in _NOUNS_IN_U_OR_I
+
+
+def _remove_ending(plural: str) -> tuple[str, ...]:
+    """Return a plural without -s, and where it ends in -es or -ies also without these, the most likely first."""
+    without_s, without_es = plural[:-1], plural[:-2]
+    if plural.endswith("ies"):
+        other = f"{plural[:-3]}y"
+        is_other_likely = len(plural) > 4
+    elif plural.endswith(("xes", "zzes", "tzes", "ches", "shes", "oes")):
+        other = without_es
+        is_other_likely = True
+    elif plural.endswith("ses") and _is_singular_in_s(without_es):
+        # Buses and irises, but houses, causes and noises.
+        other = without_es
+        is_other_likely = other in _SINGULARS_IN_S or not other.endswith(("is", "ous", "aus"))
     else:
-        singular = word[:-1]
-    # "thes" must not become the article "the": normalising a second time would remove it.
-    return word if singular in _ARTICLES else _IRREGULAR_PLURALS.get(singular, singular)
+        return (without_s,)
+    return (other, without_s) if is_other_likely and without_s not in _NOUNS_IN_E else (without_s, other)
+
+
+def _is_same_word(word: str, other: str) -> bool:
+    """Return whether two words are equal, or one may be the plural of the other, or both of the same word."""
+    return word == other or not {word, *_find_singulars(word)}.isdisjoint((other, *_find_singulars(other)))
