@@ -25,6 +25,9 @@ RESULTS_SCHEMA: Final = 3
 READABLE_RESULTS_SCHEMAS: Final = (2, RESULTS_SCHEMA)
 """Versions that can be read. Version 2, written by compact_hf 0.1.0, names no task: it is always accuracy by k."""
 
+FIRST_RULE_VERSION: Final = "1"
+"""Version of the rules that marked the answers of results that do not name a version."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:

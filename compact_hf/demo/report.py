@@ -158,7 +158,8 @@ def _make_accuracy_section(demo: DemoResults) -> AccuracySection:
         ),
         questions=(
             f"{after.overall.n} questions about scenes with reserved seeds, which training data must not use. "
-            "Swapped: after tuning, with each question asked about another question's image."
+            "Swapped: after tuning, with each question asked about another question's image. Answers were marked by "
+            f"version {after.matching_version} of the rule {after.matching}."
         ),
         caveat=_make_caveat(demo),
     )

@@ -22,6 +22,7 @@ from compact_hf.errors import UsageError
 from compact_hf.evaluation.inference import Student, base_identity, model_identity
 from compact_hf.evaluation.predict import (
     DEFAULT_BATCH_SIZE,
+    VERSION_KEY,
     predict,
     read_predictions,
     remove_part,
@@ -156,7 +157,7 @@ def evaluate(
             will be retried.
         on_wait (`Callable[[str], None]`, *optional*): called with a line that says what is waited for after Ctrl-C.
         on_note (`Callable[[str], None]`, *optional*): called with a line about what cannot be compared with an earlier
-            call.
+            call, or if answers of earlier calls were marked again by another version of the rule.
 
     Raises:
         UsageError: an argument is invalid.
@@ -186,6 +187,8 @@ def evaluate(
     total = len(question_set.questions) * len(entries)
     identity = identity_settings(chosen_task, question_set, settings)
     with EvaluationDirectory.open(Path(out), identity, on_note=on_note) as directory:
+        if (note := _mark_again(chosen_task, directory, question_set, settings.matching)) is not None:
+            on_note(note)
         for index, entry in enumerate(entries):
             # Progress counts over all models: this number of answers belongs to the models before this one.
             done = index * len(question_set.questions)
@@ -282,6 +285,7 @@ def identity_settings(task: EvaluationTask, question_set: QuestionSet, settings:
         "dataset_identity": question_set.identity,
         IMAGES_KEY: question_set.hash_images(),
         "matching": settings.matching,
+        VERSION_KEY: task.get_rule_version(settings.matching),
         "max_new_tokens": settings.max_new_tokens,
     }
 
@@ -355,6 +359,21 @@ def _answer_questions(
     )
 
 
+def _mark_again(
+    task: EvaluationTask, directory: EvaluationDirectory, question_set: QuestionSet, matching: str
+) -> str | None:
+    """Mark the answers of earlier calls again if another version of the rule marked them; return a line about it."""
+    before, now = directory.marked_by, task.get_rule_version(matching)
+    if before == now:
+        return None
+    questions = {question.id: question for question in question_set.questions}
+    directory.mark_again(lambda item: task.mark(questions[item.id], item.prediction, matching))
+    return (
+        f"the answers in {directory.out} were marked by version {before} of the rule {matching}: marked them again by "
+        f"version {now} (no model was asked)"
+    )
+
+
 def _score_models(
     task: EvaluationTask, directory: EvaluationDirectory, question_set: QuestionSet, matching: str
 ) -> Evaluation:
@@ -377,6 +396,7 @@ def _score_models(
         task_version=task.version,
         dataset=question_set.name,
         matching=matching,
+        matching_version=task.get_rule_version(matching),
         results=tuple(results),
         slugs=tuple(answers),
         comparisons=tuple(compare(candidate, baseline) for candidate in candidates),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +19,15 @@ from compact_hf.evaluation.inference import ImagePromptPairs, Student
 from compact_hf.evaluation.questions import Prediction, Question
 from compact_hf.evaluation.task import DEFAULT_TASK, EvaluationTask, load_task
 from compact_hf.output_directory import OutputDirectory
-from compact_hf.records import from_json
+from compact_hf.records import FIRST_RULE_VERSION, from_json
 from compact_hf.regular_files import read_regular
 from compact_hf.storage import translate_disk_errors
 
 PREDICTIONS_FILE: Final = "predictions.jsonl"
 EVALUATION_FILE: Final = "evaluation.json"
 LOCK_FILE: Final = "evaluation.lock"
+VERSION_KEY: Final = "matching_version"
+"""The key in evaluation.json of the version of the rule that marked the answers."""
 
 
 def read_predictions(directory: str | Path) -> list[Prediction]:
@@ -53,7 +56,8 @@ def read_predictions(directory: str | Path) -> list[Prediction]:
     # The class of the predictions depends on the task, which evaluation.json in the parent directory names.
     manifest = read_manifest(evaluation_directory(Path(directory).resolve().parent))
     prediction_type = load_task(manifest["task"] if manifest else DEFAULT_TASK).prediction_type
-    return parse_predictions(prediction_type, lines, path)
+    version = manifest[VERSION_KEY] if manifest else FIRST_RULE_VERSION
+    return [replace(item, matching_version=version) for item in parse_predictions(prediction_type, lines, path)]
 
 
 def parse_predictions(prediction_type: type[Prediction], lines: Sequence[bytes], path: Path) -> list[Prediction]:
@@ -90,7 +94,9 @@ def evaluation_directory(out: Path) -> OutputDirectory:
 
 
 def read_manifest(directory: OutputDirectory) -> dict[str, Any] | None:
-    """Return the contents of evaluation.json, or None if it does not exist. Version 0.1.0 did not record the task.
+    """Return the contents of evaluation.json, or None if it does not exist.
+
+    Version 0.1.0 recorded neither the task nor the version of the rule.
 
     Raises:
         EvaluationError: the file cannot be read, or is not an evaluation.json.
@@ -101,7 +107,8 @@ def read_manifest(directory: OutputDirectory) -> dict[str, Any] | None:
     if not isinstance(content.get("models"), dict):
         raise directory.damaged_error("it names no models")
     # Values in the file replace the defaults.
-    return {"task": DEFAULT_TASK, "task_version": "1", **content}
+    version = FIRST_RULE_VERSION if content.get("matching") else ""
+    return {"task": DEFAULT_TASK, "task_version": "1", VERSION_KEY: version, **content}
 
 
 DEFAULT_BATCH_SIZE: Final = 64
@@ -142,7 +149,9 @@ def predict(
     # The order depends only on the questions and the model, so a resumed call makes the same batches.
     order = sort_for_batching(questions, lengths)
     part = directory / _PART_FILE
-    predictions = _resume_part(part, task.prediction_type, [question.id for question in order], batch_size)
+    saved = _resume_part(part, task.prediction_type, [question.id for question in order], batch_size)
+    # Marked again, because another version of the rule may have marked them.
+    predictions = [task.mark(question, item.prediction, matching) for question, item in zip(order, saved, strict=False)]
     on_progress(len(predictions))
     # Saved answers end at the end of a batch, so these are the batches that an uninterrupted call would ask.
     batches = [order[start : start + batch_size] for start in range(len(predictions), len(order), batch_size)]

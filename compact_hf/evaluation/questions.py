@@ -58,6 +58,8 @@ class Prediction:
         parts (`Mapping[str, str]`): as in `Question`.
         prediction (`str`): the model's answer, not normalised.
         right (`bool`): whether the answer is right according to the chosen rule.
+        matching_version (`str`, *optional*, defaults to empty): version of this rule; empty if the task has no rules.
+            It is not in the line of predictions.jsonl, but in evaluation.json, for all predictions of a directory.
     """
 
     id: str
@@ -67,14 +69,16 @@ class Prediction:
     parts: Mapping[str, str] = field(default_factory=dict, hash=False)
     prediction: str
     right: bool
+    matching_version: str = field(default="", compare=False)
 
     def points(self) -> float:
         """Return the points for the answer, 0 to 1. Models are compared by them. Tasks with grades override this."""
         return float(self.right)
 
     def to_line(self) -> str:
-        """Return the line of predictions.jsonl for this prediction: JSON, without `parts` if it is empty."""
+        """Return the line of predictions.jsonl: JSON without `matching_version`, and without `parts` if it is empty."""
         values = {name: value for name, value in asdict(self).items() if name != "parts" or value}
+        del values["matching_version"]
         return json.dumps(values, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 

@@ -97,7 +97,7 @@ def build_report(
             for id in select_examples(answers, MAX_EXAMPLES, get_stratum=task.get_stratum)
         ],
         selection_rule=_describe_selection(len(answers[0]), len(models), task.stratum_name),
-        matching=rule.text if rule else "",
+        matching=f"{rule.text} (Rule {evaluation.matching}, version {rule.version}.)" if rule else "",
         notes=evaluation.notes,
         settings=tuple((name, f"{value}") for name, value in settings.items()),
         command=Example("Run this command again to resume it; name another model to add that model.", command),

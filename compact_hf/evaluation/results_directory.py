@@ -6,7 +6,7 @@ DIR/NAME/journal.sqlite           replies of a model on a server
 DIR/NAME/predictions.jsonl        one line per question, in the dataset's order: the fields of the task's `Prediction`
 DIR/NAME/results.json             scores of the model; scoring.py describes the schema
 DIR/results.json                  scores of all models: {"schema", "task", "task_version", "dataset", "matching",
-                                  "models": [scores of one model, ...],
+                                  "matching_version", "models": [scores of one model, ...],
                                   "comparisons": [each further model with the first, ...], "notes"}
 DIR/report.html                   the page with tables, plots and examples
 """
@@ -26,8 +26,10 @@ from compact_hf.evaluation.predict import (
     EVALUATION_FILE,
     LOCK_FILE,
     PREDICTIONS_FILE,
+    VERSION_KEY,
     evaluation_directory,
     read_manifest,
+    read_predictions,
 )
 from compact_hf.evaluation.questions import Prediction
 from compact_hf.evaluation.scoring import Results
@@ -50,6 +52,7 @@ class Evaluation(NotebookSummary):
         task_version (`str`): version of the task.
         dataset (`str`): display name of the dataset.
         matching (`str`): the rule that decides whether an answer is right: one of the task's, such as `exact`.
+        matching_version (`str`): version of this rule; empty if the task has no rules.
         results (`tuple[Results, ...]`): one per model, in the order in which the models were first evaluated. The class
             is the task's own; results of `compact` have `by_k`. No two have the same model name.
         slugs (`tuple[str, ...]`): for each model, the name of its subdirectory, which contains predictions.jsonl.
@@ -65,6 +68,7 @@ class Evaluation(NotebookSummary):
     task_version: str
     dataset: str
     matching: str
+    matching_version: str
     results: tuple[Results, ...]
     slugs: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
@@ -118,6 +122,7 @@ class Evaluation(NotebookSummary):
             "task_version": self.task_version,
             "dataset": self.dataset,
             "matching": self.matching,
+            "matching_version": self.matching_version,
             "models": [results.to_json() for results in self.results],
             "comparisons": [
                 {"baseline": first, "model": results.model, **asdict(comparison)}
@@ -172,8 +177,11 @@ class EvaluationDirectory:
         settings: Mapping[str, Any],
         entries: dict[str, ModelEntry],
         on_note: Callable[[str], None],
+        marked_by: str,
     ) -> None:
         self.out = directory.path
+        self.marked_by = marked_by
+        """Version of the rule that marked the answers of earlier calls."""
         self._directory = directory
         self._settings = settings
         self._entries = entries
@@ -199,6 +207,7 @@ class EvaluationDirectory:
         with directory.lock():
             # A new directory has no manifest until the first model is added.
             entries = dict(read_entries(out, settings))
+            marked_by = (read_manifest(directory) or settings)[VERSION_KEY] if entries else settings[VERSION_KEY]
             if entries and IMAGES_KEY not in (read_manifest(directory) or {}) and settings[IMAGES_KEY]:
                 # It stays absent: on which images the earlier answers were given is not known.
                 settings = {key: value for key, value in settings.items() if key != IMAGES_KEY}
@@ -208,7 +217,7 @@ class EvaluationDirectory:
                 )
             # The block of the caller runs inside this one, so its errors of the disk are translated too.
             with translate_disk_errors(EvaluationError, out, "nothing is lost, run the same command again to resume"):
-                yield cls(directory, settings, entries, on_note)
+                yield cls(directory, settings, entries, on_note, marked_by)
 
     @property
     def entries(self) -> Mapping[str, ModelEntry]:
@@ -244,10 +253,26 @@ class EvaluationDirectory:
         if existing is None:
             self._entries[slug] = entry
             # Recorded before the subdirectory is made: every subdirectory of a model has an entry.
-            models = {slug: asdict(item) for slug, item in self._entries.items()}
-            self._directory.write_settings({**self._settings, "models": models})
+            self._record()
         directory.mkdir(exist_ok=True)
         return directory
+
+    def mark_again(self, mark: Callable[[Prediction], Prediction]) -> None:
+        """Mark the answers of earlier calls by the current version of the rule, without asking the models.
+
+        Args:
+            mark (`Callable[[Prediction], Prediction]`): returns a prediction with the answer marked again.
+        """
+        for slug in self._entries:
+            if is_finished(self.out / slug):
+                write_predictions(self.out / slug, map(mark, read_predictions(self.out / slug)))
+        # Last: a process that is killed before begins again.
+        self.marked_by = self._settings[VERSION_KEY]
+        self._record()
+
+    def _record(self) -> None:
+        models = {slug: asdict(item) for slug, item in self._entries.items()}
+        self._directory.write_settings({**self._settings, "models": models})
 
 
 def is_finished(directory: Path) -> bool:
@@ -258,7 +283,8 @@ def is_finished(directory: Path) -> bool:
 def read_entries(out: Path, settings: Mapping[str, Any] | None = None) -> Mapping[str, ModelEntry]:
     """Return the models of an evaluation by subdirectory name; empty if `out` does not contain an evaluation yet.
 
-    With `settings`, they are compared with those of the evaluation.
+    With `settings`, they are compared with those of the evaluation, but for the version of the rule that marks answers:
+    answers can be marked again.
 
     Raises:
         EvaluationError: `out` contains other files.
@@ -271,8 +297,8 @@ def read_entries(out: Path, settings: Mapping[str, Any] | None = None) -> Mappin
     entries = _parse_entries(manifest.pop("models"))
     # Without a model there are no answers yet that depend on the settings.
     if entries and settings is not None:
-        # Version 0.1.0 did not record the images.
-        manifest = {IMAGES_KEY: settings[IMAGES_KEY], **manifest}
+        # Version 0.1.0 did not record the images, and answers of another version of the rule can be marked again.
+        manifest = {IMAGES_KEY: settings[IMAGES_KEY], **manifest, VERSION_KEY: settings[VERSION_KEY]}
         changes = [text for key, text in _CONTENTS.items() if manifest.get(key) != settings[key]]
         # A dataset of another name has other contents anyway.
         if changes and manifest.get("dataset") == settings["dataset"]:

@@ -6,6 +6,7 @@
      "task": "compact", "task_version": "1",
      "model": "student", "dataset": "release (compositional, validation)",
      "matching": "exact",     the rule that decides whether an answer is right
+     "matching_version": "2",      version of this rule; results without it are of version 1
      "headline": {"metric": "accuracy", "n": 120, "value": 0.45, "low": 0.364, "high": 0.539},     with its 95% interval
 
 If answers are right or wrong (`AccuracyResults`), these follow:
@@ -32,10 +33,10 @@ from dataclasses import asdict, dataclass
 from math import isfinite, sqrt
 from typing import Any, Final
 
-from compact_hf.answers import normalise, same_answer
+from compact_hf.answers import ANSWER_RULES_VERSION, normalise, same_answer
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.questions import Prediction
-from compact_hf.records import RESULTS_SCHEMA
+from compact_hf.records import FIRST_RULE_VERSION, RESULTS_SCHEMA
 from compact_hf.reports.demo_page import Fact
 from compact_hf.reports.score_charts import Interval, ScoreRow, compare_with_majority
 from compact_hf.reports.table import Table
@@ -48,10 +49,13 @@ class Rule:
     Attributes:
         matches (`Callable[[str, str], bool]`): (prediction, right answer) -> whether they match.
         text (`str`): a sentence that describes the rule on the page.
+        version (`str`, *optional*, defaults to `"1"`): must be raised when the same answers would be marked otherwise.
+            Answers that were marked by different versions are not compared.
     """
 
     matches: Callable[[str, str], bool]
     text: str
+    version: str = FIRST_RULE_VERSION
 
     def is_right(self, prediction: str, answers: Sequence[str]) -> bool:
         """Return whether a model's answer matches any of the right answers. None of them has to be normalised."""
@@ -91,8 +95,12 @@ _EXACT_TEXT: Final = (
     "plurals and whether a number is written as a word"
 )
 SHORT_ANSWER_RULES: Final[Mapping[str, Rule]] = {
-    "exact": Rule(same_answer, f"{_EXACT_TEXT}."),
-    "relaxed": Rule(is_relaxed_match, f"{_EXACT_TEXT}; or if it is a number within {TOLERANCE:.0%} of a right one."),
+    "exact": Rule(same_answer, f"{_EXACT_TEXT}.", ANSWER_RULES_VERSION),
+    "relaxed": Rule(
+        is_relaxed_match,
+        f"{_EXACT_TEXT}; or if it is a number within {TOLERANCE:.0%} of a right one.",
+        ANSWER_RULES_VERSION,
+    ),
 }
 """Name -> rule, for any task with short answers."""
 
@@ -162,6 +170,7 @@ class Results(ABC):
         model (`str`): display name of the model.
         dataset (`str`): display name of the dataset.
         matching (`str`): name of the rule that compared the answers; empty if the task has no rules.
+        matching_version (`str`, *optional*, defaults to empty): version of this rule; empty if the task has no rules.
     """
 
     task: str
@@ -169,6 +178,7 @@ class Results(ABC):
     model: str
     dataset: str
     matching: str
+    matching_version: str = ""
 
     @property
     @abstractmethod
@@ -200,6 +210,7 @@ class Results(ABC):
             "model": self.model,
             "dataset": self.dataset,
             "matching": self.matching,
+            "matching_version": self.matching_version,
             "headline": asdict(self.headline),
             **self.details(),
         }

@@ -68,8 +68,14 @@ def compare(first: Sequence[Prediction], second: Sequence[Prediction]) -> Compar
         `Comparison`: the first model as `one`, the second as `other`.
 
     Raises:
-        EvaluationError: there are no predictions, an id occurs twice, or the questions differ.
+        EvaluationError: there are no predictions, an id occurs twice, the questions differ, or the answers were marked
+            by different versions of the rule.
     """
+    if len(versions := {prediction.matching_version for prediction in (*first, *second)}) > 1:
+        raise EvaluationError(
+            f"the answers were marked by different versions of the rule ({' and '.join(sorted(versions))}): run the "
+            "compact evaluate command of the older ones again, which marks them again and asks no model"
+        )
     pairs = _pair_predictions(first, second)
     points = [(one.points(), other.points()) for one, other in pairs]
     only_first = sum(one > other for one, other in points)

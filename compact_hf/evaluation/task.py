@@ -127,7 +127,12 @@ class EvaluationTask(ABC):
             picture=question.image_id,
             prediction=answer,
             right=self.rules[matching].is_right(answer, question.answers),
+            matching_version=self.get_rule_version(matching),
         )
+
+    def get_rule_version(self, matching: str) -> str:
+        """Return the version of the rule named `matching`; empty if the task has no rules."""
+        return self.rules[matching].version if matching else ""
 
     def score(self, predictions: Sequence[Any], *, model: str, dataset: str, matching: str) -> Results:
         """Return the scores of a model: by default the accuracy on all questions and on each part of them.
@@ -150,6 +155,7 @@ class EvaluationTask(ABC):
             model=model,
             dataset=dataset,
             matching=matching,
+            matching_version=self.get_rule_version(matching),
             overall=overall,
             parts=parts,
         )

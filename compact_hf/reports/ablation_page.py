@@ -86,6 +86,7 @@ class AblationReport:
         images (`int`): number of images of these questions.
         base (`str`): name of the model that all variants were tuned from.
         recipe (`str`): name of the training recipe.
+        matching_version (`str`): version of the rules that marked the answers.
         seeds (`tuple[int, ...]`): the seeds; each variant was tuned once per seed.
         baseline (`str`): name of the variant that the others are compared with.
         variants (`tuple[VariantData, ...]`): the training data of each variant.
@@ -96,6 +97,7 @@ class AblationReport:
     images: int
     base: str
     recipe: str
+    matching_version: str
     seeds: tuple[int, ...]
     baseline: str
     variants: tuple[VariantData, ...]

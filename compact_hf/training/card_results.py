@@ -23,7 +23,7 @@ from compact_hf.hub.card_rules import to_identifier
 from compact_hf.hub.ref import REPO_ID, page_url
 from compact_hf.models.loading import hash_model, is_adapter
 from compact_hf.parsing import read_json
-from compact_hf.records import READABLE_RESULTS_SCHEMAS
+from compact_hf.records import FIRST_RULE_VERSION, READABLE_RESULTS_SCHEMAS
 from compact_hf.reports.markdown import escape_markdown
 from compact_hf.reports.score_charts import (
     Interval,
@@ -122,6 +122,11 @@ class CardResults:
     def task(self) -> str:
         """The evaluation task."""
         return str(self.evaluation.get("task", _UNNAMED_TASK))
+
+    @property
+    def matching_version(self) -> str:
+        """The version of the rule that marked the answers."""
+        return str(self.evaluation.get("matching_version", FIRST_RULE_VERSION))
 
     @property
     def metric_identifier(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from compact_hf.answers import ANSWER_RULES_VERSION
 from compact_hf.cli.main import main
 from compact_hf.errors import CompactError, EvaluationError, UsageError
 from compact_hf.evaluation.benchmarks.lmms_eval import (
@@ -60,7 +61,8 @@ def write(tmp_path: Path) -> Write:
             results[benchmark.task][f"{benchmark.metric},none"] = score / benchmark.scale
         path = tmp_path / "results" / model.replace("/", "__") / f"{date}_results.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(REAL_RESULTS | {"results": results, "model_name": model, "date": date} | extra))
+        changed = {"results": results, "model_name": model, "date": date, "versions": {HELDOUT_TASK: 2}}
+        path.write_text(json.dumps(REAL_RESULTS | changed | extra))
         return path
 
     return write
@@ -142,6 +144,67 @@ def test_models_are_rows_and_ones_own_reference_counts_as_100_in_ones_own_rows(w
     assert rows["COMPACT"].relative == pytest.approx(COMPACT_ROW.relative)
 
 
+def rename_metrics(results: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    """Return the results with other names of metrics."""
+    return {
+        task: {name if name == "alias" else rename(name): value for name, value in metrics.items()}
+        for task, metrics in results.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("rename", "counts"),
+    [
+        (lambda name: name, lambda count: count["effective"]),
+        (lambda name: name.removesuffix(",none"), lambda count: {"original": count["original"]}),
+        (lambda name: name.replace(",none", ",strict-match"), lambda count: count),
+    ],
+    ids=["counts as integers", "no filters", "another filter"],
+)
+def test_other_spellings_of_lmms_eval_give_the_same_scores(
+    rename: Callable[[str], str], counts: Callable[[Any], Any], write: Write
+) -> None:
+    file = write()
+    row = read_own_row(file)
+    data = json.loads(file.read_text(encoding="utf-8"))
+    data["results"] = {**rename_metrics(data["results"], rename), "a group": " "}
+    data["n-samples"] = {task: counts(count) for task, count in data["n-samples"].items()}
+    # PowerShell and some editors write a byte order mark.
+    file.write_text(json.dumps(data), encoding="utf-8-sig")
+    assert read_own_row(file) == row
+    assert row.heldout.n == 18
+
+
+def test_the_unfiltered_score_counts_and_several_filters_are_refused(write: Write) -> None:
+    file = write()
+    row = read_own_row(file)
+    data = json.loads(file.read_text(encoding="utf-8"))
+    data["results"]["textvqa_val"]["exact_match,flexible"] = 0.9
+    file.write_text(json.dumps(data), encoding="utf-8")
+    assert read_own_row(file) == row
+    data["results"]["textvqa_val"]["exact_match,strict"] = data["results"]["textvqa_val"].pop("exact_match,none")
+    file.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(EvaluationError, match=r"exact_match of textvqa_val after several filters \(flexible, strict\)"):
+        read_own_row(file)
+
+
+def test_a_k_without_a_number_is_left_out_and_an_older_rule_is_noted(write: Write) -> None:
+    file = write()
+    data = json.loads(file.read_text(encoding="utf-8"))
+    del data["versions"]
+    data["results"][HELDOUT_TASK] |= {"accuracy_k1,none": float("nan"), "accuracy_k2,none": "N/A"}
+    del data["n-samples"][HELDOUT_TASK]
+    file.write_text(json.dumps(data), encoding="utf-8")
+    table = benchmark_table([file])
+    assert table.rows[-1].heldout is not None
+    assert (set(table.rows[-1].heldout.by_k), table.rows[-1].heldout.n) == ({3}, 0)
+    assert "compared by version 1 of the rules, not by version 2" in " ".join(table.notes)
+    assert table.heldout_cells()[1][-1] == "0.000"
+    data["versions"] = {HELDOUT_TASK: 2}
+    file.write_text(json.dumps(data), encoding="utf-8")
+    assert not benchmark_table([file]).notes
+
+
 def test_what_lmms_eval_writes_without_its_judge_is_no_score(write: Write) -> None:
     silent = COMPACT_ROW.scores | {"MM-Vet": 0.0}
     results = json.loads(write(silent).read_text())["results"]
@@ -163,8 +226,10 @@ def test_answers_that_the_judge_did_not_grade_are_counted(write: Write) -> None:
         "llava_in_the_wild": [{"gpt_eval_llava_all": {"scores": scores}} for scores in ([8, 6], [-1, -1], [-1, -1])],
     }
     for task, samples in graded.items():
-        lines = "".join(f"{json.dumps(sample)}\n" for sample in samples)
-        file.with_name(file.name.replace("_results.json", f"_samples_{task}.jsonl")).write_text(lines)
+        # A line separator within a string does not end a line.
+        lines = "".join(f"{json.dumps(sample | {'doc': chr(0x2028)}, ensure_ascii=False)}\n" for sample in samples)
+        samples_file = file.with_name(file.name.replace("_results.json", f"_samples_{task}.jsonl"))
+        samples_file.write_text(lines, encoding="utf-8-sig")
     assert benchmark_table([file]).notes == (
         "out/mine: the judge of MM-Vet did not grade 1 answers, which lmms-eval still counts",
         "out/mine: the judge of LLaVA-in-the-Wild did not grade 2 answers, which lmms-eval still counts",
@@ -194,6 +259,10 @@ BAD_FILES: Final = {
     "no number": (
         json.dumps(REAL_RESULTS | {"results": {"mme": {"mme_perception_score,none": "N/A"}}}),
         "has no score for MME",
+    ),
+    "a part by its count": (
+        json.dumps(REAL_RESULTS | {"n-samples": {"mme": {"original": 2374, "effective": 8}}}),
+        "covers only part of the questions",
     ),
     "a part": (
         json.dumps(REAL_RESULTS | {"config": REAL_RESULTS["config"] | {"limit": 8.0}}),
@@ -327,6 +396,7 @@ def test_the_task_holds_our_own_comparison_and_the_path_of_the_questions(tmp_pat
     assert settings["dataset_path"] == "org/compact"
     assert settings["dataset_kwargs"]["revision"] == "v1.0.0"
     assert settings["task"] == HELDOUT_TASK
+    assert str(settings["metadata"]["version"]) == ANSWER_RULES_VERSION  # which results files name
     assert {metric["metric"] for metric in settings["metric_list"]} == {
         "accuracy",
         *(f"accuracy_k{k}" for k in range(1, 11)),

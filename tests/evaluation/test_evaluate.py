@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
+from compact_hf.answers import ANSWER_RULES_VERSION, SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli.main import main
 from compact_hf.errors import EvaluationError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
@@ -18,6 +20,7 @@ from compact_hf.evaluation.inference import Student, model_inputs
 from compact_hf.evaluation.plan import plan_evaluation
 from compact_hf.evaluation.predict import read_predictions, sort_for_batching
 from compact_hf.evaluation.questions import Question
+from compact_hf.evaluation.results_directory import write_predictions
 from compact_hf.evaluation.significance import compare
 from compact_hf.models.llava.tiny import build_tiny
 from tests import preforked
@@ -107,6 +110,8 @@ def test_goes_on_where_it_was_stopped_and_ends_with_the_same_files(
     if torn:
         with part.open("ab") as file:
             file.write(b'{"answer": "r')
+    # As another version of the rule may have marked them.
+    part.write_bytes(part.read_bytes().replace(b'"right":false', b'"right":true'))
     plan = plan_evaluation(model, dataset, out, split="train", batch_size=BATCH)
     assert (plan.models[0].answered, plan.models[0].to_ask) == (BATCH, plan.questions - BATCH)
     evaluate(model, dataset, out, split="train", batch_size=BATCH, on_progress=lambda *step: steps.append(step))
@@ -153,6 +158,41 @@ def test_a_finished_evaluation_is_not_asked_again(
     before = (done / "results.json").read_bytes()
     evaluate(model, dataset, done, split="train", batch_size=BATCH)
     assert (done / "results.json").read_bytes() == before
+
+
+def test_answers_that_an_older_rule_marked_are_marked_again_and_not_compared_before(
+    model: str,
+    dataset: str,
+    done: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("compact_hf.evaluation.evaluate.predict", lambda *_, **__: pytest.fail("asked again"))
+    out = shutil.copytree(done, tmp_path / "out")
+    manifest = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    assert manifest.pop("matching_version") == ANSWER_RULES_VERSION == "2"
+    (out / "evaluation.json").write_text(json.dumps(manifest), encoding="utf-8")
+    first, *others = read_predictions(out / "tiny")
+    # Version 1 took neither full-width letters nor an answer of symbols alone for right.
+    changed = [replace(first, prediction="".join(chr(ord(letter) + 0xFEE0) for letter in first.answers[0])), *others]
+    changed[0] = replace(changed[0], right=False)
+    write_predictions(out / "tiny", changed)
+    with pytest.raises(EvaluationError, match=r"different versions of the rule \(1 and 2\): run the compact evaluate"):
+        compare(read_predictions(out / "tiny"), read_predictions(done / "tiny"))
+    assert plan_evaluation(model, dataset, out, split="train", batch_size=BATCH).models[0].to_ask == 0
+
+    command = ["evaluate", model, dataset, "--split", "train", "--out", str(out)]
+    assert main(command) == 0
+    assert "marked by version 1 of the rule exact: marked them again by version 2" in capsys.readouterr().err
+    again = read_predictions(out / "tiny")
+    assert again == [replace(changed[0], right=True), *others]
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert (results["matching_version"], results["models"][0]["matching_version"]) == ("2", "2")
+    assert results["models"][0]["overall"]["right"] == sum(item.right for item in again)
+    assert "(Rule exact, version 2.)" in (out / "report.html").read_text(encoding="utf-8")
+    assert main(command) == 0
+    assert "marked" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

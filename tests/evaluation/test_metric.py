@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
 import compact_hf
+from compact_hf.answers import ANSWER_RULES_VERSION
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.evaluation.scoring import SHORT_ANSWER_RULES, Score
 from compact_hf.evaluation.tasks.compact.records import CompactPrediction as Prediction
@@ -121,6 +123,7 @@ def test_its_numbers_are_the_librarys(metric: Any, made: list[Prediction]) -> No
         **score_dict(results.overall),
         "by_k": {k: score_dict(k_score) for k, k_score in results.by_k.items()},
         "by_capability": {name: score_dict(name_score) for name, name_score in results.by_capability.items()},
+        "answer_rules": ANSWER_RULES_VERSION,
     }
     assert list(output["by_capability"]) == list(results.by_capability)
 
@@ -128,6 +131,9 @@ def test_its_numbers_are_the_librarys(metric: Any, made: list[Prediction]) -> No
 def test_what_is_copied_is_the_same() -> None:
     source = Path(compact_hf.__file__).parent / "answers.py"
     assert (METRIC / "answers.py").read_bytes() == source.read_bytes(), f"copy it again: cp {source} {METRIC}"
+    readme = (METRIC / "README.md").read_text(encoding="utf-8")
+    assert f"now `{ANSWER_RULES_VERSION}`" in readme
+    assert f"rules of version {ANSWER_RULES_VERSION}" in readme
     match = re.search(r"^CAPABILITIES = \((.*?)\)", (METRIC / "compact_accuracy.py").read_text(), re.DOTALL | re.M)
     assert match is not None
     assert re.findall(r'"(\w+)"', match[1]) == list(CAPABILITIES)
@@ -248,6 +254,8 @@ def test_the_page_scores_its_own_example(space: Client) -> None:
     assert table["headers"] == ["questions", "n", "accuracy", "95% interval"]
     assert table["data"][0] == ["all", 4, "0.750", "0.301 to 0.954"]
     assert [row[0] for row in table["data"]][1:4] == ["k = 1", "k = 2", "k = 3"]
+    texts = [str(component["props"].get("value", "")) for component in space.config["components"]]
+    assert any(f"version {ANSWER_RULES_VERSION} of the rules" in " ".join(text.split()) for text in texts)
 
 
 def test_the_page_takes_the_predictions_that_compact_evaluate_writes(space: Client, tmp_path: Path) -> None:
@@ -255,7 +263,9 @@ def test_the_page_takes_the_predictions_that_compact_evaluate_writes(space: Clie
         make_prediction(k, ("color",), ("red", "crimson"), "Crimson" if k % 2 else "blue") for k in (1, 1, 2)
     ]
     path = tmp_path / "predictions.jsonl"
-    path.write_text("".join(f"{to_json(prediction)}\n" for prediction in predictions), encoding="utf-8")
+    # With a byte order mark, and a line separator within a string, which does not end a line.
+    lines = "".join(f"{to_json(replace(prediction, question=chr(0x2028)))}\n" for prediction in predictions)
+    path.write_text(lines, encoding="utf-8-sig")
     table = space.predict("", handle_file(path), api_name="/score")
     assert [row[:3] for row in table["data"]] == [
         ["all", 3, "0.667"],

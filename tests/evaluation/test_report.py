@@ -53,6 +53,7 @@ def make_evaluation(*models: tuple[str, list[Prediction]]) -> Evaluation:
         task_version="1",
         dataset="made-up questions",
         matching="exact",
+        matching_version="2",
         results=tuple(score(predictions, model=name, dataset="made-up questions") for name, predictions in models),
         slugs=tuple(name for name, _ in models),
         comparisons=tuple(compare(predictions, answers[0]) for predictions in answers[1:]),

@@ -138,8 +138,17 @@ def test_results_are_the_documented_json() -> None:
     results = score(predictions, model="student", dataset="set").to_json()
     assert json.loads(json.dumps(results)) == results
     head = {"schema": 3, "task": "compact", "task_version": "1", "model": "student", "dataset": "set"}
-    assert list(results) == [*head, "matching", "headline", "overall", "by_k", "by_capability", "by_pair"]
-    assert results.items() >= {**head, "matching": "exact"}.items()
+    assert list(results) == [
+        *head,
+        "matching",
+        "matching_version",
+        "headline",
+        "overall",
+        "by_k",
+        "by_capability",
+        "by_pair",
+    ]
+    assert results.items() >= {**head, "matching": "exact", "matching_version": "2"}.items()
     overall_low, overall_high = wilson_interval(3, 4)
     assert results["headline"] == {
         "metric": "accuracy",

@@ -146,5 +146,9 @@ def test_other_questions_are_told_in_one_line() -> None:
         compare([*first, first[1]], second)
     with pytest.raises(EvaluationError, match="question p2#2 is not the same"):
         compare(first, [*second[:2], replace(second[2], answers=("green",))])
+    older = [replace(prediction, matching_version="1") for prediction in first]
+    newer = [replace(prediction, matching_version="2") for prediction in second]
+    with pytest.raises(EvaluationError, match=r"different versions of the rule \(1 and 2\): run the compact evaluate"):
+        compare(older, newer)
     with pytest.raises(EvaluationError, match="nothing to compare"):
         compare([], [])

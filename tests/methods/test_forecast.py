@@ -274,6 +274,18 @@ def test_a_dry_run_in_another_runs_folder_is_refused_as_the_run_would_be(tmp_pat
     assert dry_run("scenes:30", tmp_path / "run").pictures == 27
 
 
+def test_a_strict_run_is_not_resumed_by_other_rules_for_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate("scenes:3", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("compact_hf.methods.compact.preset.ANSWER_RULES_VERSION", "1")
+        generate("scenes:3", tmp_path / "run")  # without the strict checks, no answers are compared
+        generate("scenes:3", tmp_path / "strict", strict=True)
+    with pytest.raises(SettingsMismatchError, match=r"preset was 'paper@1\+strict@1', now 'paper@1\+strict@2'"):
+        generate("scenes:3", tmp_path / "strict", strict=True)
+
+
 def test_a_dry_run_takes_planted_faults_for_the_same_run(tmp_path: Path) -> None:
     generate("scenes:3", tmp_path / "run", noise=0.5)
     assert dry_run("scenes:30", tmp_path / "run").finished == 3

@@ -14,6 +14,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image, ImageDraw
 
+from compact_hf.answers import ANSWER_RULES_VERSION
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
 from compact_hf.errors import StoppedEarly
@@ -130,7 +131,7 @@ def test_pictures_become_a_valid_release_of_what_the_model_saw(run: Path) -> Non
     assert len({turn["answer"] for row in rows for turn in row["turns"]}) > 4
     for row in rows:
         assert (row["teacher"], row["verifier"]) == ("local:tiny-teacher",) * 2
-        assert row["preset_version"].endswith("+strict")
+        assert row["preset_version"].endswith(f"+strict@{ANSWER_RULES_VERSION}")
         number = next(number for number, name in enumerate(COLORS) if has_corner_color(row["images"][0], name))
         assert len(row["turns"]) == 3
         for turn in row["turns"]:

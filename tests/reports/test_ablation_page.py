@@ -35,6 +35,7 @@ REPORT = AblationReport(
     dataset="reserved scenes",
     images=300,
     base="aligned",
+    matching_version="2",
     recipe="tiny-cpu",
     seeds=(0, 1),
     baseline="k1",

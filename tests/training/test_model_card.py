@@ -193,6 +193,7 @@ def test_results_stand_in_a_table_a_picture_and_the_models_index(adapter: Path) 
     assert "[org/asked](https://huggingface.co/datasets/org/asked)@v2.0.0 (compositional, validation)" in card.text
     assert f"]({ACCURACY_FILE})" in card.text
     assert "2 rows were left out." in card.text
+    assert "plurals), by version 1 of these rules." in card.text  # results that name no version
     with Image.open(adapter / ACCURACY_FILE) as image:
         assert (image.format, image.width) == ("PNG", 900)
     eval_results = card.data.eval_results or []

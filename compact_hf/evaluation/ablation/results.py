@@ -10,6 +10,7 @@ result of every seed is also reported.
      "plan": PLAN,                    the contents of the YAML file
      "dataset": "...",                display name of the dataset that all models were evaluated on
      "base_identity": "0123...",      hash of the files of the base that all models were tuned from
+     "matching_version": "2",         version of the rule `exact`, which marked the answers; 1 if it is missing
      "units": [UNIT, ...],            the fields of `variant.UnitResult`
      "lines": [LINE, ...]}            the fields of `ResultRow`: all questions first, then each k
 """
@@ -229,6 +230,7 @@ class Ablation(NotebookSummary):
         plan (`Plan`): the plan that was run.
         dataset (`str`): display name of the dataset that all models were evaluated on.
         base_identity (`str`): hash of the files of the base that all models were tuned from.
+        matching_version (`str`): version of the rule `exact`, which marked the answers.
         units (`tuple[UnitResult, ...]`): one per variant and seed, in the plan's order.
         lines (`tuple[ResultRow, ...]`): the row for all questions, then one per k.
         pairs (`tuple[SeedComparison, ...]`): the comparison with the baseline, for each other variant and each seed.
@@ -237,6 +239,7 @@ class Ablation(NotebookSummary):
     plan: Plan
     dataset: str
     base_identity: str
+    matching_version: str
     units: tuple[UnitResult, ...]
     lines: tuple[ResultRow, ...]
     pairs: tuple[SeedComparison, ...]
@@ -256,6 +259,7 @@ class Ablation(NotebookSummary):
             "plan": self.plan.to_dict(),
             "dataset": self.dataset,
             "base_identity": self.base_identity,
+            "matching_version": self.matching_version,
             "units": [asdict(unit) for unit in self.units],
             "lines": [asdict(line) for line in self.lines],
             "pairs": [asdict(pair) for pair in self.pairs],
@@ -358,6 +362,7 @@ def build_report(ablation: Ablation) -> AblationReport:
         dataset=ablation.dataset,
         base=ablation.plan.base,
         recipe=ablation.plan.recipe,
+        matching_version=ablation.matching_version,
         # The first line is about all questions.
         images=ablation.lines[0].pictures,
         seeds=ablation.plan.seeds,

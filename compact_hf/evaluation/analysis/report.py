@@ -278,7 +278,8 @@ def _questions_section(data: Sequence[Analysis]) -> Section:
         # For two datasets this table is at the top of the page.
         elements.append(TableBlock("All statistics", tables.stats_table(data)))
     paragraph = (
-        "Questions are the same if they differ only in case, articles, punctuation and plurals. They are near "
+        "Questions are the same if they differ only in case, articles, punctuation, hyphens, plurals and whether "
+        "numbers are words. They are near "
         "duplicates if they share more than 90% of their words in the same order, are about different images and have "
         "the same answer; compact assemble drops those."
     )

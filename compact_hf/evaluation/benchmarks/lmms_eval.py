@@ -20,6 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from compact_hf.answers import ANSWER_RULES_VERSION
 from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS
 from compact_hf.hub.errors import translate_read_errors
@@ -274,10 +275,12 @@ def benchmark_tasks(dataset: str | Path, out: str | Path) -> Path:
         EvaluationError: the directory has no held-out questions, or `out` cannot be written.
         UsageError: `dataset` is neither a directory nor the name of a repository, or `out` contains other files.
     """
-    dataset_settings, out = _build_dataset_settings(str(dataset)), Path(out)
+    # lmms-eval records the version of a task in its results.
+    metadata = {"version": int(ANSWER_RULES_VERSION)}
+    task_settings, out = {**_build_dataset_settings(str(dataset)), "metadata": metadata}, Path(out)
     package = files("compact_hf")
     task = package / "evaluation" / "benchmarks" / "heldout_task"
-    settings = "".join(f"{name}: {json.dumps(value)}\n" for name, value in dataset_settings.items())  # JSON is YAML
+    settings = "".join(f"{name}: {json.dumps(value)}\n" for name, value in task_settings.items())  # JSON is YAML
     texts = {
         f"{HELDOUT_TASK}.yaml": (task / f"{HELDOUT_TASK}.yaml").read_text(encoding="utf-8") + settings,
         f"{HELDOUT_TASK}.py": (task / f"{HELDOUT_TASK}.py").read_text(encoding="utf-8"),

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from compact_hf.answers import ANSWER_RULES_VERSION
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS_BENCHMARKS, HARNESS_VERSION, HELDOUT_TASK, Benchmark
 from compact_hf.parsing import parse_json
-from compact_hf.regular_files import read_regular, read_regular_text, resolve
+from compact_hf.records import FIRST_RULE_VERSION
+from compact_hf.regular_files import read_regular, resolve
 
 _RESULTS_PATTERN: Final = "*_results.json"
 _MAX_BYTES: Final = 2**30  # size of the largest results or samples that are read
@@ -24,6 +26,7 @@ _ACCURACY: Final = "accuracy"
 _ACCURACY_BY_K: Final = f"{_ACCURACY}_k"
 _RERUN_HINT: Final = f"run lmms-eval {HARNESS_VERSION} again, with the command that `compact benchmarks command` prints"
 _REQUIRED_FIELDS: Final = {"results": dict, "config": dict, "n-samples": dict, "model_name": str, "date": str}
+_NO_FILTER: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,13 @@ class HeldoutScores:
         n (`int`): number of questions.
         accuracy (`float`): accuracy on all of them, 0 to 1.
         by_k (`dict[int, float]`): k -> accuracy, for each k that occurs.
+        rules (`str`): version of the rules that compared the answers.
     """
 
     n: int
     accuracy: float
     by_k: dict[int, float]
+    rules: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,13 @@ class HarnessScores:
 
 @dataclass(frozen=True, slots=True)
 class _ResultsFile:
-    """The contents of one results file: `tasks` is task -> metrics, `question_counts` task -> number of questions."""
+    """The contents of one results file.
+
+    Attributes:
+        tasks (`dict[str, dict[str, Any]]`): task -> its metrics: METRIC,FILTER or METRIC -> value.
+        question_counts (`dict[str, int]`): task -> number of questions that were asked.
+        versions (`dict[str, Any]`): task -> its version.
+    """
 
     path: Path
     model: str
@@ -68,6 +79,7 @@ class _ResultsFile:
     date: str
     tasks: dict[str, dict[str, Any]]
     question_counts: dict[str, int]
+    versions: dict[str, Any]
 
 
 def read_harness_scores(sources: Sequence[str | Path]) -> list[HarnessScores]:
@@ -129,14 +141,32 @@ def _read_file(path: Path) -> _ResultsFile:
         raise EvaluationError(
             f"{path} is from another version of lmms-eval (no model_backend in its config); {_RERUN_HINT}"
         )
+    counts = {task: _read_counts(value) for task, value in data["n-samples"].items()}
     # None and -1 both mean no limit.
-    if config.get("limit") not in (None, -1) or config.get("offset"):
+    is_limited = config.get("limit") not in (None, -1) or bool(config.get("offset"))
+    if is_limited or any(asked < total for asked, total in counts.values()):
         raise EvaluationError(f"{path} covers only part of the questions (--limit or --offset); {_RERUN_HINT}")
-    # n-samples: task -> {"original": all questions, "effective": questions that were asked}.
-    question_counts = {task: int(count["effective"]) for task, count in data["n-samples"].items()}
     return _ResultsFile(
-        path, data["model_name"], config["model_backend"], data["date"], data["results"], question_counts
+        path,
+        data["model_name"],
+        config["model_backend"],
+        data["date"],
+        # A group of tasks may have a text in the place of its metrics.
+        {task: metrics for task, metrics in data["results"].items() if isinstance(metrics, dict)},
+        {task: asked for task, (asked, _) in counts.items()},
+        data.get("versions") or {},
     )
+
+
+def _read_counts(value: Any) -> tuple[int, int]:
+    """Return the number of questions that were asked, and of all questions of a task; 0 if unknown.
+
+    lmms-eval writes {"original": all questions, "effective": questions that were asked}, or one number.
+    """
+    if isinstance(value, dict):
+        total = value.get("original") or 0
+        return value.get("effective", total) or 0, total
+    return (value, value) if isinstance(value, int) else (0, 0)
 
 
 def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
@@ -172,10 +202,16 @@ def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
         if sum(task in file.tasks for file in files) > 1
     ]
     notes += [f"{model}: {task} was run more than once; the last run counts" for task in repeated]
-    heldout = _find_latest(files, HELDOUT_TASK)
-    if not scores and not heldout and not notes:
+    latest = _find_latest(files, HELDOUT_TASK)
+    if not scores and not latest and not notes:
         raise EvaluationError(f"{files[0].path} has none of the eight benchmarks; it has {', '.join(files[0].tasks)}")
-    return HarnessScores(model, scores, _read_heldout(heldout) if heldout else None, tuple(notes))
+    heldout = _read_heldout(latest) if latest else None
+    if heldout and heldout.rules != ANSWER_RULES_VERSION:
+        notes.append(
+            f"{model}: its held-out answers were compared by version {heldout.rules} of the rules, not by version "
+            f"{ANSWER_RULES_VERSION}; do not compare its accuracy with that of other rows"
+        )
+    return HarnessScores(model, scores, heldout, tuple(notes))
 
 
 def _find_latest(files: Sequence[_ResultsFile], task: str) -> _ResultsFile | None:
@@ -187,15 +223,39 @@ def _find_latest(files: Sequence[_ResultsFile], task: str) -> _ResultsFile | Non
 def _read_metric(file: _ResultsFile, task: str, metric: str) -> float | None:
     """Return the value of a metric as lmms-eval wrote it, or None if it is not a finite number."""
     metrics = file.tasks[task]
-    # lmms-eval names a metric METRIC,FILTER; these tasks have no filter.
-    if f"{metric},none" not in metrics:
+    by_filter = _get_by_filter(metrics, metric)
+    if not by_filter:
         metric_names = sorted({name.partition(",")[0] for name in metrics} - {"alias"})
         raise EvaluationError(
             f"{file.path} is from another version of lmms-eval: its {task} has {', '.join(metric_names) or 'nothing'}, "
             f"not {metric}; {_RERUN_HINT}"
         )
-    value = metrics[f"{metric},none"]
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    if len(by_filter) > 1:
+        raise EvaluationError(
+            f"{file.path} has the {metric} of {task} after several filters ({', '.join(sorted(by_filter))}) and none "
+            f"without a filter; {_RERUN_HINT}"
+        )
+    (value,) = by_filter.values()
+    return _to_number(value)
+
+
+def _get_by_filter(metrics: dict[str, Any], metric: str) -> dict[str, Any]:
+    """Return filter -> value of a metric; only the value without a filter if there is one.
+
+    lmms-eval names a metric METRIC,FILTER, with the filter `none` if the answers are not filtered, or only METRIC.
+    """
+    by_filter = {
+        name.partition(",")[2] or _NO_FILTER: value
+        for name, value in metrics.items()
+        if name.partition(",")[0] == metric
+    }
+    return {_NO_FILTER: by_filter[_NO_FILTER]} if _NO_FILTER in by_filter else by_filter
+
+
+def _to_number(value: Any) -> float | None:
+    """Return a value of a metric, or None if it is not a finite number, such as `N/A` or NaN."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def _is_judge_missing(metrics: dict[str, Any], benchmark: Benchmark, value: float | None) -> bool:
@@ -206,16 +266,18 @@ def _is_judge_missing(metrics: dict[str, Any], benchmark: Benchmark, value: floa
     """
     if benchmark.task == "mmvet":
         return not value
-    parts = {metrics.get(f"gpt_eval_llava_{part},none") for part in ("all", "conv", "detail", "complex")}
-    return value is None or parts == {100.0}
+    parts = [_get_by_filter(metrics, f"gpt_eval_llava_{part}") for part in ("all", "conv", "detail", "complex")]
+    return value is None or all(list(by_filter.values()) == [100.0] for by_filter in parts)
 
 
 def _count_ungraded(file: _ResultsFile, benchmark: Benchmark) -> int:
     """Return the number of answers without a grade, from the samples file next to the results; 0 without that file."""
-    # DATE_results.json -> DATE_samples_TASK.jsonl
-    samples_path = file.path.with_name(file.path.name.replace(_RESULTS_PATTERN[1:], f"_samples_{benchmark.task}.jsonl"))
+    # DATE_results.json -> DATE_samples_TASK.jsonl; a file that was renamed has no samples.
+    prefix = file.path.name.removesuffix(_RESULTS_PATTERN[1:])
+    samples_path = file.path.with_name(f"{prefix}_samples_{benchmark.task}.jsonl")
     try:
-        lines = read_regular_text(samples_path, max_bytes=_MAX_BYTES).splitlines() if samples_path.is_file() else []
+        # Bytes are split at \n and \r only. Text would be split at U+2028 too, which JSON strings may contain.
+        lines = read_regular(samples_path, max_bytes=_MAX_BYTES).splitlines() if samples_path.is_file() else []
         grades = [parse_json(line)[benchmark.metric] for line in lines]
         # Without a grade MM-Vet has an empty `eval_model`, and LLaVA-in-the-Wild the grade -1 for both answers.
         return sum(grade.get("eval_model") == "" or grade.get("scores") == [-1, -1] for grade in grades)
@@ -227,9 +289,9 @@ def _count_ungraded(file: _ResultsFile, benchmark: Benchmark) -> int:
 
 def _read_heldout(file: _ResultsFile) -> HeldoutScores:
     """Return the accuracies of the task compact_heldout in a results file."""
-    metrics = {name.partition(",")[0]: value for name, value in file.tasks[HELDOUT_TASK].items()}
+    metrics = [name.partition(",")[0] for name in file.tasks[HELDOUT_TASK]]
     by_k = {
-        int(name.removeprefix(_ACCURACY_BY_K)): metrics[name]
+        int(name.removeprefix(_ACCURACY_BY_K)): _read_metric(file, HELDOUT_TASK, name)
         for name in metrics
         # Not `accuracy_k1_stderr`.
         if name.removeprefix(_ACCURACY_BY_K).isdecimal()
@@ -237,4 +299,11 @@ def _read_heldout(file: _ResultsFile) -> HeldoutScores:
     accuracy = _read_metric(file, HELDOUT_TASK, _ACCURACY)
     if accuracy is None:
         raise EvaluationError(f"{file.path} has no score for {HELDOUT_TASK}; {_RERUN_HINT}")
-    return HeldoutScores(file.question_counts[HELDOUT_TASK], accuracy, dict(sorted(by_k.items())))
+    return HeldoutScores(
+        file.question_counts.get(HELDOUT_TASK, 0),
+        accuracy,
+        # A k that no question has gets no number.
+        {k: value for k, value in sorted(by_k.items()) if value is not None},
+        # The version of the task is that of the rules.
+        str(file.versions.get(HELDOUT_TASK, FIRST_RULE_VERSION)),
+    )

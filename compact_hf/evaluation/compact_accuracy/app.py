@@ -8,6 +8,7 @@ It reads the predictions.jsonl that `compact evaluate` writes, or any JSON Lines
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import gradio as gr
 
 METRIC = Path(__file__).with_name("compact_accuracy.py")
 TITLE = "COMPACT accuracy"
-INTRODUCTION = """# COMPACT accuracy
+_RULES = runpy.run_path(str(Path(__file__).with_name("answers.py")))["ANSWER_RULES_VERSION"]
+INTRODUCTION = f"""# COMPACT accuracy
 Accuracy of short answers to visual questions, by the number **k** of capabilities that a question needs and by
 capability, with 95% intervals. Paste one JSON object per line, or upload the `predictions.jsonl` that
-`compact evaluate` wrote. Text is not stored; an uploaded file is deleted within twenty minutes.
+`compact evaluate` wrote. Text is not stored; an uploaded file is deleted within twenty minutes. Answers are compared by
+version {_RULES} of the rules, which the README describes.
 """
 EXAMPLE = """\
 {"prediction": "Red.", "answers": ["red"], "k": 1, "capabilities": ["color"]}
@@ -84,7 +87,8 @@ def read_lines(lines: str, file: str | None) -> str:
     if not file:
         return lines
     try:
-        return Path(file).read_text(encoding="utf-8")
+        # Some editors write a byte order mark.
+        return Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError("the file is not UTF-8 text; give JSON Lines") from error
 
@@ -95,7 +99,7 @@ def parse_inputs(text: str) -> dict[str, list[Any]]:
     Raises:
         ValueError: a line is not a JSON object, or a field is missing.
     """
-    questions = [_parse_question(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    questions = [_parse_question(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     fields = {"predictions": "prediction", "references": "answers", "k": "k", "capabilities": "capabilities"}
     return {name: [question[field] for question in questions] for name, field in fields.items()}
 

@@ -19,7 +19,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from .answers import same_answer
+from .answers import ANSWER_RULES_VERSION, same_answer
 
 CAPABILITIES = (
     "color",
@@ -35,10 +35,11 @@ CAPABILITIES = (
 )
 _Z95 = 1.959963984540054  # the 97.5th percentile of the standard normal distribution
 
-_DESCRIPTION = """
+_DESCRIPTION = f"""
 Accuracy of short answers to visual questions, by the number k of visual capabilities that a question needs, and by
 capability. A prediction is right if it equals one of its references after normalisation as in the VQA evaluation, which
-ignores case, articles and punctuation and converts number words to digits; plurals are also converted to singulars.
+ignores case, articles, punctuation and hyphens and converts number words to digits; a plural equals its singular.
+Answers are compared by version {ANSWER_RULES_VERSION} of these rules.
 """
 _KWARGS_DESCRIPTION = """
 Args:
@@ -54,6 +55,8 @@ Returns:
     high (`float`): the upper end of this interval.
     by_k (`dict[int, dict]`): k -> the same four values for its questions.
     by_capability (`dict[str, dict]`): capability -> the same four values for the questions that need it.
+    answer_rules (`str`): the version of the rules that compared the answers. Scores of different versions cannot be
+        compared.
 
 Raises:
     ValueError: an input is missing, empty or invalid, or the inputs have different lengths.
@@ -123,6 +126,7 @@ class CompactAccuracy(evaluate.Metric):  # type: ignore[misc]
             **score(right),
             "by_k": {question_k: score(by_k[question_k]) for question_k in sorted(by_k)},
             "by_capability": {name: score(by_capability[name]) for name in CAPABILITIES if name in by_capability},
+            "answer_rules": ANSWER_RULES_VERSION,
         }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from compact_hf.answers import ANSWER_RULES_VERSION
 from compact_hf.errors import UsageError, did_you_mean
 from compact_hf.images.codec import check_max_edge
 from compact_hf.images.source import MAX_EDGE
@@ -51,8 +52,9 @@ class Preset:
 
     @property
     def preset_version(self) -> str:
-        """The name and version that rows record: `NAME@VERSION` or `NAME@VERSION+strict`."""
-        return f"{self.name}@{self.version}{'+strict' if self.strict else ''}"
+        """The name and version that rows record: `NAME@VERSION` or `NAME@VERSION+strict@VERSION`."""
+        # Both strict checks compare answers, so their version is that of the rules for answers (1 if it is missing).
+        return f"{self.name}@{self.version}{f'+strict@{ANSWER_RULES_VERSION}' if self.strict else ''}"
 
     def with_overrides(self, ks: Sequence[int] | None, *, max_edge: int, teacher: str, supported_ks: range) -> Preset:
         """Return a copy of the preset with other values of k and another image size.

@@ -124,7 +124,7 @@ class QuestionStatistics(RowStatistics):
     @property
     def is_strict(self) -> bool:
         """Whether all rows passed the strict checks: answers confirmed, and not guessed without the image."""
-        return all(preset.endswith("+strict") for preset in self.presets)
+        return all("+strict" in preset for preset in self.presets)
 
     @property
     def ks(self) -> list[int]:

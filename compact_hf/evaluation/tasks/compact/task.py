@@ -68,6 +68,7 @@ class Compact(EvaluationTask):
             model=model,
             dataset=dataset,
             matching=matching,
+            matching_version=self.get_rule_version(matching),
             overall=overall,
             parts=parts,
         )
