@@ -247,11 +247,13 @@ def test_a_finished_evaluation_prints_the_same_and_asks_no_model(
         pytest.fail("a model was loaded")
 
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", refuse)
-    before, old_results = hash_files("evaluation", exclude=["results.json"]), read_results("evaluation")
+    rewritten = ["results.json", "evaluation.json"]  # the latter names the version of the rule from now on
+    before, old_results = hash_files("evaluation", exclude=rewritten), read_results("evaluation")
     call = ("evaluate", "base", "lora", "full", "dataset", "--split", "train", "--out", "evaluation")
     golden("evaluation.txt", run_command(capsys, *call))
-    assert hash_files("evaluation", exclude=["results.json"]) == before
+    assert hash_files("evaluation", exclude=rewritten) == before
     results = read_results("evaluation")
+    assert results["matching_version"] == json.loads(Path("evaluation/evaluation.json").read_text())["matching_version"]
     assert (results["task"], results["task_version"]) == ("compact", "1")
     assert drop_additions(results) == drop_additions(old_results)
 
@@ -263,8 +265,8 @@ def read_results(directory: str) -> dict[str, Any]:
 
 
 def drop_additions(results: dict[str, Any]) -> dict[str, Any]:
-    """Return results without what version 0.1.0 did not write: the schema of today, the task, and the headline."""
-    names = ("schema", "task", "task_version", "headline")
+    """Return results without what version 0.1.0 did not write: today's schema, task, headline and rule version."""
+    names = ("schema", "task", "task_version", "headline", "matching_version")
     kept = {name: value for name, value in results.items() if name not in names}
     return {**kept, **({"models": [drop_additions(model) for model in results["models"]]} if "models" in kept else {})}
 
@@ -286,9 +288,13 @@ def test_a_finished_ablation_prints_the_same_and_trains_nothing(
     golden: Golden, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The words of the tables in ablation.md are those of the current version; the numbers are in ablation.json.
-    files_with_words = ["results.json", "ablation.md"]
-    before, old_results = hash_files("ablation", exclude=files_with_words), read_results("ablation/judged")
+    rewritten = ["results.json", "ablation.md", "ablation.json", "evaluation.json"]
+    before, old_results = hash_files("ablation", exclude=rewritten), read_results("ablation/judged")
+    old_ablation = json.loads(Path("ablation/ablation.json").read_text(encoding="utf-8"))
     _forbid_processes(monkeypatch)
     golden("ablation.txt", run_command(capsys, "ablate", "experiment.yaml", "--out", "ablation"))
-    assert hash_files("ablation", exclude=files_with_words) == before
+    assert hash_files("ablation", exclude=rewritten) == before
+    ablation = json.loads(Path("ablation/ablation.json").read_text(encoding="utf-8"))
+    assert ablation.pop("matching_version")
+    assert ablation == old_ablation
     assert drop_additions(read_results("ablation/judged")) == drop_additions(old_results)

@@ -30,6 +30,7 @@ from compact_hf.evaluation.scoring import SHORT_ANSWER_RULES
 from compact_hf.evaluation.significance import Comparison, compare
 from compact_hf.evaluation.tasks.compact.records import CompactPrediction
 from compact_hf.evaluation.tasks.compact.scoring import score_by_k
+from compact_hf.records import FIRST_RULE_VERSION
 from compact_hf.reports.ablation_page import (
     AblationReport,
     GroupScores,
@@ -230,19 +231,19 @@ class Ablation(NotebookSummary):
         plan (`Plan`): the plan that was run.
         dataset (`str`): display name of the dataset that all models were evaluated on.
         base_identity (`str`): hash of the files of the base that all models were tuned from.
-        matching_version (`str`): version of the rule `exact`, which marked the answers.
         units (`tuple[UnitResult, ...]`): one per variant and seed, in the plan's order.
         lines (`tuple[ResultRow, ...]`): the row for all questions, then one per k.
         pairs (`tuple[SeedComparison, ...]`): the comparison with the baseline, for each other variant and each seed.
+        matching_version (`str`, *optional*, defaults to `"1"`): version of the rule `exact`, which marked the answers.
     """
 
     plan: Plan
     dataset: str
     base_identity: str
-    matching_version: str
     units: tuple[UnitResult, ...]
     lines: tuple[ResultRow, ...]
     pairs: tuple[SeedComparison, ...]
+    matching_version: str = FIRST_RULE_VERSION
 
     def get_units(self, variant: str) -> tuple[UnitResult, ...]:
         """Return the units of a variant, one per seed."""

@@ -134,10 +134,10 @@ def _run_ablation(
         plan,
         evaluation.dataset,
         base_identity,
-        evaluation.matching_version,
         tuple(results[unit] for unit in units),
         lines=compare_variants(predictions, baseline=plan.baseline),
         pairs=compare_seeds(predictions, baseline=plan.baseline),
+        matching_version=evaluation.matching_version,
     )
 
 
