@@ -39,8 +39,8 @@ _TENS: Final = {
 }
 _SCALES: Final = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NUMBER_WORDS: Final = frozenset({*_UNITS, *_TENS, "hundred", *_SCALES})
-# A number in digits that a scale may follow, with its currency: the `$2.5` of `$2.5 million`.
-_DIGITS: Final = re.compile(r"([$€£]?)(\d{1,15})(?:\.(\d{1,6}))?")
+# A number in digits that a scale may follow, with its currency or minus sign: the `$2.5` of `$2.5 million`.
+_DIGITS: Final = re.compile(r"([^\w\s]?)(\d{1,15})(?:\.(\d{1,6}))?")
 # "none" is not mapped to "0": it is rejected as uninformative, so a teacher that means zero has to write zero.
 _UNINFORMATIVE_ANSWERS: Final = frozenset(
     "unknown none nothing unclear unsure uncertain unanswerable undetermined na nil null unidentifiable "
@@ -210,7 +210,8 @@ def _fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     # Decomposed first, so that every character meets the same rules however it was written.
-    return unicodedata.normalize("NFC", "".join(map(_fold_character, unicodedata.normalize("NFD", text))).casefold())
+    lower = unicodedata.normalize("NFD", text).casefold()
+    return unicodedata.normalize("NFC", "".join(map(_fold_character, lower)))
 
 
 @lru_cache(maxsize=4096)
@@ -263,10 +264,10 @@ def _write_digits(words: Sequence[str]) -> Iterator[str]:
             yield words[position]
             position += 1
             continue
-        currency, whole, fraction = match[1], match[2], match[3] or ""
+        sign, whole, fraction = match[1], match[2], match[3] or ""
         value, rest = divmod(int(whole + fraction) * factor, 10 ** len(fraction))
         decimals = f".{rest:0{len(fraction)}}".rstrip("0") if rest else ""
-        yield f"{currency}{value}{decimals}"
+        yield f"{sign}{value}{decimals}"
         position = end
 
 
@@ -290,9 +291,12 @@ def _read_cardinal(words: Sequence[str], position: int) -> tuple[int, int]:
     previous = ""
     while position < len(words):
         word = words[position]
-        if word in _UNITS and (previous in ("", "hundred", "scale") or (previous == "tens" and 1 <= _UNITS[word] <= 9)):
+        if word in _UNITS and (
+            not previous
+            or (word != "zero" and (previous in ("hundred", "scale") or (previous == "tens" and _UNITS[word] < 10)))
+        ):
             group += _UNITS[word]
-            previous = "units" if group else "zero"
+            previous = "units" if group else word
         elif word in _TENS and previous in ("", "hundred", "scale"):
             group += _TENS[word]
             previous = "tens"
@@ -302,19 +306,16 @@ def _read_cardinal(words: Sequence[str], position: int) -> tuple[int, int]:
         elif _SCALES.get(word, next_scale) < next_scale and previous not in ("scale", "zero"):
             next_scale = _SCALES[word]
             total, group, previous = total + next_scale * (group or 1), 0, "scale"
-        elif not (word == "and" and previous in ("hundred", "scale") and _is_below_100(words, position + 1)):
+        elif not (word == "and" and previous in ("hundred", "scale") and _begin_below_100(words[position + 1 :])):
             break
         position += 1
     return total + group, position
 
 
-def _is_below_100(words: Sequence[str], position: int) -> bool:
-    """Return whether a cardinal below 100 begins at a position, such as the five of `one hundred and five`."""
-    return (
-        words[position : position + 1] != []
-        and (words[position] in _TENS or (words[position] in _UNITS and words[position] != "zero"))
-        and "hundred" not in words[position + 1 : position + 3]
-    )
+def _begin_below_100(words: Sequence[str]) -> bool:
+    """Return whether words begin with a cardinal from 1 to 99, such as the five of `one hundred and five`."""
+    is_number = bool(words) and words[0] in _UNITS.keys() | _TENS.keys() and words[0] != "zero"
+    return is_number and "hundred" not in words[1:3]
 
 
 # Plurals
@@ -338,7 +339,8 @@ def _iter_singulars(word: str) -> Iterator[str]:
         yield _IRREGULAR_PLURALS[word]
     elif word.endswith("men") and len(word) > 5 and word not in _SINGULARS_IN_MEN:
         yield f"{word[:-2]}an"
-    elif word.endswith("s") and word.isalpha() and not _is_singular_in_s(word):
+    # An s after a Chinese or Japanese character is no ending.
+    elif word.endswith("s") and word.isalpha() and word[-2:] < "\u2e80" and not _is_singular_in_s(word):
         for singular in _remove_ending(word):
             # Not "yes", "its" or "gas", but "TVs" and "CDs".
             if len(singular) > 2 or (len(singular) == 2 and _VOWELS.isdisjoint(singular)):

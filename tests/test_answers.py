@@ -88,6 +88,8 @@ words = st.text(st.sampled_from("abestwo 0123456789.,'’-_+:%$ THEanysé"), max
         ("two hundred and five hundred", "200 and 500"),
         ("twelve hundred", "1200"),
         ("zero hundred", "0 100"),
+        ("one thousand zero", "1000 0"),
+        ("-2 million", "-2000000"),
         ("twenty first", "20 first"),
         ("ones", "ones"),
     ],
@@ -105,6 +107,8 @@ def test_normal_form(answer: str, normal: str) -> None:
 @example("_’s")
 @example("firemens")
 @example("狗 -5")
+@example("狗s 5")
+@example("ŉ")
 def test_normalising_twice_changes_nothing(answer: str) -> None:
     assert normalise(normalise(answer)) == normalise(answer)
 

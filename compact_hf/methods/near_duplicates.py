@@ -73,7 +73,7 @@ class NearDuplicates:
         """Check the turns of the next image, and keep the new ones for later comparisons.
 
         The new turns are only kept if there are at least `min_turns` of them, because the image is dropped otherwise.
-        An answer without any letter or digit never counts as equal to another answer.
+        A blank answer never counts as equal to another answer.
 
         Args:
             turns (`Sequence[Turn]`): the accepted turns of the image.
