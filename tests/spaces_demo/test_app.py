@@ -139,6 +139,7 @@ def test_a_picture_without_a_key_asks_nobody(space: RunningSpace, gemini: Gemini
 def test_results_show_accuracy_by_k_and_the_papers_table(space: RunningSpace) -> None:
     page = space.client.predict(api_name="/results")
     assert "Accuracy by k" in page
+    assert re.search(r"marked by version \d+ of the rule exact", page)
     assert page.count("<svg") == 2
     assert "97.1" in page
     assert re.search(r"COMPACT</th>.*100\.2", page)
