@@ -34,13 +34,13 @@ class HeldoutScores:
     """Accuracy on held-out questions.
 
     Attributes:
-        n (`int`): number of questions.
+        n (`int`, *optional*): number of questions; None if the file does not say.
         accuracy (`float`): accuracy on all of them, 0 to 1.
         by_k (`dict[int, float]`): k -> accuracy, for each k that occurs.
         rules (`str`): version of the rules that compared the answers.
     """
 
-    n: int
+    n: int | None
     accuracy: float
     by_k: dict[int, float]
     rules: str
@@ -300,7 +300,7 @@ def _read_heldout(file: _ResultsFile) -> HeldoutScores:
     if accuracy is None:
         raise EvaluationError(f"{file.path} has no score for {HELDOUT_TASK}; {_RERUN_HINT}")
     return HeldoutScores(
-        file.question_counts.get(HELDOUT_TASK, 0),
+        file.question_counts.get(HELDOUT_TASK) or None,
         accuracy,
         # A k that no question has gets no number.
         {k: value for k, value in sorted(by_k.items()) if value is not None},

@@ -84,7 +84,8 @@ class BenchmarkTable(NotebookSummary):
         for name, heldout in heldout_rows:
             # Models can be evaluated on different datasets, which need not have the same ks.
             by_k = [f"{heldout.by_k[k]:.3f}" if k in heldout.by_k else "-" for k in ks]
-            lines.append([name, str(heldout.n), f"{heldout.accuracy:.3f}", *by_k])
+            count = "-" if heldout.n is None else str(heldout.n)
+            lines.append([name, count, f"{heldout.accuracy:.3f}", *by_k])
         return lines
 
     def summary(self) -> Iterator[str | Table]:
