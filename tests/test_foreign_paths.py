@@ -157,12 +157,12 @@ def test_the_data_and_the_template_that_a_recipe_names(tmp_path: Path, monkeypat
         extras=SimpleNamespace(dataset_revision=None),
         model=SimpleNamespace(model_name_or_path="base", model_revision=None),
     )
-    monkeypatch.setattr(loading, "load_processor", lambda name, revision: SimpleNamespace())
+    monkeypatch.setattr(loading, "load_processor", lambda name, config, revision: SimpleNamespace())
     with released_pipes(tmp_path):
         with pytest.raises(TuningError, match=r"train\.parquet is a named pipe, not a regular file"):
             load_splits(args)
         with pytest.raises(TuningError, match="a named pipe, not a regular file"):
-            load_processor_to_train(args, ModelFamily())
+            load_processor_to_train(args, ModelFamily(), None)
 
 
 SPACE_CARD = "---\nsdk: gradio\napp_file: app.py\n---\n"

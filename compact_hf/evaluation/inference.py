@@ -204,7 +204,7 @@ class Student:
             network = _load_network(directory)
             # After the network, whose loading registers the classes of the model's family.
             # An adapter's directory has the processor that it was trained with.
-            self._processor: Any = load_processor(directory)
+            self._processor: Any = load_processor(directory, network.config)
         except TuningError as error:
             raise EvaluationError(str(error)) from error
         except LOAD_ERRORS as error:

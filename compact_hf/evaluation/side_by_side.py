@@ -69,7 +69,7 @@ class SideBySide:
                 else load_network(base_directory)
             )
             # An adapter's directory has the processor that it was trained with.
-            self._processor: Any = load_processor(adapter_directory or base_directory)
+            self._processor: Any = load_processor(adapter_directory or base_directory, network.config)
         except TuningError as error:
             raise EvaluationError(str(error)) from error
         except LOAD_ERRORS as error:

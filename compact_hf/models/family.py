@@ -122,6 +122,21 @@ class ModelFamily:
         )
         return len(encoding["input_ids"][0])
 
+    def complete_processor(self, processor: Any, config: Any, saved: Mapping[str, Any]) -> None:
+        """Set what the files of a processor lack and the model's configuration determines; called after every loading.
+
+        Many models on the Hub were saved before their processors had all settings. The default sets nothing.
+
+        Args:
+            processor (`ProcessorMixin`): the model's processor, changed in place.
+            config (`PreTrainedConfig`): configuration of the model; of its base for an adapter.
+            saved (`Mapping[str, Any]`): content of processor_config.json, empty if there is no such file.
+
+        Raises:
+            ValueError: if the configuration does not determine what is missing, or contradicts the processor. The
+                message says what to do, and begins with "its", for example "its processor has no patch_size".
+        """
+
     def can_share_prefix(self, processor: Any) -> bool:
         """Return whether all questions about an image can share the computed prompt up to the end of the image.
 

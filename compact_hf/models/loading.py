@@ -7,7 +7,7 @@ No code of a model's repository is run, and weights are read from safetensors on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +43,7 @@ def without_progress_bars() -> Iterator[None]:
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 MODEL_CONFIG: Final = "config.json"
+PROCESSOR_CONFIG: Final = "processor_config.json"
 
 _FILE_PATTERNS: Final = ("*.json", "*.jinja", "*.safetensors", "*.bin", "*.model")
 # Files that may be in a model's repository and are not needed to load it; pickles and code are never loaded.
@@ -104,7 +105,7 @@ def translate_load_errors() -> Iterator[None]:
         yield
     except RecursionError as error:
         raise ValueError("one of its files is nested too deeply") from error
-    except (SafetensorError, StrictDataclassError, AttributeError, IndexError, TypeError) as error:
+    except (SafetensorError, StrictDataclassError, AttributeError, IndexError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"its files are not those of a model ({first_line(error)})") from error
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
@@ -137,14 +138,18 @@ def load_config(model: str | Path, *, revision: str | None = None) -> Any:
         return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
 
 
-def load_processor(model: str | Path, *, revision: str | None = None) -> Any:
+def load_processor(model: str | Path, config: Any = None, *, revision: str | None = None) -> Any:
     """Return the processor of a model or an adapter; raises one of `LOAD_ERRORS`.
+
+    What its files lack is completed: by the model's family, and a padding token. Saving the processor saves this, too.
 
     The directory of an adapter does not contain its model type. If its family registers classes of its own, load the
     base or its configuration first.
 
     Args:
         model (`str | Path`): a directory or a repository.
+        config (`PreTrainedConfig`, *optional*): configuration of the model, or of an adapter's base; if None, the
+            processor is returned as its files are.
         revision (`str`, *optional*, defaults to `main`): revision of the repository.
     """
     from transformers import AutoProcessor
@@ -153,8 +158,45 @@ def load_processor(model: str | Path, *, revision: str | None = None) -> Any:
     get_family(read_model_type(Path(model)))
     with without_progress_bars(), translate_load_errors():
         processor = AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=False)
+        if config is not None:
+            _complete_padding(getattr(processor, "tokenizer", processor))
+            saved = read_processor_config(model, revision=revision)
+            get_family(config.model_type).complete_processor(processor, config, saved)
     check_chat_templates(processor)
     return processor
+
+
+def _complete_padding(tokenizer: Any) -> None:
+    """Let a tokenizer without a padding token pad with its end token, as TRL does: padding is masked anyway."""
+    if getattr(tokenizer, "pad_token", "") is not None:
+        return
+    tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            "its tokenizer has no padding token, and no end token to use instead: set pad_token in "
+            "tokenizer_config.json"
+        )
+
+
+def read_processor_config(model: str | Path, *, revision: str | None = None) -> Mapping[str, Any]:
+    """Return the content of processor_config.json; empty if there is none, as in models saved by older versions.
+
+    Args:
+        model (`str | Path`): a directory, or a repository whose processor was loaded, so that its files are cached.
+        revision (`str`, *optional*, defaults to `main`): the revision that it was loaded with.
+
+    Raises:
+        ValueError: if the file is not JSON.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path: Any = Path(model) / PROCESSOR_CONFIG
+    if not Path(model).exists():
+        path = try_to_load_from_cache(str(model), PROCESSOR_CONFIG, revision=revision)
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        return {}
+    content = read_json(Path(path))
+    return content if isinstance(content, dict) else {}
 
 
 def read_model_type(directory: Path) -> str:

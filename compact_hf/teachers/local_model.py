@@ -100,17 +100,18 @@ def load_config(location: ModelLocation) -> Any:
     return config
 
 
-def load_processor(location: ModelLocation) -> Any:
+def load_processor(location: ModelLocation, config: Any) -> Any:
     """Load the processor of a model, and check its image processor, chat template and tokenizer.
 
     Args:
         location (`ModelLocation`): the model.
+        config (`PreTrainedConfig`): its configuration, from which an incomplete processor is completed.
 
     Raises:
         UsageError: transformers cannot load the processor, or a part of it is missing or unsuitable.
     """
     try:
-        processor = loading.load_processor(location.model, revision=location.commit)
+        processor = loading.load_processor(location.model, config, revision=location.commit)
     except ImportError as error:
         # For example torchvision: Qwen's processor needs it for videos, and cannot be loaded without it.
         raise UsageError(
@@ -129,10 +130,8 @@ def load_processor(location: ModelLocation) -> Any:
         check_image_question(processor)
     except ValueError as error:
         raise UsageError(f"{location.model} cannot be used: {summarize(error)}; use another model") from error
-    tokenizer = processor.tokenizer
-    if tokenizer.eos_token is None:
+    if processor.tokenizer.eos_token is None:
         raise UsageError(f"the tokenizer of {location.model} has no end-of-sequence token: use another model")
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return processor
 
 
@@ -217,8 +216,9 @@ class LocalModel:
         self._location = locate_model(model)
         self.name = self._location.name
         # The size of the model's output, which may be larger than the tokenizer's vocabulary because of padding.
-        vocab_size = load_config(self._location).get_text_config().vocab_size
-        self._processor = load_processor(self._location)
+        config = load_config(self._location)
+        vocab_size = config.get_text_config().vocab_size
+        self._processor = load_processor(self._location, config)
         # When the JSON is complete, the grammar allows only an end token, so one of them is sufficient.
         self._eos_token_id: int = self._processor.tokenizer.eos_token_id
         try:

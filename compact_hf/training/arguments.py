@@ -193,19 +193,20 @@ def translate_shape_errors(name: str, family: ModelFamily) -> Iterator[None]:
         ) from error
 
 
-def load_processor(args: Arguments, family: ModelFamily) -> Any:
+def load_processor(args: Arguments, family: ModelFamily, config: Any) -> Any:
     """Return the base's processor with the chat template for training.
 
     Args:
         args (`Arguments`): arguments of the training script.
         family (`ModelFamily`): the base's family, which may have a training template.
+        config (`PreTrainedConfig`): the base's configuration, from which an incomplete processor is completed.
 
     Raises:
         TuningError: if processor or template cannot be read, or answers have to be marked and no template does so.
     """
     name, path = args.model.model_name_or_path, args.training.chat_template_path
     try:
-        processor = loading.load_processor(name, revision=args.model.model_revision)
+        processor = loading.load_processor(name, config, revision=args.model.model_revision)
         if path:
             processor.chat_template = read_regular_text(path)
             check_chat_templates(processor)

@@ -128,7 +128,7 @@ def dry_run(
     *parsed, launch_args = make_parser("compact tune").parse_args_and_config(arguments, return_remaining_strings=True)
     args = Arguments(*parsed)
     family, config = check_base(args)
-    processor = load_processor(args, family)
+    processor = load_processor(args, family, config)
     with without_progress_bars():
         screening = screen_with_args(args, load_splits(args)["train"], processor, family)
     return _build_forecast(args, config, screening, read_devices(launch_args))

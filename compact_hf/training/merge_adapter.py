@@ -108,8 +108,9 @@ def _find_base(adapter: AdapterInfo, base: str | None) -> Path:
 def _save_merged(adapter: Path, base: Path, out: Path, *, name: str) -> None:
     """Write weights, processor, licenses, training record and card of the merged model; `name` is the adapter's."""
     with without_progress_bars():
-        load_merged_model(adapter, base).save_pretrained(out)
-        load_processor(adapter).save_pretrained(out)
+        model = load_merged_model(adapter, base)
+        model.save_pretrained(out)
+        load_processor(adapter, model.config).save_pretrained(out)
     for path in _find_licenses(base):
         (out / path.name).write_bytes(read_regular(path))
     record = replace(read_training_record(adapter), adapter=name)

@@ -30,12 +30,17 @@ from compact_hf.hub.ref import RepoRef
 from compact_hf.models.adapter import check_adapter_base
 from compact_hf.models.loading import (
     ADAPTER_CONFIG,
+    LOAD_ERRORS,
     MODEL_CONFIG,
+    PROCESSOR_CONFIG,
     first_line,
     has_model,
     is_adapter,
+    load_config,
     load_processor,
+    read_processor_config,
 )
+from compact_hf.models.registry import get_family
 from compact_hf.parsing import read_json
 from compact_hf.regular_files import check_regular, open_regular, read_regular
 from compact_hf.training.card_results import read_card_results
@@ -148,6 +153,7 @@ def publish_model(
     with TemporaryDirectory(prefix="compact-publish-") as temp_directory:
         staging = Path(temp_directory)
         _stage_files(directory, staging, record, on_progress)
+        _stage_processor(directory, staging, record, on_progress)
         if has_user_card:
             on_progress(f"{directory / CARD} was written by hand and is published unchanged")
         else:
@@ -316,6 +322,26 @@ def _stage_files(directory: Path, staging: Path, record: TrainingRecord, on_prog
     )
     if unpublished:
         on_progress(f"not published: {', '.join(unpublished)}")
+
+
+def _stage_processor(
+    directory: Path, staging: Path, record: TrainingRecord, on_progress: Callable[[str], None]
+) -> None:
+    """Write the processor's config to `staging` with all settings, if that in the directory lacks some."""
+    base = str(record.base) if is_adapter(directory) else directory
+    try:
+        config = load_config(base, revision=record.base_revision if is_adapter(directory) else None)
+        processor = load_processor(directory, config)
+        saved = read_processor_config(directory)
+    except LOAD_ERRORS as error:
+        raise TuningError(f"{directory} cannot be published: {first_line(error)}") from error
+    names = get_family(config.model_type).processor_settings
+    missing = [name for name in names if saved.get(name) is None and getattr(processor, name, None) is not None]
+    if missing:
+        path = staging / PROCESSOR_CONFIG
+        path.unlink(missing_ok=True)  # a link into the directory
+        processor.to_json_file(path)
+        on_progress(f"{PROCESSOR_CONFIG} lacks {', '.join(missing)}; published with the values from config.json")
 
 
 def _list_published(directory: Path) -> list[Path]:

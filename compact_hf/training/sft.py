@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     devices, available = _get_devices(training), get_device_memory(training.device)
     # Checked twice: without activations before rows are screened, which can take long, and with them afterwards.
     check_memory(estimate_memory(config, args, devices), available)
-    processor = load_processor(args, family)
+    processor = load_processor(args, family, config)
     rows = load_splits(args)
     if training.process_index == 0:
         record_images(Path(training.output_dir), rows.values(), on_note=PartialState().print)

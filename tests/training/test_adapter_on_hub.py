@@ -11,7 +11,9 @@ from typing import Any, Final
 import pytest
 from starlette.responses import Response
 
+from compact_hf.models.llava.processor import PROCESSOR_SETTINGS
 from compact_hf.models.llava.tiny import build_tiny
+from compact_hf.models.loading import PROCESSOR_CONFIG
 from compact_hf.records import RESULTS_SCHEMA
 from compact_hf.training.training_record import RECORD_FILE
 from tests.doubles.hub.http import service_unavailable
@@ -64,7 +66,7 @@ told["again"] = again.pushed.commit
 told["same version"] = main(publish)
 
 processor = AutoProcessor.from_pretrained("org/student")
-before = logits(PeftModel.from_pretrained(auto("base"), "tuned"), AutoProcessor.from_pretrained("tuned"))
+before = logits(PeftModel.from_pretrained(auto("base"), "tuned"), AutoProcessor.from_pretrained("base"))
 loaded = {
     "peft": PeftModel.from_pretrained(auto("org/base"), "org/student"),
     "peft, the tag": PeftModel.from_pretrained(auto("org/base"), "org/student", revision="v1.0.0"),
@@ -158,6 +160,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = build_tiny(work / "base", texts(10), seed=0, size=MODEL_SIZE)
     (base / "README.md").write_text("---\nlicense: llama2\n---\nA base.\n")
     tuned = save_adapter(base, work / "tuned")
+    # As plain `trl sft` leaves it on a base without these settings; published, it has them.
+    processor_config = json.loads((tuned / PROCESSOR_CONFIG).read_bytes())
+    incomplete = {key: value for key, value in processor_config.items() if key not in PROCESSOR_SETTINGS}
+    (tuned / PROCESSOR_CONFIG).write_text(json.dumps(incomplete))
     record = {
         "base": str(base),
         "dataset": "org/compact",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from compact_hf.models.family import ModelFamily, Part
+from compact_hf.models.llava.processor import PROCESSOR_SETTINGS, complete_llava_processor
 
 LLAVA_PARTS: dict[str, Part] = {
     "projector": Part(("multi_modal_projector",), r".*multi_modal_projector\.(linear_1|linear_2)"),
@@ -23,9 +25,22 @@ class Llava(ModelFamily):
     label = "LLaVA"
     parts: ClassVar = LLAVA_PARTS
     has_fixed_image_tokens = True
-    processor_settings = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
+    processor_settings = PROCESSOR_SETTINGS
     base_advice = "assemble it again with compact base assemble"
     lmms_eval_model = "llava_hf"
+
+    def complete_processor(self, processor: Any, config: Any, saved: Mapping[str, Any]) -> None:
+        """Complete and check image token, vocabulary, and the settings that determine the number of image tokens.
+
+        Args:
+            processor (`ProcessorMixin`): the model's processor; one of another class than LLaVA's is left as it is.
+            config (`PreTrainedConfig`): configuration of the model.
+            saved (`Mapping[str, Any]`): content of processor_config.json.
+
+        Raises:
+            ValueError: if something is missing that `config` does not determine, or contradicts it.
+        """
+        complete_llava_processor(processor, config, saved, count_image_tokens=self.count_image_tokens)
 
     def can_share_prefix(self, processor: Any) -> bool:
         """Return whether the processor is LLaVA's; models of this type can have others, which return more per image.

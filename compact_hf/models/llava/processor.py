@@ -1,4 +1,5 @@
 """Builds LLaVA-1.5's processor: a Llama tokenizer, CLIP's image processor, and the chat template for training with TRL.
+Completes the processors of other LLaVA models.
 
 The tokenizer splits text exactly as SentencePiece does. Vicuna ships only `tokenizer.model`. When transformers 5.23
 converts it, it sorts merges by their id and not by their score, which matters for consecutive spaces: "a  b" would
@@ -13,7 +14,8 @@ have, the two spaces that represent SentencePiece's become real spaces.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -116,3 +118,87 @@ def build_llava_processor(
         num_additional_image_tokens=1,
         chat_template=chat_template(),
     )
+
+
+PROCESSOR_SETTINGS: Final = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
+"""Keys of processor_config.json that determine the number of image tokens."""
+_ANY_SIZE: Final = (336, 336)
+_CLASS_TOKENS: Final = {"clip_vision_model": 1, "siglip_vision_model": 0}
+"""`model_type` of a vision tower -> number of features that it adds to those of the patches."""
+
+
+def complete_llava_processor(
+    processor: Any,
+    config: Any,
+    saved: Mapping[str, Any],
+    *,
+    count_image_tokens: Callable[[Any, tuple[int, int]], int],
+) -> None:
+    """Set what the processor of a LLaVA or LLaVA-NeXT lacks, and check that it fits the model.
+
+    Repositories that were saved before transformers 4.45 have no settings for the number of image tokens. If one of
+    them is missing, all are taken from the configuration, because they only fit together.
+
+    Args:
+        processor (`ProcessorMixin`): the processor, changed in place; one of another class is left as it is.
+        config (`LlavaConfig | LlavaNextConfig`): configuration of the model.
+        saved (`Mapping[str, Any]`): content of processor_config.json.
+        count_image_tokens (`Callable[[Any, tuple[int, int]], int]`): as `ModelFamily.count_image_tokens`.
+
+    Raises:
+        ValueError: if something is missing that `config` does not determine, or contradicts it.
+    """
+    from transformers import LlavaNextProcessor, LlavaProcessor
+
+    if not isinstance(processor, LlavaProcessor | LlavaNextProcessor):
+        return
+    _complete_image_token(processor, config)
+    vision = config.vision_config
+    settings = {
+        "patch_size": getattr(vision, "patch_size", None),
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "num_additional_image_tokens": _CLASS_TOKENS.get(vision.model_type),
+    }
+    completed = copy.copy(processor)
+    for name, value in settings.items():
+        if value is not None:
+            setattr(completed, name, value)
+    if any(saved.get(name) is None for name in settings):
+        vars(processor).update({name: getattr(completed, name) for name in settings})
+    if missing := [name for name in settings if getattr(processor, name) is None]:
+        raise ValueError(
+            f"its processor has no {missing[0]}, and vision_config in config.json has none either: add it to "
+            "processor_config.json"
+        )
+    # Other settings can give the same number: "full" without an additional token is "default" with one.
+    actual, expected = count_image_tokens(processor, _ANY_SIZE), count_image_tokens(completed, _ANY_SIZE)
+    if actual != expected:
+        values = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
+        raise ValueError(
+            f"its processor makes {actual} tokens per image, and the model expects {expected}: set {values} in "
+            "processor_config.json"
+        )
+
+
+def _complete_image_token(processor: Any, config: Any) -> None:
+    """Add the image token to a tokenizer that ends before it; raise if the tokenizer does not fit the model."""
+    from tokenizers import AddedToken
+
+    tokenizer, token, token_id = processor.tokenizer, processor.image_token, config.image_token_id
+    if token not in tokenizer.get_vocab() and len(tokenizer) == token_id:
+        # As transformers' conversion of LLaVA does: the token gets the next id, which is the one in config.json.
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
+        processor.image_token_id = token_id
+    vocabulary = tokenizer.get_vocab()
+    if vocabulary.get(token) != token_id:
+        position = f"is token {vocabulary[token]}" if token in vocabulary else "is no token"
+        raise ValueError(
+            f"its image token {token} {position} of the tokenizer, but image_token_index in config.json is {token_id}: "
+            "use the tokenizer that the model was trained with, or correct image_token_index"
+        )
+    rows = config.get_text_config().vocab_size
+    if (last := max(vocabulary.values())) >= rows:
+        raise ValueError(
+            f"its tokenizer has tokens up to {last}, but its embeddings have only {rows:,} rows (vocab_size in "
+            "config.json): use the tokenizer that the model was trained with"
+        )

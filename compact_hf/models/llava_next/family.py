@@ -5,10 +5,12 @@ Its parts are those of LLaVA. It encodes each image as a whole and in tiles; the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from compact_hf.models.family import ModelFamily, Part
 from compact_hf.models.llava.family import LLAVA_PARTS, llava_part_inputs
+from compact_hf.models.llava.processor import PROCESSOR_SETTINGS, complete_llava_processor
 
 
 class LlavaNext(ModelFamily):
@@ -26,12 +28,25 @@ class LlavaNext(ModelFamily):
             LLAVA_PARTS["projector"].modules, LLAVA_PARTS["projector"].lora_targets, parameters=("image_newline",)
         ),
     }
-    processor_settings = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
+    processor_settings = PROCESSOR_SETTINGS
     lmms_eval_model = "llava_hf"
     card_text = (
         "An image is encoded as a whole and in tiles, in the grid of `image_grid_pinpoints` that fits its shape best. "
         "The number of its tokens therefore depends on its shape."
     )
+
+    def complete_processor(self, processor: Any, config: Any, saved: Mapping[str, Any]) -> None:
+        """Complete and check image token, vocabulary, and the settings that determine the number of image tokens.
+
+        Args:
+            processor (`ProcessorMixin`): the model's processor; one of another class than LLaVA's is left as it is.
+            config (`PreTrainedConfig`): configuration of the model.
+            saved (`Mapping[str, Any]`): content of processor_config.json.
+
+        Raises:
+            ValueError: if something is missing that `config` does not determine, or contradicts it.
+        """
+        complete_llava_processor(processor, config, saved, count_image_tokens=self.count_image_tokens)
 
     def count_image_tokens(self, processor: Any, size: tuple[int, int]) -> int:
         """Return the number of image tokens, computed from the grid as in the processor, without building an image.
