@@ -23,6 +23,7 @@ _EVALUATE_OPTIONS: Final = (
     "control",
     "batch_size",
     "max_new_tokens",
+    "base",
     "url",
     *_LIMIT_OPTIONS,
 )
@@ -110,6 +111,11 @@ def _add_inference_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum length of an answer in tokens (default: the task's; 16 for compact)",
     )
+    parser.add_argument(
+        "--base",
+        metavar="DIR_OR_REPO",
+        help="base model of the adapters, if it was moved (default: the one that each adapter's config names)",
+    )
 
 
 def _add_server_options(parser: argparse.ArgumentParser) -> None:
@@ -169,7 +175,16 @@ def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
         args.out,
         **{
             name: options[name]
-            for name in (*_DATASET_OPTIONS, "task", "matching", "control", "batch_size", "max_new_tokens", "url")
+            for name in (
+                *_DATASET_OPTIONS,
+                "task",
+                "matching",
+                "control",
+                "batch_size",
+                "max_new_tokens",
+                "base",
+                "url",
+            )
         },
         limits=RunLimits(**{name: options[name] for name in _LIMIT_OPTIONS}),
     )

@@ -103,6 +103,7 @@ def evaluate(
     swap_pictures: bool = False,
     batch_size: int = DEFAULT_BATCH_SIZE,
     max_new_tokens: int | None = None,
+    base: str | Path | None = None,
     url: str | None = None,
     concurrency: int = DEFAULT_CONCURRENCY,
     rpm: float | None = None,
@@ -142,6 +143,8 @@ def evaluate(
         batch_size (`int`, *optional*, defaults to 64): questions per batch for local models.
         max_new_tokens (`int`, *optional*): maximum length of an answer in tokens; by default the task's, 16 for
             `compact`.
+        base (`str | Path`, *optional*): base of the adapters among the models, a directory or a repository; by default
+            the one that each adapter's config names. The names in the results say that it was given.
         url (`str`, *optional*): URL of the server for `openai:NAME`, by default OPENAI_BASE_URL, otherwise OpenAI. The
             key is read from OPENAI_API_KEY; your own server does not need one.
         concurrency (`int`, *optional*, defaults to 16): maximum number of requests in flight to the server.
@@ -181,7 +184,8 @@ def evaluate(
     control = _choose_control(control, swap_pictures)
     settings = EvaluationSettings.of(chosen_task, matching, batch_size, max_new_tokens, url, limits)
     # Options were checked first: this step may download models, and hashes all of their files.
-    entries = resolve_models(models, batch_size=batch_size, url=url)
+    base = str(base) if base else None
+    entries = resolve_models(models, batch_size=batch_size, url=url, base=base)
     options = DataOptions(config, split, columns)
     question_set = read_questions(chosen_task, str(dataset), options, limit=limit, control=control)
     total = len(question_set.questions) * len(entries)
@@ -224,6 +228,7 @@ def evaluate(
             "control": control,
             "match": None if settings.matching == choose_rule(chosen_task, None) else settings.matching,
             "max-new-tokens": max_new_tokens,
+            "base": base,
             "url": url,
         }
         write_report(
@@ -251,12 +256,14 @@ def _choose_control(control: str | None, swap_pictures: bool) -> str | None:
     return SWAPPED_IMAGES
 
 
-def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int, url: str | None) -> list[ModelEntry]:
+def resolve_models(
+    models: str | Path | Sequence[str | Path], *, batch_size: int, url: str | None, base: str | None
+) -> list[ModelEntry]:
     """Return the models to evaluate, each with its identity.
 
     Raises:
-        UsageError: no model is given, or the same model twice.
-        EvaluationError: a model was not found.
+        UsageError: no model is given, the same model twice, or a base for no adapter.
+        EvaluationError: a model, or the given base, was not found.
     """
     entries: dict[tuple[str, str | None], ModelEntry] = {}
     for model_id in list_models(models):
@@ -264,7 +271,9 @@ def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int
             # The files of a model on a server are not known: its name and the URL identify it.
             entry = ModelEntry(model_id, digest(model_id, url), None)
         else:
-            entry = ModelEntry(model_id, model_identity(model_id), batch_size, base_identity(model_id))
+            identity_of_base = base_identity(model_id, base)
+            given_base = base if identity_of_base else None
+            entry = ModelEntry(model_id, model_identity(model_id), batch_size, identity_of_base, given_base)
         # Two paths to the same files count as the same model.
         key = entry.identity, entry.base
         if key in entries:
@@ -272,6 +281,8 @@ def resolve_models(models: str | Path | Sequence[str | Path], *, batch_size: int
         entries[key] = entry
     if not entries:
         raise UsageError("no model was given; give a directory, a repository or openai:NAME")
+    if base and not any(entry.given_base for entry in entries.values()):
+        raise UsageError(f"the base {base} was given, but none of the models is an adapter; leave out --base")
     return list(entries.values())
 
 
@@ -348,7 +359,7 @@ def _answer_questions(
             on_wait=on_wait,
         )
     return predict(
-        Student(entry.model),
+        Student(entry.model, base=entry.given_base),
         question_set.questions,
         directory,
         task=task,

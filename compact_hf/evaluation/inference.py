@@ -24,7 +24,7 @@ from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.hub.ref import RepoRef
 from compact_hf.images.codec import decode_rgb, open_header, strip_metadata
 from compact_hf.models import loading
-from compact_hf.models.adapter import check_adapter_base, load_merged_model
+from compact_hf.models.adapter import check_adapter_base, find_base, load_merged_model
 from compact_hf.models.chat_template import check_image_question
 from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
 from compact_hf.models.registry import get_family
@@ -189,19 +189,20 @@ class Student:
 
     Args:
         model (`str`): a directory, or a Hub repository with an optional `@revision`.
+        base (`str`, *optional*): base of an adapter, if it is not the one that the adapter's config names.
 
     Raises:
         EvaluationError: the model was not found, cannot be loaded, or is not a vision-language model.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, base: str | None = None) -> None:
         import torch
 
         directory = locate_model(model)
         self._model = model
         self._device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         try:
-            network = _load_network(directory)
+            network = _load_network(directory, base)
             # After the network, whose loading registers the classes of the model's family.
             # An adapter's directory has the processor that it was trained with.
             self._processor: Any = load_processor(directory, network.config)
@@ -371,44 +372,47 @@ def model_identity(model: str) -> str:
     return loading.hash_model(locate_model(model))
 
 
-def base_identity(model: str) -> str | None:
+def base_identity(model: str, base: str | None = None) -> str | None:
     """Return a hash of the files of an adapter's base, whose weights decide the answers as well.
 
     Args:
         model (`str`): as for `locate_model`.
+        base (`str`, *optional*): another base than the one in the adapter's config.
 
     Returns:
-        `str`, *optional*: the hash; None for a whole model, and if the base was not found, which loading it reports.
+        `str`, *optional*: the hash; None for a whole model, and if the base in the config was not found, which loading
+            it reports.
 
     Raises:
-        EvaluationError: as for `locate_model`.
+        EvaluationError: as for `locate_model`, or `base` was not found.
     """
     directory = locate_model(model)
     if not loading.is_adapter(directory):
         return None
     try:
-        adapter = read_adapter_info(directory)
-        return loading.hash_model(loading.resolve_model(adapter.base, revision=adapter.base_revision))
-    except TuningError:
+        return loading.hash_model(find_base(read_adapter_info(directory), base))
+    except TuningError as error:
+        if base is not None:
+            raise EvaluationError(str(error)) from error
         return None
 
 
-def _load_network(directory: Path) -> Any:
-    """Load a full model, or an adapter merged into the base that it names.
+def _load_network(directory: Path, base: str | None) -> Any:
+    """Load a full model, or an adapter merged into its base, by default the one that it names.
 
     Raises:
         TuningError: the base was not found, or the adapter was trained on another base or on other weights at its path.
     """
     if loading.is_adapter(directory):
         adapter = read_adapter_info(directory)
-        base = loading.resolve_model(adapter.base, revision=adapter.base_revision)
-        if has_other_weights(directory, base):
+        base_directory = find_base(adapter, base)
+        if base is None and has_other_weights(directory, base_directory):
             raise TuningError(
                 f"the base {adapter.base} has other weights than those that {directory} was trained on: put the "
-                f"earlier ones back, or evaluate the result of compact adapter merge --base {adapter.base}"
+                f"earlier ones back, or give --base {adapter.base} to evaluate it on these"
             )
-        check_adapter_base(directory, base)
-        network = load_merged_model(directory, base)
+        check_adapter_base(directory, base_directory)
+        network = load_merged_model(directory, base_directory)
     else:
         network = load_network(directory)
     # Without this, transformers would warn at every batch that Vicuna's sampling settings are ignored.

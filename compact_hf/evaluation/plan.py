@@ -85,6 +85,7 @@ def plan_evaluation(
     control: str | None = None,
     batch_size: int,
     max_new_tokens: int | None = None,
+    base: str | None = None,
     url: str | None = None,
     limits: RunLimits = RunLimits(),  # noqa: B008  # frozen
 ) -> EvaluationPlan:
@@ -98,7 +99,7 @@ def plan_evaluation(
         SettingsMismatchError: as for `evaluate`.
     """
     check_server_options(list_models(models), url=url, limits=limits)
-    entries = resolve_models(models, batch_size=batch_size, url=url)
+    entries = resolve_models(models, batch_size=batch_size, url=url, base=base)
     chosen_task = choose_task(task, str(dataset))
     settings = EvaluationSettings.of(chosen_task, matching, batch_size, max_new_tokens, url, limits)
     options = DataOptions(config, split, columns)

@@ -150,12 +150,14 @@ class ModelEntry:
             differs between batch sizes, which can change an answer when two tokens are almost equally likely.
         base (`str | None`): a hash of the files of an adapter's base; None for a whole model and a model on a server,
             if the base was not found, and in evaluations of version 0.1.0.
+        given_base (`str | None`): the base that was given for an adapter; None if it is the one in its config.
     """
 
     model: str
     identity: str
     batch_size: int | None
     base: str | None = None
+    given_base: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -164,8 +166,11 @@ class ModelEntry:
 
     @property
     def name(self) -> str:
-        """Display name: the name of the directory, or the repository or `openai:NAME` as given."""
-        return Path(self.model).resolve().name if Path(self.model).exists() else self.model
+        """Display name: the name of the directory, or the repository or `openai:NAME` as given; with a given base."""
+        names = [
+            Path(name).resolve().name if Path(name).exists() else name for name in (self.model, self.given_base) if name
+        ]
+        return " on ".join(names)
 
 
 class EvaluationDirectory:
@@ -314,9 +319,9 @@ def _parse_entries(models: Mapping[str, Any]) -> dict[str, ModelEntry]:
 def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:
     """Return the subdirectory name of a model: its existing one, or a new name that is unique ignoring case."""
     slugs = [slug for slug, existing in entries.items() if existing.identity == entry.identity]
-    # An adapter on another base is another model. If a base is unknown, it may be the same one.
+    # An adapter on another base is another model. If a base is unknown, it may be the same one, unless one was given.
     same = [slug for slug in slugs if entries[slug].base == entry.base]
-    unknown = [slug for slug in slugs if None in (entries[slug].base, entry.base)]
+    unknown = [slug for slug in slugs if None in (entries[slug].base, entry.base) and entry.given_base is None]
     if same or unknown:
         return (same or unknown)[0]
     # Everything but letters, digits, `_`, `.` and `-` becomes a hyphen, such as the slash of `org/name`.

@@ -16,9 +16,10 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inference import model_inputs
 from compact_hf.models import loading
-from compact_hf.models.adapter import check_adapter_base, load_peft_model, read_adapter_config
+from compact_hf.models.adapter import check_adapter_base, find_base, load_peft_model
 from compact_hf.models.chat_template import check_image_question
 from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
+from compact_hf.training.training_record import read_adapter_info
 
 BASE: Final = "base"
 TUNED: Final = "tuned"
@@ -178,11 +179,6 @@ def _locate(model: str, adapter: str) -> tuple[Path, Path | None]:
         model, adapter_directory = "", directory
     else:
         adapter_directory = loading.resolve_model(adapter)
-    adapter_info = read_adapter_config(adapter_directory)
-    base_directory = (
-        loading.resolve_model(model)
-        if model
-        else loading.resolve_model(adapter_info.base, revision=adapter_info.base_revision)
-    )
+    base_directory = find_base(read_adapter_info(adapter_directory), model or None)
     check_adapter_base(adapter_directory, base_directory)
     return base_directory, adapter_directory

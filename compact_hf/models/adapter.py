@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.errors import TuningError
+from compact_hf.hub.ref import RepoRef
 from compact_hf.models.loading import (
     ADAPTER_CONFIG,
     LOAD_ERRORS,
@@ -22,6 +23,7 @@ from compact_hf.models.loading import (
     first_line,
     load_config,
     load_network,
+    resolve_model,
     translate_load_errors,
 )
 from compact_hf.parsing import read_json
@@ -70,6 +72,32 @@ def read_adapter_config(directory: Path) -> AdapterInfo:
             f"{path} names no base: set base_model_name_or_path to the model that the adapter was trained on"
         )
     return AdapterInfo(directory, str(base), config.get("revision"))
+
+
+def find_base(adapter: AdapterInfo, base: str | None = None) -> Path:
+    """Return the directory of an adapter's base; a base on the Hub is downloaded, or taken from the cache.
+
+    Args:
+        adapter (`AdapterInfo`): the adapter.
+        base (`str`, *optional*, defaults to the base in the adapter's config): a directory, or a repository's name with
+            an optional `@revision`.
+
+    Raises:
+        TuningError: if the base was not found; the message names the adapter, and `--base`, which gives another base.
+    """
+    # The recorded revision belongs to the recorded base, not to another one.
+    if base is None or base == adapter.base:
+        name, revision = adapter.base, adapter.base_revision
+    else:
+        ref = None if Path(base).exists() else RepoRef.parse(base)
+        name, revision = (ref.repo_id, ref.revision) if ref else (base, None)
+    try:
+        return resolve_model(name, revision=revision)
+    except TuningError as error:
+        whose = f"{adapter.directory} is an adapter, and its base" if base is None else "the base"
+        raise TuningError(
+            f"{whose} cannot be used: {error}; give the model that it was trained on as --base"
+        ) from error
 
 
 def check_adapter_base(adapter: Path, base: str | Path, *, revision: str | None = None) -> None:

@@ -62,6 +62,7 @@ def resolve_model(model: str, *, revision: str | None = None) -> Path:
         TuningError: if the model was not found, or the directory holds no model.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
     directory = Path(model)
     if not directory.exists():
@@ -70,9 +71,12 @@ def resolve_model(model: str, *, revision: str | None = None) -> Path:
             with without_progress_bars():
                 directory = Path(snapshot_download(model, revision=revision, ignore_patterns=_IGNORE_PATTERNS))
         except (OSError, ValueError) as error:
+            reason = (
+                "its name is not that of a repository" if isinstance(error, HFValidationError) else first_line(error)
+            )
             raise TuningError(
                 f"model {model_id!r} was not found: it is not a local directory, and cannot be downloaded from the Hub "
-                f"({first_line(error)})"
+                f"({reason})"
             ) from error
     with translate_disk_errors(TuningError, directory, "remove that file", is_reading=True):
         check_regular_files(directory)

@@ -16,14 +16,20 @@ from typing import Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.files import check_publishable
-from compact_hf.models.adapter import AdapterInfo, check_adapter_base, load_merged_model
-from compact_hf.models.loading import is_adapter, load_processor, resolve_model, without_progress_bars
+from compact_hf.hub.ref import RepoRef
+from compact_hf.models.adapter import AdapterInfo, check_adapter_base, find_base, load_merged_model
+from compact_hf.models.loading import find_commit, is_adapter, load_processor, resolve_model, without_progress_bars
 from compact_hf.records import to_json
 from compact_hf.regular_files import read_regular
 from compact_hf.storage import replace_directory, translate_disk_errors
 from compact_hf.training.inputs import has_other_weights
 from compact_hf.training.model_card import is_repository, write_card
-from compact_hf.training.training_record import RECORD_FILE, read_adapter_info, read_training_record
+from compact_hf.training.training_record import (
+    RECORD_FILE,
+    TrainingRecord,
+    read_adapter_info,
+    read_training_record,
+)
 
 _LICENSE_PATTERNS: Final = ("LICENSE*", "NOTICE*")  # copied from the base, since its weights are distributed too
 
@@ -40,8 +46,9 @@ def merge_adapter(
     Args:
         adapter (`str | Path`): a directory or a repository's name.
         out (`str | Path`): a new or empty directory; it appears only when it is complete.
-        base (`str | Path`, *optional*, defaults to the base in the adapter's config): a directory or repository of the
-            base, if it was moved.
+        base (`str | Path`, *optional*, defaults to the base in the adapter's config): a directory, or a repository with
+            an optional `@revision`. The merged model's card names it, unless it is a directory and the adapter's base a
+            repository, of which it may be a copy.
         on_progress (`Callable[[str], None]`, *optional*): called with a message at each step.
 
     Returns:
@@ -49,8 +56,8 @@ def merge_adapter(
             the adapter.
 
     Raises:
-        UsageError: if `out` is not empty, `adapter` is a whole model, `base` is another repository than the one in
-            the adapter's config, or a license of the base is a link to a file elsewhere.
+        UsageError: if `out` is not empty, `adapter` is a whole model, or a license of the base is a link to a file
+            elsewhere.
         TuningError: if adapter or base cannot be found or read, the adapter was made for another base or, unless `base`
             is given, for other weights at its path, or `out` cannot be written.
     """
@@ -61,7 +68,7 @@ def merge_adapter(
     if not is_adapter(directory):
         raise UsageError(f"{adapter} is a whole model, not an adapter: there is nothing to merge")
     info = read_adapter_info(directory)
-    base_directory = _find_base(info, str(base) if base else None)
+    base_directory = find_base(info, str(base) if base else None)
     check_adapter_base(directory, base_directory)
     if base is None and has_other_weights(directory, base_directory):
         raise TuningError(
@@ -74,8 +81,19 @@ def merge_adapter(
         translate_disk_errors(TuningError, out, "free disk space and retry"),
         replace_directory(out, is_replaceable=lambda directory: False, error_type=UsageError) as temp_directory,
     ):
-        _save_merged(directory, base_directory, temp_directory, name=adapter)
+        record = _record_base(read_training_record(directory), info, str(base or info.base))
+        _save_merged(directory, base_directory, temp_directory, replace(record, adapter=adapter))
     return out
+
+
+def _record_base(record: TrainingRecord, adapter: AdapterInfo, base: str) -> TrainingRecord:
+    """Return the record with the base that was merged, if it is not a local copy of the adapter's base on the Hub."""
+    if base == adapter.base or (Path(base).exists() and is_repository(adapter.base)):
+        return record
+    ref = None if Path(base).exists() else RepoRef.parse(base)
+    if ref is None:
+        return replace(record, base=base, base_revision=None)
+    return replace(record, base=ref.repo_id, base_revision=find_commit(ref.repo_id, revision=ref.revision))
 
 
 def _find_licenses(base: Path) -> list[Path]:
@@ -93,26 +111,13 @@ def _find_licenses(base: Path) -> list[Path]:
     return paths
 
 
-def _find_base(adapter: AdapterInfo, base: str | None) -> Path:
-    """Return the directory of the base; a repository other than the one in the adapter's config is refused."""
-    if base is None:
-        return resolve_model(adapter.base, revision=adapter.base_revision)
-    if is_repository(base) and is_repository(adapter.base) and base != adapter.base:
-        raise UsageError(
-            f"the adapter was made for {adapter.base}, not for {base}: leave out --base, or give the right one"
-        )
-    # The recorded revision belongs to the recorded base, not to another copy of it.
-    return resolve_model(base, revision=adapter.base_revision if base == adapter.base else None)
-
-
-def _save_merged(adapter: Path, base: Path, out: Path, *, name: str) -> None:
-    """Write weights, processor, licenses, training record and card of the merged model; `name` is the adapter's."""
+def _save_merged(adapter: Path, base: Path, out: Path, record: TrainingRecord) -> None:
+    """Write weights, processor, licenses, training record and card of the merged model."""
     with without_progress_bars():
         model = load_merged_model(adapter, base)
         model.save_pretrained(out)
         load_processor(adapter, model.config).save_pretrained(out)
     for path in _find_licenses(base):
         (out / path.name).write_bytes(read_regular(path))
-    record = replace(read_training_record(adapter), adapter=name)
     (out / RECORD_FILE).write_text(to_json(record) + "\n", encoding="utf-8")
     write_card(out)

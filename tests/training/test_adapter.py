@@ -179,7 +179,18 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
         (TuningError, "has other weights than those that .* was trained on: put", changed, {}),
         (TuningError, "model '/nowhere' was not found", tuned, {"base": "/nowhere"}),
         (UsageError, "is a whole model", base, {}),
-        (UsageError, "made for org/base, not for org/other", elsewhere, {"base": "org/other"}),
+        (
+            TuningError,
+            r"elsewhere is an adapter, and its base cannot be used: model 'org/base' was .* as --base",
+            elsewhere,
+            {},
+        ),
+        (
+            TuningError,
+            "the base cannot be used: model 'org/other' was not found.* as --base",
+            elsewhere,
+            {"base": "org/other"},
+        ),
     ]
     for error_class, message, directory, options in cases:
         with pytest.raises(error_class, match=message) as excinfo:
@@ -188,3 +199,25 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
         assert not (tmp_path / "merged").exists()
     with pytest.raises(UsageError, match="is not empty"):
         merge_adapter(tuned, non_empty)
+
+
+def test_an_adapter_whose_base_was_moved_is_evaluated_and_merged_with_the_base_that_is_given_and_the_results_say_so(
+    base: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student, moved = shutil.copytree(tuned, tmp_path / "student"), shutil.copytree(base, tmp_path / "moved")
+    config = json.loads((student / "adapter_config.json").read_bytes())
+    (student / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/gone/base"}))
+    evaluation = ["evaluate", str(student), "scenes:1", "--limit", "2", "--out", str(tmp_path / "results")]
+
+    for command in (evaluation, ["adapter", "merge", str(student), "--out", str(tmp_path / "merged")]):
+        assert main(command) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{student} is an adapter, and its base cannot be used: model '/gone/base' was not found" in line
+        assert line.endswith("give the model that it was trained on as --base")
+        assert main([*command, "--base", str(moved)]) == 0
+        capsys.readouterr()
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert [model["model"] for model in results["models"]] == ["student on moved"]
+    assert json.loads((tmp_path / "merged" / RECORD_FILE).read_text())["base"] == str(moved)
+    assert main(["evaluate", str(base), "scenes:1", "--base", str(moved), "--out", str(tmp_path / "other")]) == 2
+    assert "none of the models is an adapter; leave out --base" in capsys.readouterr().err
