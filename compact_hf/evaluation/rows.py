@@ -17,6 +17,7 @@ from typing import Any, Final
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.questions import DataOptions, Question, QuestionSet
 from compact_hf.hub.cache import CachedDataset, find_cached_dataset
+from compact_hf.hub.errors import describe_wrong_name
 from compact_hf.images.address import HUB_PREFIX, is_url
 from compact_hf.images.codec import ImageError
 from compact_hf.images.folder import MAX_BYTES
@@ -280,7 +281,7 @@ def _load_rows(source: _DatasetSource, config: str | None, split: str) -> Any:
             return load_dataset(source.path, config, split=split, **source.load_kwargs)
         splits = source.cached.load(config)
         if split not in splits:
-            raise ValueError(f"unknown split {split!r}: choose from {', '.join(splits)}")
+            raise ValueError(f'Unknown split "{split}". Should be one of {list(splits)}')  # as `datasets` says it
         return splits[split]
 
 
@@ -301,4 +302,5 @@ def _translate_dataset_errors(source: _DatasetSource) -> Iterator[None]:
         ) from error
     except (OSError, ValueError, RecursionError, DatasetGenerationError) as error:
         message = " ".join(str(error.__cause__ or error).split())
-        raise EvaluationError(f"{source.name} cannot be read as a dataset: {message}") from error
+        reason = describe_wrong_name(error, config_option="--config", split_option="--split")
+        raise EvaluationError(f"{source.name} {reason or f'cannot be read as a dataset: {message}'}") from error

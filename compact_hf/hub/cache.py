@@ -93,7 +93,10 @@ class CachedDataset:
 
         name = config or self.default_config
         if name not in self.directories:
-            raise OfflineModeIsEnabled(f"the config {name or ''} at {self.commit} is not in the cache of load_dataset")
+            raise OfflineModeIsEnabled(
+                f"the config {name or ''} at {self.commit} is not in the cache of load_dataset (it has "
+                f"{', '.join(sorted(self.directories)) or 'none'})"
+            )
         # .../CONFIG/VERSION/COMMIT
         version = self.directories[name].parent.name
         repo_name = self.repo_id.rpartition("/")[2]

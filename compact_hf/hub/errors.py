@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from compact_hf.errors import HubError, HubUnavailableError, UsageError
+from compact_hf.errors import HubError, HubUnavailableError, UsageError, did_you_mean
 from compact_hf.hub.ref import page_url
 from compact_hf.hub.xet import translate_xet_errors
 
@@ -42,6 +42,36 @@ def check_repo_id(repo_id: str) -> str:
     if repo_id.count("/") != 1:
         raise UsageError(f"{repo_id!r} is not the name of a repository: give namespace/name, such as org/compact")
     return repo_id
+
+
+_WRONG_NAMES: Final = (
+    (r"BuilderConfig '(?P<name>.*)' not found\. Available: \[(?P<available>.*)\]", "config"),
+    (r"Config name is missing(?P<name>).*available configs: \[(?P<available>[^\]]*)\]", "config"),
+    (r"Unknown split \"(?P<name>.*)\"\. Should be one of \[(?P<available>.*)\]", "split"),
+)
+"""Patterns of messages of `datasets` about a config or a split that does not exist, and which of the two it is."""
+
+
+def describe_wrong_name(error: BaseException, *, config_option: str, split_option: str) -> str | None:
+    """Return what is wrong with the name of a config or split, and the option that chooses another one.
+
+    Args:
+        error (`BaseException`): an error of `datasets`.
+        config_option (`str`): the option for the config, such as `--config`.
+        split_option (`str`): the option for the split.
+
+    Returns:
+        `str`, *optional*: the end of a message that begins with the name of the dataset, such as "has no config 'k9'
+            (it has all, k1): choose one with --config"; None if the error has another cause.
+    """
+    message = " ".join(str(error).split())
+    for pattern, kind in _WRONG_NAMES:
+        if match := re.search(pattern, message):
+            available = match["available"].replace("'", "")
+            option = config_option if kind == "config" else split_option
+            name = f"no {kind} {match['name']!r} (it has {available})" if match["name"] else f"the configs {available}"
+            return f"has {name}: choose one with {option}{did_you_mean(match['name'], available.split(', '))}"
+    return None
 
 
 @contextmanager

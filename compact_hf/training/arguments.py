@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import TuningError
+from compact_hf.errors import TuningError, did_you_mean
 from compact_hf.hub.cache import find_cached_dataset
+from compact_hf.hub.errors import describe_wrong_name
+from compact_hf.hub.ref import RepoRef
 from compact_hf.models import loading
 from compact_hf.models.chat_template import check_chat_templates
 from compact_hf.models.family import ModelFamily
@@ -30,6 +33,7 @@ from compact_hf.training.trained_parts import (
     parse_train,
     set_peft_args,
 )
+from compact_hf.wording import format_command
 
 _SECRET_KEYS: Final = ("env", "hub_token")
 
@@ -145,9 +149,17 @@ def check_base(args: Arguments) -> tuple[ModelFamily, Any]:
     try:
         config = loading.load_config(name, revision=args.model.model_revision)
     except LOAD_ERRORS as error:
+        if loading.is_adapter(Path(name)):
+            merge = format_command("compact", "adapter", "merge", name, "--out", "DIR")
+            raise TuningError(
+                f"the base {name} is an adapter: merge it ({merge}), and give the merged model as --model_name_or_path"
+            ) from error
+        reason = " ".join(str(error).split())[:200]
+        if not Path(name).exists() and RepoRef.parse(name) is None and "/" in name:
+            reason = "there is no such directory, and its name is not that of a repository"
         raise TuningError(
-            f"the base {name} cannot be read ({' '.join(str(error).split())[:200]}): give the directory or repository "
-            f"of a model, such as `compact base assemble` writes, or install its family's package; {families}"
+            f"the base {name} cannot be read ({reason}): give the directory or repository of a model, such as `compact "
+            f"base assemble` writes, as --model_name_or_path, or install its family's package; {families}"
         ) from error
     # From here on, processor and weights come from the same commit, even if the revision moves.
     args.model.model_revision = loading.find_commit(name, revision=args.model.model_revision)
@@ -259,16 +271,23 @@ def load_splits(args: Arguments) -> dict[str, Any]:
             dataset = load_dataset(script.dataset_name, script.dataset_config, revision=args.extras.dataset_revision)
     except (OSError, ValueError, RecursionError, DatasetsError) as error:
         suffix = f"@{args.extras.dataset_revision}" if args.extras.dataset_revision else ""
+        reason = describe_wrong_name(error, config_option="--dataset_config", split_option="--dataset_train_split")
         raise TuningError(
-            f"the dataset {script.dataset_name}{suffix} cannot be loaded: "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            f"the dataset {_name_data(args)}{suffix} "
+            + (reason or f"cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         ) from error
-    missing = [split for split in splits.values() if split not in dataset]
-    if missing:
-        raise TuningError(
-            f"the dataset {script.dataset_name} has no split {missing[0]!r}: choose from {', '.join(dataset)}"
-        )
+    for name, split in splits.items():
+        if split not in dataset:
+            purpose, advice = ("to evaluate on", ", or --eval_strategy no") if name == "test" else ("to train on", "")
+            raise TuningError(
+                f"the dataset {_name_data(args)} has no split {split!r} {purpose} (it has {', '.join(dataset)}): "
+                f"choose one with --dataset_{name}_split{advice}{did_you_mean(split, dataset)}"
+            )
     return {name: dataset[split] for name, split in splits.items()}
+
+
+def _name_data(args: Arguments) -> str:
+    return args.script.dataset_name or ", ".join(str(part.path) for part in args.mixture.datasets)
 
 
 def get_dataset_version(rows: Any) -> str | None:

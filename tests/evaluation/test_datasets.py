@@ -229,7 +229,7 @@ BAD_DATASETS: dict[str, tuple[dict[str, Any], dict[str, Any], type[CompactError]
     "an unknown capability": ({**ROW, "capabilities": ["smell"]}, {}, UnknownCapabilityError, "smell"),
     "capabilities as a text": ({**ROW, "capabilities": "color"}, {}, EvaluationError, "it must be a list of names"),
     "no answers at all": ({**ROW, "answer": ""}, {}, EvaluationError, "no question that can be asked"),
-    "no such split": (ROW, {"split": "tets"}, EvaluationError, "cannot be read as a dataset"),
+    "no such split": (ROW, {"split": "tets"}, EvaluationError, "has no split 'tets' .*: choose one with --split"),
     "a limit of none": (ROW, {"limit": 0}, UsageError, "at least 1"),
 }
 

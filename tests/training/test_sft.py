@@ -252,8 +252,19 @@ def test_training_sees_the_pixels_that_evaluation_sees_and_lists_what_it_cannot_
     ("other", "told"),
     [
         ({"dataset_name": "/nowhere"}, "the dataset /nowhere cannot be loaded: FileNotFoundError"),
-        ({"dataset_config": "k9"}, "cannot be loaded: .*k9"),
-        ({"dataset_train_split": "trian"}, "has no split 'trian': choose from train, validation"),
+        (
+            {"dataset_config": "k9"},
+            r"has no config 'k9' \(it has all, .*\): choose one with --dataset_config$",
+        ),
+        (
+            {"dataset_train_split": "trian"},
+            r"has no split 'trian' to train on \(it has train, validation\): choose one with --dataset_train_split; d",
+        ),
+        (
+            {"eval_strategy": "epoch", "dataset_test_split": "test"},
+            r"has no split 'test' to evaluate on \(it has train, validation\): choose one with --dataset_test_split",
+        ),
+        ({"model_name_or_path": "/gone/base"}, "there is no such directory, and its name is not that of a repository"),
         ({"dataset_streaming": "true"}, "leave out dataset_streaming"),
         ({"train_sampling_strategy": "sequential"}, "leave it out, or run `trl sft`"),
         ({"push_to_hub": "true"}, "leave it out, and use compact publish after training"),
