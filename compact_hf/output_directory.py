@@ -48,8 +48,6 @@ class OutputDirectory:
         option (`str`, *optional*, defaults to `--out`): the option that names the directory; used in errors.
         error_type (`type[CompactError]`, *optional*, defaults to `UsageError`): raised if another process uses the
             directory, the marker is damaged, or the directory cannot be read or written.
-        claim_error_type (`type[CompactError]`, *optional*, defaults to `UsageError`): raised if the directory has
-            other contents.
     """
 
     path: Path
@@ -58,7 +56,6 @@ class OutputDirectory:
     lock_name: str = ".lock"
     option: str = "--out"
     error_type: type[CompactError] = UsageError
-    claim_error_type: type[CompactError] = UsageError
 
     @property
     def marker_file(self) -> Path:
@@ -71,8 +68,8 @@ class OutputDirectory:
         A directory that does not exist is not created yet.
 
         Raises:
-            CompactError: `claim_error_type` if the path is a file or the directory has other contents, `error_type` if
-                it cannot be read.
+            UsageError: the path is a file or the directory has other contents.
+            CompactError: `error_type` if it cannot be read.
         """
         with self._translate_errors(is_reading=True):
             try:
@@ -82,7 +79,7 @@ class OutputDirectory:
                 # A new directory. If one of its parents is a file, creating it fails and is reported then.
                 return
             if not stat.S_ISDIR(mode):
-                raise self.claim_error_type(
+                raise UsageError(
                     f"{self.option} {self.path} is a file; give a directory that is new, empty, or {self.owner} to "
                     "resume"
                 )
@@ -90,7 +87,7 @@ class OutputDirectory:
             # first, so its other files are never seen without it.
             is_empty = is_empty_directory(self.path, besides=(self.marker, self.lock_name))
             if not is_empty and not self.marker_file.exists():
-                raise self.claim_error_type(
+                raise UsageError(
                     f"{self.option} {self.path} is not empty, and is not {self.owner} (it has no {self.marker}): "
                     "give a new or empty directory"
                 )

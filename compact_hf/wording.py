@@ -1,4 +1,4 @@
-"""Words counts and commands for messages."""
+"""Words counts, commands and options for messages."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def format_command(*words: object) -> str:
         words (`object`): the words, such as `"compact", "status", Path("my run")`.
     """
     return shlex.join(map(str, words))
+
+
+def format_flag(keyword: str) -> str:
+    """Return the option of the command line for a keyword of the Python API, such as `--max-cost` for `max_cost`.
+
+    Args:
+        keyword (`str`): name of the keyword.
+    """
+    return f"--{keyword.replace('_', '-')}"

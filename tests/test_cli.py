@@ -75,7 +75,14 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "k of 11": (["generate", SCENES, "--out", "NEW", "--k", "1,11"], 2, "a question needs 1 to 10"),
     "k without questions": (["generate", SCENES, "--out", "NEW", "--k", "6"], 2, "has questions for k = 1 to 5"),
     "k that is no number": (["generate", SCENES, "--out", "NEW", "--k", "one"], 2, "such as 1,2,3"),
-    "no such folder": (["generate", "NOWHERE", "--out", "NEW", "--teacher", "gemini"], 1, "no such directory"),
+    "a mistyped option that is required": (["generate", SCENES, "--outt", "NEW"], 2, "did you mean --out?"),
+    "a mistyped option of another command": (["evaluate", "m", SCENES, "--outt=NEW"], 2, "did you mean --out?"),
+    "an empty folder without a key": (["generate", "EMPTY", "--out", "NEW"], 1, "is empty: put JPEG, PNG or WebP"),
+    "a negative budget": (["generate", SCENES, "--out", "NEW", "--max-cost", "-1"], 2, "got --max-cost -1: it must"),
+    "an adapter that is none": (["adapter", "merge", "NOWHERE", "--out", "NEW"], 2, "there is no such directory, and"),
+    "scenes to evaluate that are none": (["evaluate", "openai:m", "scenes:x", "--out", "NEW"], 2, "is not scenes:N"),
+    "a recipe that is none": (["recipe", "show", "tiny-cpuu"], 2, "did you mean tiny-cpu?"),
+    "no such folder": (["generate", "NOWHERE", "--out", "NEW", "--teacher", "gemini"], 2, "no such directory"),
     "an address of something else": (["generate", "hf://foo", "--out", "NEW", "--teacher", "gemini"], 2, ADDRESS_HINT),
     "an address of a website": (["generate", "https://hf.co/datasets/a/b", "--out", "NEW"], 2, ADDRESS_HINT),
     "annotate something else": (["annotate", "hf://foo", "--out", "NEW"], 2, ADDRESS_HINT),
@@ -89,7 +96,7 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     ),
     "no pictures at a time": (["generate", SCENES, "--out", "NEW", "--concurrency", "0"], 2, "must be at least 1"),
     "unknown preset": (["generate", SCENES, "--out", "NEW", "--preset", "fast"], 2, "there are paper, efficient"),
-    "no rate": (["generate", SCENES, "--out", "NEW", "--rpm", "0"], 2, "got rpm 0: it must be above 0"),
+    "no rate": (["generate", SCENES, "--out", "NEW", "--rpm", "0"], 2, "got --rpm 0: it must be above 0"),
     "no budget": (["generate", SCENES, "--out", "NEW", "--max-requests", "0"], 2, "must be at least 1"),
     "one price": (["generate", SCENES, "--out", "NEW", "--price-in", "1"], 2, "give both"),
     "no such part": (["generate", SCENES, "--out", "NEW", "--shard", "3/2"], 2, "such as 2/8"),
@@ -97,7 +104,7 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "no edge": (["generate", SCENES, "--out", "NEW", "--max-edge", "0"], 2, "at least 1"),
     "ray without parts": (["generate", SCENES, "--out", "NEW", "--runner", "ray"], 2, "give --shards N"),
     "parts without ray": (["generate", SCENES, "--out", "NEW", "--shards", "2"], 2, "needs --runner ray"),
-    "a dry run of nothing": (["generate", "NOWHERE", "--out", "NEW", "--dry-run"], 1, "no such directory"),
+    "a dry run of nothing": (["generate", "NOWHERE", "--out", "NEW", "--dry-run"], 2, "no such directory"),
     "a dry run with a teacher that is none": (
         ["generate", SCENES, "--out", "NEW", "--dry-run", "--teacher", "gemimi"],
         2,
@@ -111,8 +118,8 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "noise for nobody": (["generate", SCENES, "--out", "NEW", "--noise", "2"], 2, "0 (no faults) to 1"),
     "--out is full of something else": (["generate", SCENES, "--out", "PICTURES"], 2, "not a run"),
     "--out is a file": (["generate", SCENES, "--out", "FILE"], 2, "is a file"),
-    "status of nothing": (["status", "NOWHERE"], 1, "is not a run"),
-    "assemble nothing": (["assemble", "NOWHERE", "--out", "NEW", "--version", "1.0.0"], 1, "is not a run"),
+    "status of nothing": (["status", "NOWHERE"], 2, "is not a run"),
+    "assemble nothing": (["assemble", "NOWHERE", "--out", "NEW", "--version", "1.0.0"], 2, "is not a run"),
     "a version that is none": (["assemble", "RUN", "--out", "NEW", "--version", "one"], 2, "is not a version"),
     "assemble over something else": (
         ["assemble", "RUN", "--out", "PICTURES", "--version", "1.0.0"],
@@ -130,7 +137,7 @@ BAD_COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "publish offline": (["publish", "PICTURES", "org/compact"], 1, "HF_HUB_OFFLINE is set"),
     "unknown recipe": (["tune", "tiny-gpu"], 1, "tiny-cpu"),
     "settings without names": (["tune", "tiny-cpu", "output_dir", "x"], 2, "--name value"),
-    "evaluate no model": (["evaluate", "NOWHERE", "scenes:2", "--out", "NEW"], 1, "NOWHERE"),
+    "evaluate no model": (["evaluate", "NOWHERE", "scenes:2", "--out", "NEW"], 2, "NOWHERE"),
     "demo over something else": (["demo", "--out", "PICTURES"], 2, "not a demo"),
     "a demo too small": (["demo", "--out", "NEW", "--scenes", "3"], 2, "at least 40"),
     "unknown command": (["genrate"], 2, "did you mean generate?"),
@@ -146,7 +153,9 @@ def test_bad_input_gets_one_clear_line(
 ) -> None:
     arguments, status, message = BAD_COMMANDS[case]
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
     paths = {
+        "EMPTY": tmp_path / "empty",
         "PICTURES": pictures,
         "NEW": tmp_path / "new",
         "NOWHERE": tmp_path / "nowhere",

@@ -13,10 +13,10 @@ from compact_hf.cli.main import main
 from compact_hf.dataset.export import export
 from compact_hf.errors import (
     CompactError,
-    EvaluationError,
     JournalError,
     ReleaseError,
     SettingsMismatchError,
+    UsageError,
 )
 from compact_hf.output_directory import OutputDirectory
 from compact_hf.runs.journal import Journal
@@ -32,7 +32,6 @@ def open_directory(path: Path) -> OutputDirectory:
         "settings.json",
         lock_name="test.lock",
         error_type=JournalError,
-        claim_error_type=EvaluationError,
     )
 
 
@@ -52,7 +51,7 @@ def test_new_empty_and_own_directories_are_claimed(tmp_path: Path) -> None:
 def test_a_file_and_something_else_are_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for path, message in ((tmp_path, "is not empty, and is not a test"), (tmp_path / "thesis.tex", "is a file")):
-        with pytest.raises(EvaluationError, match=message):
+        with pytest.raises(UsageError, match=message):
             open_directory(path).claim()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

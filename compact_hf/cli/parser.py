@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -14,23 +15,34 @@ from compact_hf.escaping import escape_line
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors suggest the nearest command or option. Its subparsers have the same class."""
 
+    _arguments: tuple[str, ...] = ()
+
     def parse_known_args(  # type: ignore[override]  # the base class is overloaded by the namespace's kind
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """Parse like the base class, but report unknown arguments here, where this parser's options are known."""
+        self._arguments = tuple(sys.argv[1:] if args is None else args)
         parsed, unknown = super().parse_known_args(args, namespace)
         # argparse would report them in the main parser, which does not know the options of the command.
         if unknown:
-            suggestion = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggest_option(unknown)}")
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Exit like the base class, with the nearest valid choice added if the message lists the choices."""
+        """Exit like the base class, with the nearest valid choice or option added where one was misspelt."""
         # argparse's message for a wrong choice: the value, then all choices.
         match = re.search(r"invalid choice: '([^']*)' \(choose from (.+)\)", message)
         suggestion = did_you_mean(match[1], re.findall(r"[\w-]+", match[2])) if match else ""
+        # A misspelt option is found missing before it is found to be unknown.
+        if message.startswith("the following arguments are required"):
+            suggestion = self._suggest_option(self._arguments)
         super().error(escape_line(message + suggestion))
+
+    def _suggest_option(self, arguments: Sequence[str]) -> str:
+        """Return a suggestion for the first of the arguments that looks like an option and is none."""
+        names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+        unknown = next((name for name in names if name not in self._option_string_actions), "")
+        return did_you_mean(unknown, self._option_string_actions)
 
 
 def add_command(

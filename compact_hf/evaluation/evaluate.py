@@ -48,6 +48,7 @@ from compact_hf.evaluation.significance import compare
 from compact_hf.evaluation.task import EvaluationTask, choose_rule, choose_task, read_questions
 from compact_hf.records import digest
 from compact_hf.runs.options import DEFAULT_CONCURRENCY, RunLimits
+from compact_hf.wording import format_flag
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
-                raise UsageError(f"got {name} {getattr(self, name)}; it must be at least 1")
+                raise UsageError(f"got {format_flag(name)} {getattr(self, name)}; it must be at least 1")
 
 
 def evaluate(

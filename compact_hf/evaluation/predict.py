@@ -89,7 +89,6 @@ def evaluation_directory(out: Path) -> OutputDirectory:
         EVALUATION_FILE,
         lock_name=LOCK_FILE,
         error_type=EvaluationError,
-        claim_error_type=EvaluationError,
     )
 
 

@@ -162,7 +162,7 @@ class QuestionSet:
             UsageError: the limit is below 1.
         """
         if count < 1:
-            raise UsageError(f"got the limit {count}; it must be at least 1")
+            raise UsageError(f"got --limit {count}; it must be at least 1")
         if count >= len(self.questions):
             return self
         # The lowest hashes are taken, so the order of the rows does not matter. The questions keep their order.

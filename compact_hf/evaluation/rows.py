@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import EvaluationError
+from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.evaluation.questions import DataOptions, Question, QuestionSet
 from compact_hf.hub.cache import CachedDataset, find_cached_dataset
 from compact_hf.hub.errors import describe_wrong_name
@@ -210,12 +210,14 @@ def _resolve_source(dataset: str) -> _DatasetSource:
     if path.is_file():
         builder = _FILE_BUILDERS.get(path.suffix.lower())
         if builder is None:
-            raise EvaluationError(f"{dataset} is not a dataset; supported files are {', '.join(_FILE_BUILDERS)}")
+            raise UsageError(f"{dataset} is not a dataset; supported files are {', '.join(_FILE_BUILDERS)}")
         return _DatasetSource(builder, path.name, {"data_files": str(path)}, path.parent.resolve())
     if path.is_dir():
         return _DatasetSource(dataset, path.resolve().name, {}, path.resolve())
-    if is_url(dataset) and not dataset.startswith(HUB_PREFIX):
-        raise EvaluationError(f"{dataset!r} is not the name of a dataset: write org/name or org/name@revision")
+    if path.is_absolute() or (is_url(dataset) and not dataset.startswith(HUB_PREFIX)):
+        raise UsageError(
+            f"{dataset!r} is neither a file, a directory nor the name of a dataset: write org/name or org/name@revision"
+        )
     # Not a RepoRef, because names without an owner exist, such as `squad`.
     name, _, revision = dataset.removeprefix(HUB_PREFIX).partition("@")
     source = _DatasetSource(name, dataset, {"revision": revision} if revision else {}, None)
@@ -249,7 +251,7 @@ def _default_config(source: _DatasetSource, preferred: str) -> str | None:
             else get_dataset_default_config_name(source.path, **source.load_kwargs)
         )
     if default is None:
-        raise EvaluationError(f"{source.name} has the configs {', '.join(names)}; choose one with --config")
+        raise UsageError(f"{source.name} has the configs {', '.join(names)}; choose one with --config")
     return str(default)
 
 
@@ -267,7 +269,7 @@ def _default_split(source: _DatasetSource, config: str | None) -> str:
     for name in (*_DEFAULT_SPLITS, *(names if "data_files" in source.load_kwargs else ())):
         if name in names:
             return str(name)
-    raise EvaluationError(
+    raise UsageError(
         f"{source.name} has no split {' or '.join(_DEFAULT_SPLITS)} (it has {', '.join(names)}); choose one "
         "with --split"
     )
@@ -303,4 +305,6 @@ def _translate_dataset_errors(source: _DatasetSource) -> Iterator[None]:
     except (OSError, ValueError, RecursionError, DatasetGenerationError) as error:
         message = " ".join(str(error.__cause__ or error).split())
         reason = describe_wrong_name(error, config_option="--config", split_option="--split")
-        raise EvaluationError(f"{source.name} {reason or f'cannot be read as a dataset: {message}'}") from error
+        if reason is not None:
+            raise UsageError(f"{source.name} {reason}") from error
+        raise EvaluationError(f"{source.name} cannot be read as a dataset: {message}") from error

@@ -280,7 +280,7 @@ def read_questions(
         )
     # Checked here as well as in `limit`, because reading may first download the dataset.
     if limit is not None and limit < 1:
-        raise UsageError(f"got the limit {limit}; it must be at least 1")
+        raise UsageError(f"got --limit {limit}; it must be at least 1")
     question_set = task.read(dataset, options)
     if not question_set.questions:
         raise EvaluationError(f"{question_set.name} has no question that can be asked; give another dataset")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from compact_hf.errors import SourceError
+from compact_hf.errors import SourceError, UsageError
 from compact_hf.regular_files import describe_kind, open_regular, read_regular, resolve
 from compact_hf.wording import format_count
 
@@ -48,7 +48,7 @@ class ImageFolder:
         path (`str | Path`): the directory.
 
     Raises:
-        SourceError: the path does not exist or is a file.
+        UsageError: the path does not exist or is a file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -56,9 +56,9 @@ class ImageFolder:
         # An absolute reference may contain the path as it was given, with links that `resolve` follows.
         self._roots = (self._root, Path(os.path.abspath(path)))
         if not self._root.exists():
-            raise SourceError(f"no such directory: {path}: give a directory with JPEG, PNG or WebP files")
+            raise UsageError(f"no such directory: {path}: give a directory with JPEG, PNG or WebP files")
         if not self._root.is_dir():
-            raise SourceError(f"{path} is a file, not a directory: give the directory that contains it")
+            raise UsageError(f"{path} is a file, not a directory: give the directory that contains it")
         self.identity = str(self._root)
         # The root of the file system has no name.
         self._name = self._root.name or "folder"

@@ -115,7 +115,12 @@ class MethodCall:
         """
         shard = self.run.parse_shard()
         images = self.open_source(source)
-        teachers = open_teachers(images, self.run, roles=self.method.roles, state_dir=out)
+        try:
+            teachers = open_teachers(images, self.run, roles=self.method.roles, state_dir=out)
+        except UsageError:
+            # Such as a missing key. A source without images comes first: with a key, there would be nothing to ask.
+            next(images.refs(), None)
+            raise
         infos = {role: TeacherInfo.of(teacher) for role, teacher in teachers.items()}
         started = self.method.start(RunSetup(images, infos, self.run, self.options))
         run = Run(

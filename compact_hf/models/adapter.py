@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import TuningError
+from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.ref import RepoRef
 from compact_hf.models.loading import (
     ADAPTER_CONFIG,
@@ -93,7 +93,7 @@ def find_base(adapter: AdapterInfo, base: str | None = None) -> Path:
         name, revision = (ref.repo_id, ref.revision) if ref else (base, None)
     try:
         return resolve_model(name, revision=revision)
-    except TuningError as error:
+    except (TuningError, UsageError) as error:
         whose = f"{adapter.directory} is an adapter, and its base" if base is None else "the base"
         raise TuningError(
             f"{whose} cannot be used: {error}; give the model that it was trained on as --base"

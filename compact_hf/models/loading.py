@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import TuningError
+from compact_hf.errors import TuningError, UsageError
 from compact_hf.models.chat_template import check_chat_templates
 from compact_hf.models.registry import get_family, read_family
 from compact_hf.parsing import read_json
@@ -59,7 +59,8 @@ def resolve_model(model: str, *, revision: str | None = None) -> Path:
         revision (`str`, *optional*, defaults to `main`): revision of the repository; ignored for a directory.
 
     Raises:
-        TuningError: if the model was not found, or the directory holds no model.
+        UsageError: if there is no such directory and no repository can have this name, or the directory holds no model.
+        TuningError: if the repository cannot be downloaded, or the directory has other than regular files.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -70,18 +71,19 @@ def resolve_model(model: str, *, revision: str | None = None) -> Path:
         try:
             with without_progress_bars():
                 directory = Path(snapshot_download(model, revision=revision, ignore_patterns=_IGNORE_PATTERNS))
+        except HFValidationError as error:
+            raise UsageError(
+                f"model {model_id!r} was not found: there is no such directory, and it is not the name of a repository"
+            ) from error
         except (OSError, ValueError) as error:
-            reason = (
-                "its name is not that of a repository" if isinstance(error, HFValidationError) else first_line(error)
-            )
             raise TuningError(
                 f"model {model_id!r} was not found: it is not a local directory, and cannot be downloaded from the Hub "
-                f"({reason})"
+                f"({first_line(error)})"
             ) from error
     with translate_disk_errors(TuningError, directory, "remove that file", is_reading=True):
         check_regular_files(directory)
     if not has_model(directory):
-        raise TuningError(f"{model} is not a model: give a directory with {MODEL_CONFIG} or {ADAPTER_CONFIG}")
+        raise UsageError(f"{model} is not a model: give a directory with {MODEL_CONFIG} or {ADAPTER_CONFIG}")
     return directory
 
 

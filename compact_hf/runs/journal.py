@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from compact_hf.errors import JournalError, SettingsMismatchError
+from compact_hf.errors import JournalError, SettingsMismatchError, UsageError
 from compact_hf.images.reasons import ImageReason
 from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import ImageInfo, Reject, RowReject, from_json, to_json
@@ -150,11 +150,12 @@ class Journal:
             run (`Path`): the run directory.
 
         Raises:
-            JournalError: the directory holds no run, or the journal is damaged or of another version.
+            UsageError: the directory holds no run.
+            JournalError: the journal is damaged or of another version.
         """
         file = run / FILE_NAME
         if not file.is_file():
-            raise JournalError(
+            raise UsageError(
                 f"{run} is not a run (no {FILE_NAME}): give the directory that `compact generate --out` wrote"
             )
         wal_file = run / f"{FILE_NAME}-wal"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar
 from compact_hf.errors import UsageError
 from compact_hf.images.source import MAX_EDGE
 from compact_hf.teachers.registry import BACKENDS
+from compact_hf.wording import format_flag
 
 if TYPE_CHECKING:
     from compact_hf.runs.run import RunProgress
@@ -183,11 +184,11 @@ class RunLimits:
     def __post_init__(self) -> None:
         for name in ("limit", "concurrency", "max_requests"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"got {name} {value}: it must be at least 1")
+                raise UsageError(f"got {format_flag(name)} {value}: it must be at least 1")
         for name in ("rpm", "tpm", "max_cost"):
             # NaN fails this comparison too.
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
-                raise UsageError(f"got {name} {value:g}: it must be above 0 and finite")
+                raise UsageError(f"got {format_flag(name)} {value:g}: it must be above 0 and finite")
 
     def for_shard(self, shard: Shard | None) -> Self:
         """Return the limits of one shard, its share of the limits of the whole run.

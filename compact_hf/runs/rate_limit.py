@@ -46,7 +46,7 @@ class RateLimits:
     def __post_init__(self) -> None:
         for name, value in (("concurrency", self.in_flight), ("rpm", self.rpm), ("tpm", self.tpm)):
             if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"got {name} {value:g}: it must be above 0 and finite")
+                raise UsageError(f"got --{name} {value:g}: it must be above 0 and finite")
 
 
 class Slots:

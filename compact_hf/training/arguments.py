@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import TuningError, did_you_mean
+from compact_hf.errors import TuningError, UsageError, did_you_mean
 from compact_hf.hub.cache import find_cached_dataset
 from compact_hf.hub.errors import describe_wrong_name
 from compact_hf.hub.ref import RepoRef
@@ -137,7 +137,7 @@ def check_base(args: Arguments) -> tuple[ModelFamily, Any]:
 
     Raises:
         TuningError: if the base cannot be read or needs code of its own, or does not belong to a registered family.
-        UsageError: if the family does not have a part that `--train` names.
+        UsageError: if the base is an adapter or was not found, or the family does not have a part that `--train` names.
     """
     name = args.model.model_name_or_path
     if args.training.trust_remote_code or (args.training.model_init_kwargs or {}).get("trust_remote_code"):
@@ -151,15 +151,18 @@ def check_base(args: Arguments) -> tuple[ModelFamily, Any]:
     except LOAD_ERRORS as error:
         if loading.is_adapter(Path(name)):
             merge = format_command("compact", "adapter", "merge", name, "--out", "DIR")
-            raise TuningError(
+            raise UsageError(
                 f"the base {name} is an adapter: merge it ({merge}), and give the merged model as --model_name_or_path"
             ) from error
-        reason = " ".join(str(error).split())[:200]
         if not Path(name).exists() and RepoRef.parse(name) is None and "/" in name:
-            reason = "there is no such directory, and its name is not that of a repository"
+            raise UsageError(
+                f"the base {name} was not found: there is no such directory, and it is not the name of a repository; "
+                "give another --model_name_or_path"
+            ) from error
         raise TuningError(
-            f"the base {name} cannot be read ({reason}): give the directory or repository of a model, such as `compact "
-            f"base assemble` writes, as --model_name_or_path, or install its family's package; {families}"
+            f"the base {name} cannot be read ({' '.join(str(error).split())[:200]}): give the directory or repository "
+            "of a model, such as `compact base assemble` writes, as --model_name_or_path, or install its family's "
+            f"package; {families}"
         ) from error
     # From here on, processor and weights come from the same commit, even if the revision moves.
     args.model.model_revision = loading.find_commit(name, revision=args.model.model_revision)
@@ -244,7 +247,8 @@ def load_splits(args: Arguments) -> dict[str, Any]:
         args (`Arguments`): arguments of the training script.
 
     Raises:
-        TuningError: if the dataset, its config, split or revision was not found, or the dataset is streamed.
+        UsageError: if the dataset has no such config or split.
+        TuningError: if the dataset or its revision was not found, or it is streamed.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -272,14 +276,16 @@ def load_splits(args: Arguments) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, DatasetsError) as error:
         suffix = f"@{args.extras.dataset_revision}" if args.extras.dataset_revision else ""
         reason = describe_wrong_name(error, config_option="--dataset_config", split_option="--dataset_train_split")
+        if reason is not None:
+            raise UsageError(f"the dataset {_name_data(args)}{suffix} {reason}") from error
         raise TuningError(
-            f"the dataset {_name_data(args)}{suffix} "
-            + (reason or f"cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            f"the dataset {_name_data(args)}{suffix} cannot be loaded: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ) from error
     for name, split in splits.items():
         if split not in dataset:
             purpose, advice = ("to evaluate on", ", or --eval_strategy no") if name == "test" else ("to train on", "")
-            raise TuningError(
+            raise UsageError(
                 f"the dataset {_name_data(args)} has no split {split!r} {purpose} (it has {', '.join(dataset)}): "
                 f"choose one with --dataset_{name}_split{advice}{did_you_mean(split, dataset)}"
             )

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments (`Sequence[str]`): `--config RECIPE` and options that replace the recipe's settings.
 
     Raises:
-        TuningError: if the recipe has a key that neither TRL nor accelerate knows.
+        UsageError: if the recipe has a key that neither TRL nor accelerate knows.
         SystemExit: if a training process fails, with its exit status.
     """
     from accelerate.commands import launch as accelerate_launch

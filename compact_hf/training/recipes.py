@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from compact_hf.errors import TuningError, did_you_mean
+from compact_hf.errors import TuningError, UsageError, did_you_mean
 from compact_hf.models.family import ModelFamily
 from compact_hf.models.loading import first_line
 from compact_hf.models.registry import iter_families, read_family
@@ -51,7 +51,7 @@ def recipe_path(recipe: Path | str) -> Path:
         recipe (`Path` or `str`): a YAML file or the name of a shipped recipe.
 
     Raises:
-        TuningError: if there is no such file, and no shipped recipe has this name.
+        UsageError: if there is no such file, and no shipped recipe has this name.
     """
     # A file takes precedence over the shipped recipe of the same name.
     path = Path(recipe)
@@ -62,7 +62,7 @@ def recipe_path(recipe: Path | str) -> Path:
     if name.removesuffix(_SUFFIX) in shipped:
         return shipped[name.removesuffix(_SUFFIX)][0]
     suggestion = did_you_mean(path.stem, recipe_names())
-    raise TuningError(f"no recipe {name!r}: give a YAML file or one of {', '.join(recipe_names())}{suggestion}")
+    raise UsageError(f"no recipe {name!r}: give a YAML file or one of {', '.join(recipe_names())}{suggestion}")
 
 
 def read_recipe(recipe: Path | str) -> dict[str, Any]:
@@ -72,7 +72,8 @@ def read_recipe(recipe: Path | str) -> dict[str, Any]:
         recipe (`Path` or `str`): a YAML file or the name of a shipped recipe.
 
     Raises:
-        TuningError: if the recipe was not found, cannot be read, or is not a YAML mapping.
+        UsageError: if the recipe was not found.
+        TuningError: if it cannot be read, or is not a YAML mapping.
     """
     path = recipe_path(recipe)
     try:
@@ -96,7 +97,7 @@ def recipe_purpose(recipe: Path | str) -> str:
         recipe (`Path` or `str`): a YAML file or the name of a shipped recipe.
 
     Raises:
-        TuningError: if the recipe was not found.
+        UsageError: if the recipe was not found.
     """
     first_line = recipe_path(recipe).read_text(encoding="utf-8").partition("\n")[0]
     return first_line.removeprefix("#").strip().removesuffix(".") if first_line.startswith("#") else ""
@@ -114,8 +115,8 @@ def copy_recipe(recipe: Path | str, out: Path | str, *, model: str | None = None
         `RecipeCopy`: the paths of the two files.
 
     Raises:
-        TuningError: if the recipe was not found or names no base to replace, the base's family has no template, or
-            one of the two files exists already.
+        UsageError: if the recipe was not found, or one of the two files exists already.
+        TuningError: if the recipe names no base to replace, or the base's family has no template.
     """
     out = Path(out)
     path = recipe_path(recipe)
@@ -131,7 +132,7 @@ def copy_recipe(recipe: Path | str, out: Path | str, *, model: str | None = None
     template = _find_template(path, model or str(read_recipe(path)["model_name_or_path"]))
     for file in (copy.recipe, copy.template):
         if file.exists():
-            raise TuningError(f"{file} exists already: choose another --out")
+            raise UsageError(f"{file} exists already: choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         copy.recipe.write_text(text, encoding="utf-8")
@@ -170,19 +171,19 @@ def check_recipe_keys(settings: Mapping[str, Any]) -> None:
         settings (`Mapping[str, Any]`): the recipe's settings.
 
     Raises:
-        TuningError: if a key or the accelerate config is unknown; the message suggests the closest valid one.
+        UsageError: if a key or the accelerate config is unknown; the message suggests the closest valid one.
     """
     valid_keys = _list_valid_keys()
     unknown = [key for key in settings if key not in valid_keys]
     if unknown:
         suggestion = did_you_mean(unknown[0], valid_keys)
-        raise TuningError(
+        raise UsageError(
             f"the recipe has a key that neither trl sft nor accelerate launch accepts: {unknown[0]}{suggestion}"
         )
     config = str(settings.get("accelerate_config", ""))
     configs = sorted(Path(file.name).stem for file in files("trl.accelerate_configs").iterdir())
     if config and config not in configs and not Path(config).is_file():
-        raise TuningError(
+        raise UsageError(
             f"the recipe's accelerate_config {config} is neither a file nor one of {', '.join(configs)}"
             f"{did_you_mean(config, configs)}"
         )

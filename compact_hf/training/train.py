@@ -99,9 +99,8 @@ def build_job(
         train (`str`, *optional*): as for `tune`.
 
     Raises:
-        UsageError: if `train` cannot be parsed.
-        TuningError: if the recipe was not found, has a key that TRL lacks, or names no `output_dir`; or TRL is not
-            installed.
+        UsageError: if `train` cannot be parsed, the recipe was not found, or names no `output_dir`.
+        TuningError: if the recipe has a key of ours, or TRL is not installed.
         HubError: if the dataset's revision cannot be found on the Hub, or the Hub cannot be reached.
     """
     path = recipe_path(recipe)
@@ -117,7 +116,7 @@ def build_job(
     if find_spec("trl") is None:
         raise TuningError("tuning needs TRL, which is not installed: pip install 'compact_hf[tune]'")
     if not settings.get("output_dir"):
-        raise TuningError(f"recipe {path} has no output_dir, and none was given: add it to the recipe or pass it")
+        raise UsageError(f"recipe {path} has no output_dir, and none was given: give --output_dir")
     # Options of the training script: only what differs from the recipe, which the script reads itself.
     script_settings = dict(overrides)
     if not settings.get("datasets"):

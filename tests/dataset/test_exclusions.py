@@ -22,7 +22,7 @@ from compact_hf.dataset.image_similarity import FingerprintCache, find_similar_i
 from compact_hf.dataset.schema import get_split
 from compact_hf.dataset.validate import validate
 from compact_hf.dataset.writer import write_dataset
-from compact_hf.errors import SourceError, UsageError
+from compact_hf.errors import UsageError
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.generate import generate
 from compact_hf.records import Reject, Row
@@ -126,7 +126,7 @@ def test_a_release_is_a_benchmark_too(run: Path, rows: list[Row], tmp_path: Path
 
 
 def test_what_is_no_data_set_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no such directory"):
+    with pytest.raises(UsageError, match="no such directory"):
         assemble(run, tmp_path / "out", version="1.0.0", exclude_images_of=[str(tmp_path / "nothing")])
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from compact_hf.dataset.instruction import sample_instruction_rows
 from compact_hf.dataset.stats import DatasetStats, RowCounter
-from compact_hf.errors import SourceError, UsageError
+from compact_hf.errors import UsageError
 from compact_hf.images.inspection import compute_image_id
 from compact_hf.records import Reject, Row, digest
 from compact_hf.reports.table import Table
@@ -194,7 +194,7 @@ def test_missing_files_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         sample_instruction_rows(tmp_path / "llava.json", image_root=tmp_path, seed=0, rows=1)
     (tmp_path / "llava.json").write_text("[]")
-    with pytest.raises(SourceError, match="no such directory"):
+    with pytest.raises(UsageError, match="no such directory"):
         sample_instruction_rows(tmp_path / "llava.json", image_root=tmp_path / "pictures", seed=0, rows=1)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.provenance import read_provenance
-from compact_hf.errors import JournalError
+from compact_hf.errors import UsageError
 from compact_hf.methods.generate import generate
 from compact_hf.runs.journal import FILE_NAME, FinishedImage, Journal
 from compact_hf.runs.journal_file import add_checksum
@@ -107,7 +107,7 @@ def test_no_folder_of_a_model_is_told(path: str, tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="is not a run"):
+    with pytest.raises(UsageError, match="is not a run"):
         read_provenance([tmp_path])
 
 

@@ -131,7 +131,7 @@ def test_more_scenes_ask_the_same_questions_first() -> None:
 
 @pytest.mark.parametrize("dataset", ["scenes:0", "scenes:", "scenes:-3", "scenes:1-9", "scenes:many", "scenes:٣"])
 def test_scenes_are_asked_for_by_number(dataset: str) -> None:
-    with pytest.raises(EvaluationError, match="not scenes:N"):
+    with pytest.raises(UsageError, match="not scenes:N"):
         load_questions(dataset)
 
 
@@ -229,7 +229,7 @@ BAD_DATASETS: dict[str, tuple[dict[str, Any], dict[str, Any], type[CompactError]
     "an unknown capability": ({**ROW, "capabilities": ["smell"]}, {}, UnknownCapabilityError, "smell"),
     "capabilities as a text": ({**ROW, "capabilities": "color"}, {}, EvaluationError, "it must be a list of names"),
     "no answers at all": ({**ROW, "answer": ""}, {}, EvaluationError, "no question that can be asked"),
-    "no such split": (ROW, {"split": "tets"}, EvaluationError, "has no split 'tets' .*: choose one with --split"),
+    "no such split": (ROW, {"split": "tets"}, UsageError, "has no split 'tets' .*: choose one with --split"),
     "a limit of none": (ROW, {"limit": 0}, UsageError, "at least 1"),
 }
 
@@ -260,7 +260,12 @@ def test_what_is_no_data_set_is_told_in_one_line(tmp_path: Path, what: str) -> N
     if what == "other":
         (path / "notes.txt").write_text("hello")
     no_split = "no split validation or test"
-    messages = {"train only": no_split, "other": no_split, "a text file": "supported files are .parquet"}
-    with pytest.raises(EvaluationError, match=messages.get(what, "cannot be read as a dataset")) as excinfo:
+    messages = {
+        "train only": no_split,
+        "other": no_split,
+        "a text file": "supported files are .parquet",
+        "missing": "is neither a file, a directory nor the name of a dataset",
+    }
+    with pytest.raises(CompactError, match=messages.get(what, "cannot be read as a dataset")) as excinfo:
         load_questions(str(path))
     assert "\n" not in str(excinfo.value)

@@ -14,7 +14,7 @@ import pytest
 
 from compact_hf.answers import ANSWER_RULES_VERSION, SHORT_ANSWER_INSTRUCTION
 from compact_hf.cli.main import main
-from compact_hf.errors import EvaluationError, SettingsMismatchError, UsageError
+from compact_hf.errors import CompactError, EvaluationError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
 from compact_hf.evaluation.inference import Student, model_inputs
 from compact_hf.evaluation.plan import plan_evaluation
@@ -240,7 +240,7 @@ def test_a_blind_model_is_asked_the_same_words_without_an_image(model: str, data
 
 def test_a_folder_with_other_things_is_left_alone(model: str, dataset: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(EvaluationError, match="is not empty, and is not an evaluation"):
+    with pytest.raises(UsageError, match="is not empty, and is not an evaluation"):
         evaluate(model, dataset, tmp_path, split="train")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -299,7 +299,7 @@ def test_questions_about_images_that_cannot_be_decoded_are_dropped_by_name(model
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("missing", "was not found: it is not a local directory, and cannot be downloaded from the Hub"),
+        ("missing", "was not found: there is no such directory, and it is not the name of a repository"),
         ("empty", "is not a model: give a directory with config.json"),
         ("text only", "cannot be loaded"),
         ("damaged", "cannot be loaded"),
@@ -316,7 +316,7 @@ def test_what_is_no_model_is_told_in_one_line(dataset: str, tmp_path: Path, what
         (directory / "config.json").write_text("{")
     if what == "adapter without base":
         (directory / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere"}')
-    with pytest.raises(EvaluationError, match=told) as excinfo:
+    with pytest.raises(CompactError, match=told) as excinfo:
         evaluate(str(directory), dataset, tmp_path / "out", split="train")
     assert "\n" not in str(excinfo.value)
 

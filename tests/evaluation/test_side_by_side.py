@@ -9,7 +9,7 @@ import pytest
 
 from compact_hf import copy_student
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
-from compact_hf.errors import EvaluationError
+from compact_hf.errors import UsageError
 from compact_hf.evaluation.inference import Student
 from compact_hf.evaluation.side_by_side import Answer, SideBySide
 from compact_hf.images.codec import ImageError
@@ -80,5 +80,5 @@ def test_what_is_no_picture_is_refused(both: SideBySide) -> None:
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="nothing-here"):
+    with pytest.raises(UsageError, match="nothing-here"):
         SideBySide(str(tmp_path / "nothing-here"))

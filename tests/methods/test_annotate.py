@@ -14,7 +14,7 @@ from datasets import load_dataset
 from starlette.responses import Response
 
 from compact_hf.cli.main import main
-from compact_hf.errors import JournalError, SettingsMismatchError, SourceError, StoppedEarly, TeacherError, UsageError
+from compact_hf.errors import SettingsMismatchError, SourceError, StoppedEarly, TeacherError, UsageError
 from compact_hf.methods.annotate.annotate import ANNOTATIONS_FILE, annotate, iter_annotations, summarize
 from compact_hf.methods.annotate.annotation import Annotation, AnnotationOutcome
 from compact_hf.methods.compact.complexity import CapabilityPair
@@ -285,7 +285,7 @@ def test_a_run_of_another_command_is_refused(tmp_path: Path) -> None:
     for read in (summarize, lambda run: list(iter_annotations(run))):
         with pytest.raises(UsageError, match="is a run of compact, not of annotate"):
             read(tmp_path / "run")
-    with pytest.raises(JournalError, match="is not a run"):
+    with pytest.raises(UsageError, match="is not a run"):
         summarize(tmp_path)
 
 

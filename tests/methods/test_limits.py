@@ -25,6 +25,7 @@ from compact_hf.runs.shards import Shard
 from compact_hf.testing.gemini import GeminiServer, content_response
 from compact_hf.testing.openai import OpenAIServer
 from compact_hf.testing.scripted_model import ModelRequest
+from compact_hf.wording import format_flag
 from tests import preforked
 from tests.methods.runs import PRESETS, generate_command, hash_release, read_outcomes, request_keys
 
@@ -144,11 +145,14 @@ def test_shards_keep_to_their_part_of_the_budget(tiny: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("terms", "told"),
     [
-        *(({name: 0}, f"got {name} 0: it must be at least 1") for name in ("limit", "concurrency", "max_requests")),
-        *(({name: 0.0}, f"got {name} 0: it must be above 0") for name in ("rpm", "tpm", "max_cost")),
-        ({"rpm": -3.5}, "got rpm -3.5: it must be above 0"),
-        ({"tpm": float("nan")}, "got tpm nan: it must be above 0"),
-        ({"rpm": float("inf")}, "got rpm inf: it must be above 0 and finite"),
+        *(
+            ({name: 0}, f"got {format_flag(name)} 0: it must be at le")
+            for name in ("limit", "concurrency", "max_requests")
+        ),
+        *(({name: 0.0}, f"got {format_flag(name)} 0: it must be above 0") for name in ("rpm", "tpm", "max_cost")),
+        ({"rpm": -3.5}, "got --rpm -3.5: it must be above 0"),
+        ({"tpm": float("nan")}, "got --tpm nan: it must be above 0"),
+        ({"rpm": float("inf")}, "got --rpm inf: it must be above 0 and finite"),
         ({"price_in": 1.0}, "give both"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.validate import validate
-from compact_hf.errors import JournalError, UsageError
+from compact_hf.errors import UsageError
 from compact_hf.images.inspection import inspect_image
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.balance import Balance
@@ -207,5 +207,5 @@ def test_what_makes_no_conversations_and_what_is_no_share_are_refused(tmp_path: 
         read_questions(run)
     with pytest.raises(UsageError, match="--max-similarity 90 is out of range: give a number from 0 to 1"):
         read_questions(write_run(tmp_path / "other", []), max_similarity=90)
-    with pytest.raises(JournalError, match="is not a run"):
+    with pytest.raises(UsageError, match="is not a run"):
         read_questions(tmp_path / "missing")

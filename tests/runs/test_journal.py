@@ -136,7 +136,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="is not a run"):
+    with pytest.raises(UsageError, match="is not a run"):
         Journal.read(tmp_path)
 
 

@@ -52,9 +52,9 @@ def test_help_lists_the_real_keywords(function: Callable[..., Any], own: set[str
 @pytest.mark.parametrize("options", [{"limit": 0}, {"concurrency": 0}, {"rpm": 0.0}, {"max_cost": float("inf")}])
 def test_a_limit_out_of_its_range_is_refused(options: dict[str, Any]) -> None:
     (name,) = options
-    with pytest.raises(UsageError, match=f"got {name}"):
+    with pytest.raises(UsageError, match=f"got --{name.replace('_', '-')} "):
         RunOptions(**options)
-    with pytest.raises(UsageError, match=f"got {name}"):
+    with pytest.raises(UsageError, match=f"got --{name.replace('_', '-')} "):
         RunLimits(**options)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.errors import TuningError
+from compact_hf.errors import UsageError
 from compact_hf.training.recipes import check_recipe_keys, copy_recipe, read_recipe, recipe_names, recipe_path
 from tests.training.samples import texts, write_release
 
@@ -205,7 +205,7 @@ def test_options_on_the_command_line_replace_the_recipes() -> None:
 def test_every_key_of_the_shipped_recipes_is_known(name: str) -> None:
     settings = read_recipe(name)
     check_recipe_keys(settings)
-    with pytest.raises(TuningError, match=r"accepts: lora_alfa; did you mean lora_alpha\?$"):
+    with pytest.raises(UsageError, match=r"accepts: lora_alfa; did you mean lora_alpha\?$"):
         check_recipe_keys({**settings, "lora_alfa": 8})
 
 
@@ -222,7 +222,7 @@ def test_every_key_of_the_shipped_recipes_is_known(name: str) -> None:
     ],
 )
 def test_a_mistyped_key_is_told_with_the_nearest(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(TuningError, match=told) as excinfo:
+    with pytest.raises(UsageError, match=told) as excinfo:
         check_recipe_keys(settings)
     assert "\n" not in str(excinfo.value)
 
@@ -233,7 +233,7 @@ def test_an_accelerate_config_may_be_a_file(tmp_path: Path) -> None:
     settings = {"accelerate_config": str(config), "env": {"NCCL_DEBUG": "WARN"}}
     check_recipe_keys(settings)
     config.unlink()
-    with pytest.raises(TuningError, match="neither a file nor one of"):
+    with pytest.raises(UsageError, match="neither a file nor one of"):
         check_recipe_keys(settings)
 
 

@@ -102,8 +102,8 @@ def read_dataset(dataset: str, *, config: str | None, split: str | None) -> Ques
     files = _find_files(address)
     split_files = [file for name in sorted(files) if address.split in ("", name) for file in files[name]]
     if not split_files:
-        raise EvaluationError(
-            f"{address.display_name} has the splits {', '.join(sorted(files))}; give one of them, or omit --split"
+        raise UsageError(
+            f"{address.display_name} has the splits {', '.join(sorted(files))}; give one of them as --split, or omit it"
         )
     # A footer has the columns, the number of rows and the row groups, so all files are checked before one is read.
     with translate_source_errors(address), ThreadPoolExecutor(_worker_count(address)) as pool:
@@ -180,8 +180,8 @@ def _find_local_files(address: Address) -> dict[str, tuple[str, ...]] | None:
         check_regular_files(address.path)
         configs = get_dataset_config_names(address.path)
     if address.config and address.config not in configs:
-        raise EvaluationError(
-            f"{address.display_name} has the configs {', '.join(configs)}; give one of them, or omit --config"
+        raise UsageError(
+            f"{address.display_name} has the configs {', '.join(configs)}; give one of them as --config, or omit it"
         )
     with translate_source_errors(address):
         # Resolves the file names; no data is prepared.

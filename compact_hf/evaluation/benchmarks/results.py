@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.answers import ANSWER_RULES_VERSION
-from compact_hf.errors import EvaluationError
+from compact_hf.errors import EvaluationError, UsageError
 from compact_hf.evaluation.benchmarks.lmms_eval import HARNESS_BENCHMARKS, HARNESS_VERSION, HELDOUT_TASK, Benchmark
 from compact_hf.parsing import parse_json
 from compact_hf.records import FIRST_RULE_VERSION
@@ -118,7 +118,7 @@ def _read_file(path: Path) -> _ResultsFile:
     try:
         data: Any = parse_json(read_regular(path, max_bytes=_MAX_BYTES))
     except OSError as error:
-        raise EvaluationError(
+        raise (UsageError if isinstance(error, FileNotFoundError) else EvaluationError)(
             f"{path} cannot be read ({error.strerror}); give results files of lmms-eval, or their directory"
         ) from error
     # Not JSON, or not UTF-8.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from compact_hf.errors import EvaluationError
+from compact_hf.errors import UsageError
 from compact_hf.evaluation.questions import QuestionSet
 from compact_hf.evaluation.tasks.compact.records import CompactQuestion
 from compact_hf.scenes.questions import SceneQuestion, make_question, supported_combinations
@@ -32,8 +32,7 @@ def read_scenes(dataset: str) -> QuestionSet:
     """Return the questions of `scenes:N`. The questions of `scenes:N+1` begin with the same ones.
 
     Raises:
-        EvaluationError: `dataset` is not scenes:N with N of 1 or more.
-        UsageError: there are fewer than N reserved scenes.
+        UsageError: `dataset` is not scenes:N with N of 1 or more, or there are fewer than N reserved scenes.
     """
     count = _parse_count(dataset)
     return QuestionSet(f"{count} reserved scenes", tuple(_iter_questions(reserved_scenes(count))), is_drawn=True)
@@ -86,7 +85,7 @@ def _parse_count(dataset: str) -> int:
     number = dataset.removeprefix(SCENES_PREFIX)
     # `isdigit` is true for characters such as ² that `int` refuses, so only ASCII is accepted.
     if not (number.isascii() and number.isdigit() and int(number)):
-        raise EvaluationError(
+        raise UsageError(
             f"{dataset!r} is not scenes:N with N of 1 or more; give the number of reserved scenes, not their seeds"
         )
     return int(number)
