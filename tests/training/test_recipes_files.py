@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compact_hf.cli.main import main
-from compact_hf.errors import TuningError
+from compact_hf.errors import TuningError, UsageError
 from compact_hf.models.llava.processor import chat_template
 from compact_hf.training.recipes import copy_recipe, read_recipe, recipe_names, recipe_path
 
@@ -49,7 +49,7 @@ def test_a_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest(name: str, told: str) -> None:
-    with pytest.raises(TuningError, match=told):
+    with pytest.raises(UsageError, match=told):
         recipe_path(name)
 
 
@@ -83,7 +83,7 @@ def test_a_copy_differs_in_the_base_and_its_template_only(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["tiny-cpu.yaml", "chat_template.jinja"])
 def test_a_copy_overwrites_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(TuningError, match=f"{name} exists already"):
+    with pytest.raises(UsageError, match=f"{name} exists already"):
         copy_recipe("tiny-cpu", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -108,5 +108,5 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == recipe_path("tiny-cpu").read_text()
     assert main(["recipe", "copy", "tiny-cpu", "--out", str(tmp_path), "--model", "me/base"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'tiny-cpu.yaml'}\n"
-    assert main(["recipe", "show", "tiny-gpu"]) == 1
+    assert main(["recipe", "show", "tiny-gpu"]) == 2
     assert "did you mean tiny-cpu?" in capsys.readouterr().err

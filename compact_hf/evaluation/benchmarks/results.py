@@ -90,6 +90,7 @@ def read_harness_scores(sources: Sequence[str | Path]) -> list[HarnessScores]:
             run more than once on a model, the last run counts.
 
     Raises:
+        UsageError: a file was not found.
         EvaluationError: a file cannot be read, has another format or version, or covers only part of a benchmark; or a
             model was run by two model classes of lmms-eval.
     """
@@ -117,8 +118,10 @@ def _read_file(path: Path) -> _ResultsFile:
     """Return the contents of a results file after checking that its version and coverage are supported."""
     try:
         data: Any = parse_json(read_regular(path, max_bytes=_MAX_BYTES))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} was not found; give results files of lmms-eval, or their directory") from error
     except OSError as error:
-        raise (UsageError if isinstance(error, FileNotFoundError) else EvaluationError)(
+        raise EvaluationError(
             f"{path} cannot be read ({error.strerror}); give results files of lmms-eval, or their directory"
         ) from error
     # Not JSON, or not UTF-8.
