@@ -143,7 +143,7 @@ def test_a_killed_training_process_is_told_with_what_memory_it_took(
 def test_a_recipe_without_output_dir_is_told_before_anything_starts(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("max_steps: 1\n")
-    with pytest.raises(TuningError, match="no output_dir"):
+    with pytest.raises(UsageError, match="no output_dir"):
         tune(recipe, overrides={})
 
 
