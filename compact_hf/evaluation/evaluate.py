@@ -258,7 +258,7 @@ def _choose_control(control: str | None, swap_pictures: bool) -> str | None:
 
 
 def resolve_models(
-    models: str | Path | Sequence[str | Path], *, batch_size: int, url: str | None, base: str | None
+    models: str | Path | Sequence[str | Path], *, batch_size: int, url: str | None, base: str | None = None
 ) -> list[ModelEntry]:
     """Return the models to evaluate, each with its identity.
 

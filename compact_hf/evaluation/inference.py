@@ -213,7 +213,7 @@ class Student:
         if not hasattr(self._processor, "image_processor"):
             raise EvaluationError(f"model {model} does not accept images; give a vision-language model such as LLaVA")
         if not self._processor.chat_template:
-            raise EvaluationError(f"model {model} has no chat template; save the one it was trained with next to it")
+            raise EvaluationError(f"model {model} has no chat template; save its own next to it as chat_template.jinja")
         try:
             check_image_question(self._processor)
         except ValueError as error:

@@ -75,9 +75,11 @@ class SideBySide:
             raise EvaluationError(str(error)) from error
         except LOAD_ERRORS as error:
             raise EvaluationError(f"model {model_name} cannot be loaded: {first_line(error)}") from error
-        if not hasattr(self._processor, "image_processor") or not self._processor.chat_template:
+        if not hasattr(self._processor, "image_processor"):
+            raise EvaluationError(f"model {model_name} does not accept images; give a model such as LLaVA")
+        if not self._processor.chat_template:
             raise EvaluationError(
-                f"model {model_name} does not accept images or has no chat template; give a model such as LLaVA"
+                f"model {model_name} has no chat template; save its own next to it as chat_template.jinja"
             )
         try:
             check_image_question(self._processor)

@@ -97,6 +97,13 @@ _NO_SAFE_WEIGHTS: Final = (
 )
 
 
+_MISSING_FILES: Final = {
+    "load image processor": "image processor (processor_config.json or preprocessor_config.json)",
+    "instantiate the backend tokenizer": "tokenizer (tokenizer.json or tokenizer.model)",
+}
+"""Part of a message of transformers -> what is missing, and the files that would have it."""
+
+
 @contextmanager
 def translate_load_errors() -> Iterator[None]:
     """Replace errors that the loading of a hostile or damaged model can raise by `LOAD_ERRORS` with a one-line message.
@@ -121,6 +128,9 @@ def translate_load_errors() -> Iterator[None]:
             ) from error
         if "use_safetensors" in str(error):
             raise OSError(_NO_SAFE_WEIGHTS) from error
+        for message, missing in _MISSING_FILES.items():
+            if message in str(error):
+                raise OSError(f"it has no {missing}; copy the file from the model that it was made from") from error
         raise
     except Exception as error:
         # tokenizers raises this class itself for files that it cannot read.

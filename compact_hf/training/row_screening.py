@@ -32,7 +32,8 @@ DropReason = Literal[
     "refused by the template",
     "too long",
 ]
-_CACHE_VERSION: Final = 4
+_MAX_DETAIL: Final = 200  # characters of a template's message
+_CACHE_VERSION: Final = 5
 """Increased whenever the checks change, so that older results in the cache are not used."""
 _ANY_SIZE: Final = (64, 64)
 """Width and height of the image that is counted for all images, if the family's image tokens do not depend on size."""
@@ -46,7 +47,8 @@ class DroppedRow(NamedTuple):
     Attributes:
         name (`str`): its `id`, or `row N` if rows have no id.
         reason (`DropReason | ImageReason`): an `ImageReason` if an image cannot be read or decoded.
-        detail (`str`, *optional*, defaults to an empty string): what is wrong with the image.
+        detail (`str`, *optional*, defaults to an empty string): what is wrong with the image, or why the template
+            refuses the row.
     """
 
     name: str
@@ -239,8 +241,9 @@ class RowScreener:
             return {**result, "reason": "other number of image parts than images"}
         try:
             tokens, answer_tokens, has_whole_images = self._count_tokens(prepared_messages, image_tokens)
-        except TemplateError:
-            return {**result, "reason": "refused by the template"}
+        except TemplateError as error:
+            # The template's own words, such as which role it refuses.
+            return {**result, "reason": "refused by the template", "detail": " ".join(str(error).split())[:_MAX_DETAIL]}
         return {
             **result,
             "tokens": tokens,

@@ -182,8 +182,19 @@ def test_an_image_token_that_is_the_next_one_of_the_tokenizer_is_added(folder: P
             (remove_pad_token, lambda model: edit_json(model / "tokenizer_config.json", "eos_token", "unk_token")),
             "its tokenizer has no padding token, and no end token to use instead: set pad_token in",
         ),
+        (
+            (lambda model: (model / "processor_config.json").unlink(),),
+            "it has no image processor (processor_config.json or preprocessor_config.json); copy the file from",
+        ),
+        (
+            (lambda model: [path.unlink() for path in model.glob("tokenizer*")] and None,),
+            "it has no tokenizer (tokenizer.json or tokenizer.model); copy the file from the model that it was",
+        ),
     ],
-    ids=["patch size", "contradiction", "image token", "no image token", "vocabulary", "no end token"],
+    ids=[
+        *("patch size", "contradiction", "image token", "no image token", "vocabulary", "no end token"),
+        *("no image processor", "no tokenizer"),
+    ],
 )
 def test_what_the_configuration_does_not_determine_or_contradicts_is_one_line(
     damages: tuple[Callable[[Path], None], ...], message: str, folder: Path, tmp_path: Path

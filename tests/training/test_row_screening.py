@@ -140,7 +140,11 @@ def test_parts_are_trained_on_like_texts(processor: Any) -> None:
 def test_the_template_decides_about_a_system_message(processor: Any) -> None:
     row = make_row("system", QUESTION, ANSWER)
     row["messages"].insert(0, {"role": "system", "content": "Be brief."})
-    assert screen([GOOD, row], processor).dropped == (("system", "refused by the template", ""),)
+    (dropped,) = screen([GOOD, row], processor).dropped
+    assert str(dropped).startswith(
+        "system: refused by the template (got a message of the role system where only user and"
+    )
+    assert str(dropped).endswith("mend or drop this row)")
 
 
 def test_lengths_and_answers_are_those_of_the_batches_of_training(processor: Any) -> None:
