@@ -191,7 +191,7 @@ def test_the_options_of_tune_behind_the_recipe_are_golden(golden: Golden) -> Non
     real_parse = argparse.ArgumentParser.parse_known_args
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_known_args", capture)
-        assert main(["tune", "no-such-recipe"]) == 1
+        assert main(["tune", "no-such-recipe"]) == 2
     golden("command_options_tune.txt", "\n".join(describe_parser(parsers[-1])))
 
 
