@@ -1,14 +1,16 @@
 """Turns the results of the demo into the sections of its report and a summary for the terminal.
 
-The report is a web page that compares the tiny model before and after tuning, with scores by k and by capability.
+The report is a web page that compares the tiny model before and after tuning: its accuracy, with scores by k and by
+capability, and its answers to a few questions. What the model was tuned on follows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Final
 
 from compact_hf.dataset.stats import DatasetStats
@@ -18,11 +20,17 @@ from compact_hf.evaluation.tasks.compact.scoring import CompactResults
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.columns import QuestionRow
 from compact_hf.methods.status import RunStatus
+from compact_hf.reports.answered_questions import AnsweredQuestion
 from compact_hf.reports.contact_sheet import QuestionItem
 from compact_hf.reports.dataset_charts import RejectCount
-from compact_hf.reports.demo_page import AccuracySection, DemoReport, Example, Fact, ReleaseSection, TrainingSection
+from compact_hf.reports.demo_page import AccuracySection, DemoReport, ReleaseSection, TrainingSection
+from compact_hf.reports.page_parts import Example, Fact
 from compact_hf.training.train import TrainingResult
 from compact_hf.wording import format_command
+
+BEFORE: Final = "before tuning"
+AFTER: Final = "after tuning"
+SWAPPED: Final = "with swapped images"
 
 _REASON_BY_FAULT: Final = {
     "superfluous capability": "needs more capabilities",
@@ -48,6 +56,8 @@ class DemoResults:
         code (`str`): a code snippet that loads the dataset.
         output (`str`): what the snippet printed.
         training (`TrainingResult`): result of tuning the tiny model.
+        examples (`Sequence[AnsweredQuestion]`): reserved questions with the answers before and after tuning.
+        selection_rule (`str`): how the examples were selected, as a sentence.
         before (`CompactResults`): scores of the model on reserved scenes before tuning.
         after (`CompactResults`): its scores on the same questions after tuning.
         swapped (`CompactResults`): its scores after tuning, with each question asked about another question's image.
@@ -59,6 +69,8 @@ class DemoResults:
     code: str
     output: str
     training: TrainingResult
+    examples: Sequence[AnsweredQuestion]
+    selection_rule: str
     before: CompactResults
     after: CompactResults
     swapped: CompactResults
@@ -75,18 +87,24 @@ def make_report(demo: DemoResults) -> DemoReport:
     rows = [row for row in iter_rows([demo.directory / "run"], AssemblyOptions(1)) if isinstance(row, QuestionRow)]
     # The preset `paper` asks for one draft per request, so this is also the number of drafts.
     request_count = status.requests.get("teacher", 0)
+    before, after, swapped = demo.before.overall, demo.after.overall, demo.swapped.overall
     return DemoReport(
-        title="COMPACT from drawn scenes",
+        title="COMPACT demo: a tiny model before and after tuning",
         summary=(
-            f"Made offline by compact demo. The embedded teacher wrote questions about {status.pictures} drawn scenes, "
-            "all questions were verified, and a tiny model was tuned on the accepted ones. Faults were planted in some "
-            "of the drafts, to measure how many of them verification finds."
+            f"Of {after.n:,} questions about drawn scenes that it was not tuned on, the model answers "
+            f"{before.accuracy:.1%} correctly before tuning and {after.accuracy:.1%} after. The embedded teacher wrote "
+            f"its training questions about {status.pictures:,} other scenes, and all of them were verified. Everything "
+            "on this page was made offline by compact demo."
         ),
         facts=(
-            Fact("images kept", f"{status.conversations} of {status.finished}", "2 to 3 accepted questions per image"),
-            Fact("questions accepted", f"{status.questions}", f"of {request_count} requests to the teacher"),
-            Fact("rows in the dataset", f"{demo.stats.rows()}", "compositional and instruction part"),
-            Fact("accuracy after tuning", f"{demo.after.overall.accuracy:.2f}", _format_majority(demo.after.overall)),
+            _accuracy_fact(BEFORE, before),
+            _accuracy_fact(AFTER, after),
+            _accuracy_fact(SWAPPED, swapped),
+            Fact("majority answer", f"{after.majority.accuracy:.1%}", "the most frequent right answer of each k"),
+        ),
+        data_facts=(
+            Fact("images kept", f"{status.conversations:,} of {status.finished:,}", "2 to 3 accepted questions each"),
+            Fact("questions accepted", f"{status.questions:,}", f"of {request_count:,} requests to the teacher"),
         ),
         combination_counts=Counter(turn.capabilities for row in rows for turn in row.turns),
         images=[
@@ -96,7 +114,9 @@ def make_report(demo: DemoResults) -> DemoReport:
         ],
         rejects=tuple(_iter_reject_counts(status)),
         release=ReleaseSection(
-            facts=tuple(Fact(name, f"{demo.stats.rows(*leaves)} rows") for name, leaves in demo.stats.configs.items()),
+            facts=tuple(
+                Fact(name, f"{demo.stats.rows(*leaves):,} rows") for name, leaves in demo.stats.configs.items()
+            ),
             example=Example("Load the dataset and print a row with the largest k", demo.code, demo.output),
         ),
         training=TrainingSection(
@@ -119,7 +139,7 @@ def make_summary(demo: DemoResults) -> str:
         demo (`DemoResults`): the results of the demo.
     """
     status = demo.status
-    steps = "\n".join(f"  {step.purpose}:\n    {step.code}" for step in _next_steps(demo.directory))
+    steps = "\n".join(f"  {step.purpose}:\n{indent(step.code, ' ' * 4)}" for step in _next_steps(demo.directory))
     return (
         f"{status.conversations} of {status.finished} images kept, {status.questions} questions, "
         f"{demo.stats.rows()} rows in {demo.directory / 'release'}\n"
@@ -144,10 +164,10 @@ def _iter_reject_counts(status: RunStatus) -> Iterator[RejectCount]:
 def _make_accuracy_section(demo: DemoResults) -> AccuracySection:
     """Return the section that compares the scores before tuning, after tuning, and with swapped images."""
     # The order of `models` below; all three are scored on the same questions.
-    evaluations = (demo.before, demo.swapped, demo.after)
+    evaluations = (demo.before, demo.after, demo.swapped)
     after = demo.after
     return AccuracySection(
-        models=("before", "swapped", "after"),
+        models=(BEFORE, AFTER, SWAPPED),
         overall=build_score_row("all", *(evaluation.overall for evaluation in evaluations)),
         by_k=tuple(
             build_score_row(f"k = {k}", *(evaluation.by_k[k] for evaluation in evaluations)) for k in after.by_k
@@ -157,16 +177,23 @@ def _make_accuracy_section(demo: DemoResults) -> AccuracySection:
             for name in after.by_capability
         ),
         questions=(
-            f"{after.overall.n} questions about scenes with reserved seeds, which training data must not use. "
-            "Swapped: after tuning, with each question asked about another question's image. Answers were marked by "
-            f"version {after.matching_version} of the rule {after.matching}."
+            f"{after.overall.n:,} questions about scenes with reserved seeds, which training data must not use. "
+            "Swapped images: after tuning, each question is asked about another question's image. The majority answer "
+            "is the most frequent right answer among the questions of the same k. Answers were marked by version "
+            f"{after.matching_version} of the rule {after.matching}."
         ),
         caveat=_make_caveat(demo),
+        examples=demo.examples,
+        selection_rule=demo.selection_rule,
     )
 
 
+def _accuracy_fact(model: str, score: ModelScore) -> Fact:
+    return Fact(f"right {model}", f"{score.accuracy:.1%}", f"95% interval {score.low:.1%} to {score.high:.1%}")
+
+
 def _format_majority(score: ModelScore) -> str:
-    return f"always giving the most frequent answer scores {score.majority.accuracy:.2f}"
+    return f"always giving the most frequent answer scores {score.majority.accuracy:.1%}"
 
 
 def _make_caveat(demo: DemoResults) -> str:
@@ -186,9 +213,9 @@ def _make_caveat(demo: DemoResults) -> str:
         else "which does not show that it uses the image"
     )
     return (
-        f"Accuracy went from {demo.before.overall.accuracy:.2f} to {after.accuracy:.2f} on {after.n} questions "
+        f"Accuracy went from {demo.before.overall.accuracy:.1%} to {after.accuracy:.1%} on {after.n:,} questions "
         f"({_format_majority(after)}). {claim}. When each question is asked about another question's image, the tuned "
-        f"model scores {swapped.accuracy:.2f}, {meaning}. The results show that the real trainer reads data made here "
+        f"model scores {swapped.accuracy:.1%}, {meaning}. The results show that the real trainer reads data made here "
         "and that a model learns from them. They do not show that compositional data are better than other data: the "
         "model is tiny, it could describe drawn scenes before, and it was tuned on questions about "
         f"{demo.status.conversations} images for {demo.training.steps} steps."
@@ -204,14 +231,14 @@ def _next_steps(directory: Path) -> tuple[Example, ...]:
         ),
         Example(
             "generate from your own images with a Gemini key",
-            "export GEMINI_API_KEY=...; compact generate IMAGES --out run --limit 20",
+            "export GEMINI_API_KEY=...\ncompact generate IMAGES --out run --limit 20",
         ),
         Example(
-            "make a dataset of them", "compact assemble run --out release --version 1.0.0; compact validate release"
+            "make a dataset of them", "compact assemble run --out release --version 1.0.0\ncompact validate release"
         ),
         Example(
             "tune LLaVA-1.5-7B on the dataset with a GPU",
-            "compact base assemble --out llava-base; compact tune llava15-7b-lora-1gpu "
+            "compact base assemble --out llava-base\ncompact tune llava15-7b-lora-1gpu "
             "--model_name_or_path llava-base --dataset_name release --output_dir adapter",
         ),
     )

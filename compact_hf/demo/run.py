@@ -27,11 +27,14 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.dataset.assemble import assemble
 from compact_hf.dataset.stats import DatasetStats
 from compact_hf.dataset.validate import validate
-from compact_hf.demo.report import DemoResults, make_report, make_summary
+from compact_hf.demo.report import AFTER, BEFORE, DemoResults, make_report, make_summary
 from compact_hf.errors import ReleaseError, UsageError
 from compact_hf.evaluation.evaluate import evaluate
+from compact_hf.evaluation.predict import read_predictions
 from compact_hf.evaluation.questions import SWAPPED_IMAGES
-from compact_hf.evaluation.task import DEFAULT_TASK
+from compact_hf.evaluation.report import build_examples, describe_selection
+from compact_hf.evaluation.results_directory import Evaluation
+from compact_hf.evaluation.task import DEFAULT_TASK, load_task
 from compact_hf.evaluation.tasks.compact.scoring import CompactResults
 from compact_hf.hub.card import is_edited, read_card
 from compact_hf.methods.generate import generate
@@ -119,6 +122,7 @@ _MAX_RESERVED_SCENES: Final = 200
 _IMAGE_ROWS: Final = 60
 _TEXT_ROWS: Final = 20
 _INSTRUCTION_ROWS: Final = 40
+_EXAMPLES: Final = 8
 _SHEET_IMAGES: Final = 6
 # Formatted with `release`; other braces are doubled. `or 0`: k is null for instruction rows.
 _SNIPPET: Final = """\
@@ -203,7 +207,24 @@ def run_demo(
     scores = read_card_results(training.output_dir, directory / "after")
     if not is_edited(read_card(training.output_dir)):
         write_card(training.output_dir, settings={**read_recipe(recipe_path(RECIPE)), **settings}, results=scores)
-    demo = DemoResults(directory, status(directory / "run"), stats, code, output, training, before, after, swapped)
+    task = load_task(DEFAULT_TASK)
+    # For each of the two models, question id -> prediction.
+    answers = [
+        {prediction.id: prediction for prediction in read_predictions(directory / name / evaluation.slugs[0])}
+        for name, evaluation in (("before", before), ("after", after))
+    ]
+    demo = DemoResults(
+        directory,
+        status(directory / "run"),
+        stats,
+        code,
+        output,
+        training,
+        build_examples(answers, (BEFORE, AFTER), _EXAMPLES, task=task, read_image=after.read_image),
+        describe_selection(_EXAMPLES, len(answers[0]), len(answers), task.stratum_name),
+        # A single model each, so there is one result.
+        *(cast(CompactResults, evaluation.results[0]) for evaluation in (before, after, swapped)),
+    )
     page, sheet = directory / "report.html", directory / "contact_sheet.png"
     report = make_report(demo)
     page.write_text(render_demo(report), encoding="utf-8")
@@ -273,18 +294,16 @@ def _train(directory: Path, settings: dict[str, str], on_progress: ProgressCallb
 
 def _evaluate(
     model: Path, dataset: str, out: Path, stage: str, on_progress: ProgressCallback, *, swap_images: bool = False
-) -> CompactResults:
+) -> Evaluation:
     """Evaluate a model on the questions of a dataset, with the images exchanged if `swap_images`."""
-    # A single model, so there is one result.
-    (results,) = evaluate(
+    return evaluate(
         str(model),
         dataset,
         out,
         task=DEFAULT_TASK,
         control=SWAPPED_IMAGES if swap_images else None,
         on_progress=lambda done, total: on_progress(stage, done, total, ""),
-    ).results
-    return cast(CompactResults, results)
+    )
 
 
 def _run_snippet(code: str) -> str:

@@ -16,16 +16,9 @@ from compact_hf.evaluation.results_directory import Evaluation
 from compact_hf.evaluation.scoring import Results
 from compact_hf.evaluation.task import EvaluationTask, describe_parts
 from compact_hf.records import digest
-from compact_hf.reports.demo_page import Example, Fact
-from compact_hf.reports.evaluation_page import (
-    OUTCOMES,
-    AnsweredQuestion,
-    EvaluationReport,
-    ModelAnswer,
-    Outcome,
-    get_outcome,
-    render_evaluation,
-)
+from compact_hf.reports.answered_questions import OUTCOMES, AnsweredQuestion, ModelAnswer, Outcome, get_outcome
+from compact_hf.reports.evaluation_page import EvaluationReport, render_evaluation
+from compact_hf.reports.page_parts import Example, Fact
 from compact_hf.reports.score_charts import Interval, ModelDifference
 
 REPORT_FILE: Final = "report.html"
@@ -92,11 +85,8 @@ def build_report(
         sections=sections,
         published=evaluation.published_table() if evaluation.published else None,
         comparisons=_differences(evaluation),
-        examples=[
-            _build_example(task, evaluation, models, [item[id] for item in answers])
-            for id in select_examples(answers, MAX_EXAMPLES, get_stratum=task.get_stratum)
-        ],
-        selection_rule=_describe_selection(len(answers[0]), len(models), task.stratum_name),
+        examples=build_examples(answers, models, MAX_EXAMPLES, task=task, read_image=evaluation.read_image),
+        selection_rule=describe_selection(MAX_EXAMPLES, len(answers[0]), len(models), task.stratum_name),
         matching=f"{rule.text} (Rule {evaluation.matching}, version {rule.version}.)" if rule else "",
         notes=evaluation.notes,
         settings=tuple((name, f"{value}") for name, value in settings.items()),
@@ -108,6 +98,39 @@ def _describe_headline(results: Results) -> Fact:
     headline, remark = results.headline, results.remark()
     interval = f"95% interval {headline.low:.1%} to {headline.high:.1%}"
     return Fact(results.model, f"{headline.value:.1%}", f"{interval}; {remark}" if remark else interval)
+
+
+def build_examples(
+    answers: Sequence[Mapping[str, Prediction]],
+    models: Sequence[str],
+    count: int,
+    *,
+    task: EvaluationTask,
+    read_image: Callable[[str], bytes | None],
+) -> list[AnsweredQuestion]:
+    """Return at most `count` questions with the answers of all models, as a page shows them.
+
+    Args:
+        answers (`Sequence[Mapping[str, Prediction]]`): for each model, question id -> prediction.
+        models (`Sequence[str]`): names of the models.
+        count (`int`): largest number of questions.
+        task (`EvaluationTask`): the task of the evaluation.
+        read_image (`Callable[[str], bytes | None]`): takes a question id and returns the encoded image.
+    """
+    examples = []
+    for id in select_examples(answers, count, get_stratum=task.get_stratum):
+        predictions = [item[id] for item in answers]
+        first = predictions[0]
+        model_answers = tuple(
+            ModelAnswer(model, prediction.prediction, prediction.right)
+            for model, prediction in zip(models, predictions, strict=True)
+        )
+        examples.append(
+            AnsweredQuestion(
+                read_image(id), tuple(task.iter_tags(first)), first.question, first.answers[0], model_answers, id
+            )
+        )
+    return examples
 
 
 def select_examples(
@@ -168,26 +191,15 @@ def _differences(evaluation: Evaluation) -> tuple[ModelDifference, ...]:
     )
 
 
-def _build_example(
-    task: EvaluationTask, evaluation: Evaluation, models: Sequence[str], predictions: Sequence[Prediction]
-) -> AnsweredQuestion:
-    """Return one question with all models' answers, as the page shows it."""
-    first = predictions[0]
-    return AnsweredQuestion(
-        image=evaluation.read_image(first.id),
-        tags=tuple(task.iter_tags(first)),
-        question=first.question,
-        answer=first.answers[0],
-        model_answers=tuple(
-            ModelAnswer(model, prediction.prediction, prediction.right)
-            for model, prediction in zip(models, predictions, strict=True)
-        ),
-        caption=first.id,
-    )
+def describe_selection(count: int, questions: int, models: int, stratum_name: str) -> str:
+    """Return how `select_examples` selected the examples, as a sentence for the page.
 
-
-def _describe_selection(questions: int, models: int, stratum_name: str) -> str:
-    """Return how the examples were selected, as a sentence for the page."""
+    Args:
+        count (`int`): largest number of examples.
+        questions (`int`): number of questions to select from.
+        models (`int`): number of models.
+        stratum_name (`str`): name of the strata, such as `k`; may be empty.
+    """
     outcomes = (
         "a question that some models answer correctly, one that no model does and one that all models do"
         if models > 1
@@ -195,6 +207,6 @@ def _describe_selection(questions: int, models: int, stratum_name: str) -> str:
     )
     turns = f"for each {stratum_name} in turn, " if stratum_name else "in turn, "
     return (
-        f"{min(MAX_EXAMPLES, questions)} of the {questions:,} questions, selected by a fixed rule and not by hand: "
+        f"{min(count, questions)} of the {questions:,} questions, selected by a fixed rule and not by hand: "
         f"{turns}{outcomes}, as far as such questions exist; ties are resolved by a hash of the id."
     )

@@ -37,7 +37,7 @@ from compact_hf.answers import ANSWER_RULES_VERSION, normalise, same_answer
 from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.questions import Prediction
 from compact_hf.records import FIRST_RULE_VERSION, RESULTS_SCHEMA
-from compact_hf.reports.demo_page import Fact
+from compact_hf.reports.page_parts import Fact
 from compact_hf.reports.score_charts import Interval, ScoreRow, compare_with_majority
 from compact_hf.reports.table import Table
 

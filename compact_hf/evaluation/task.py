@@ -37,7 +37,8 @@ from compact_hf.evaluation.scoring import (
     score_answers,
 )
 from compact_hf.plugins import list_plugins, load_plugin
-from compact_hf.reports.evaluation_page import Section, Tag
+from compact_hf.reports.answered_questions import Tag
+from compact_hf.reports.evaluation_page import Section
 from compact_hf.reports.score_charts import plot_accuracy_in_handfuls
 
 GROUP: Final = "compact_hf.tasks"

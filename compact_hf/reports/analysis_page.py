@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Plot
+from compact_hf.reports.page_parts import Example, Fact
 from compact_hf.reports.table import Table
 from compact_hf.reports.theme import jinja_environment
 

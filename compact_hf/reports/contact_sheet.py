@@ -368,18 +368,20 @@ def group_by_section(items: Iterable[T]) -> dict[Section, list[T]]:
     return {section: by_section[section] for section in sorted(by_section)}
 
 
-def render_fragment(items: Sequence[SheetItem]) -> str:
+def render_fragment(items: Sequence[SheetItem], *, heading: str = "h3") -> str:
     """Return the images as an HTML fragment, section by section, for a page that is based on layout.html.jinja.
 
     All text from teachers is escaped. Images are WebP data URLs of at most 400 x 400 pixels.
 
     Args:
         items (`Sequence[SheetItem]`): the images.
+        heading (`str`, *optional*, defaults to `"h3"`): element of the sections' headings, one level below the heading
+            above the fragment.
     """
     from compact_hf.reports.theme import jinja_environment
 
     template = jinja_environment().get_template("contact_sheet.html.jinja")
-    return template.render(sections=group_by_section(items), thumbnail=thumbnail)
+    return template.render(sections=group_by_section(items), heading=heading, thumbnail=thumbnail)
 
 
 def render_page(items: Sequence[SheetItem], *, title: str, summary: Sequence[str]) -> str:
@@ -393,7 +395,7 @@ def render_page(items: Sequence[SheetItem], *, title: str, summary: Sequence[str
     from compact_hf.reports.theme import jinja_environment
 
     template = jinja_environment().get_template("contact_sheet_page.html.jinja")
-    return template.render(title=title, summary=summary, sheet=render_fragment(items))
+    return template.render(title=title, summary=summary, sheet=render_fragment(items, heading="h2"))
 
 
 def thumbnail(image: bytes) -> dict[str, Any]:

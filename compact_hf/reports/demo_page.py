@@ -1,7 +1,8 @@
-"""Renders a report of a run (data, dataset, training, accuracy) as one self-contained HTML page.
+"""Renders a report of a run (accuracy, examples, data, dataset, training) as one self-contained HTML page.
 
-The page needs no network and no script, follows the light or dark setting of the reader, and is legible on a phone and
-in print. Sections without content are omitted, so a run without training gives a page without training.
+The page begins with the result: the accuracy, and a few questions with the answers of the models. The page needs no
+network and no script, follows the light or dark setting of the reader, and is legible on a phone and in print. Sections
+without content are omitted, so a run without training gives a page without training.
 """
 
 from __future__ import annotations
@@ -11,44 +12,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from compact_hf.reports import contact_sheet, dataset_charts, score_charts
+from compact_hf.reports.answered_questions import AnsweredQuestion
 from compact_hf.reports.contact_sheet import SheetItem
 from compact_hf.reports.dataset_charts import RejectCount
 from compact_hf.reports.figure import Plot
+from compact_hf.reports.page_parts import Example, Fact
 from compact_hf.reports.score_charts import ScoreRow
 from compact_hf.reports.theme import jinja_environment
 
 # Images are embedded in the page, so their number decides its size.
-_MAX_IMAGES: Final = 24
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """A number with its name.
-
-    Attributes:
-        label (`str`): name of the number, such as "images with questions".
-        value (`str`): the number as text, such as "187 of 200".
-        note (`str`): what the reader should know about it; may be empty.
-    """
-
-    label: str
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A command or a piece of code, with its purpose, and its real output if it was run.
-
-    Attributes:
-        purpose (`str`): one line that says what it is for.
-        code (`str`): the command or code.
-        output (`str`): what it printed; empty if it was not run.
-    """
-
-    purpose: str
-    code: str
-    output: str = ""
+_MAX_IMAGES: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +60,10 @@ class AccuracySection:
         overall (`ScoreRow`): the accuracy on all questions.
         by_k (`tuple[ScoreRow, ...]`): the accuracy by k.
         by_capability (`tuple[ScoreRow, ...]`): the accuracy by capability.
-        questions (`str`): one sentence that says where the questions come from.
+        questions (`str`): one or two sentences that say what was asked and what the models are.
         caveat (`str`): what these numbers show, and what they do not show.
+        examples (`Sequence[AnsweredQuestion]`): example questions with the answers of the models.
+        selection_rule (`str`): one sentence that says how the examples were selected.
     """
 
     models: tuple[str, ...]
@@ -97,6 +72,8 @@ class AccuracySection:
     by_capability: tuple[ScoreRow, ...]
     questions: str
     caveat: str
+    examples: Sequence[AnsweredQuestion] = ()
+    selection_rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +84,10 @@ class DemoReport:
         title (`str`): heading of the page.
         summary (`str`): one or two sentences that say what this is and how it was made.
         facts (`tuple[Fact, ...]`): the most important numbers.
+        data_facts (`tuple[Fact, ...]`): numbers about the accepted questions.
         combination_counts (`Mapping[tuple[str, ...], int]`): number of accepted questions by combination of
             capabilities; the length of a combination is k.
-        images (`Sequence[SheetItem]`): images with questions; at most 24 are shown, spread evenly over k.
+        images (`Sequence[SheetItem]`): images with questions; at most 12 are shown, spread evenly over k.
         means (`Mapping[str, float]`): mean k of other datasets, by label, for comparison.
         rejects (`Sequence[RejectCount]`): counts of rejects, one per reason.
         release (`ReleaseSection`, *optional*): the release that was written.
@@ -121,6 +99,7 @@ class DemoReport:
     title: str
     summary: str
     facts: tuple[Fact, ...]
+    data_facts: tuple[Fact, ...]
     combination_counts: Mapping[tuple[str, ...], int]
     images: Sequence[SheetItem] = ()
     means: Mapping[str, float] = field(default_factory=lambda: dataset_charts.PAPER_MEAN_K)
@@ -146,9 +125,10 @@ def render_demo(report: DemoReport) -> str:
             report=report,
             shown=len(items),
             sheet=contact_sheet.render_fragment(items),
+            # The function: the template decodes images one at a time.
+            thumbnail=contact_sheet.thumbnail,
             # The template names plots as variables, such as `k_distribution`.
             **{plot.name.replace("-", "_"): plot for plot in make_plots(report)},
-            accuracy_text=_describe_accuracy(report.accuracy),
         )
     )
 
@@ -159,16 +139,7 @@ def make_plots(report: DemoReport) -> tuple[Plot, ...]:
     Args:
         report (`DemoReport`): the content.
     """
-    # These are drawn for every run; the others need data that a run may not have.
-    plots = [
-        dataset_charts.plot_k_distribution(report.combination_counts, means=report.means),
-        dataset_charts.plot_coverage(report.combination_counts),
-        dataset_charts.plot_cooccurrence(report.combination_counts),
-    ]
-    if report.rejects:
-        plots.append(dataset_charts.plot_rejects(report.rejects))
-    if report.training:
-        plots.append(score_charts.plot_loss(report.training.loss))
+    plots = []
     if report.accuracy:
         section = report.accuracy
         # The score on all questions is the first line of this plot only.
@@ -182,8 +153,14 @@ def make_plots(report: DemoReport) -> tuple[Plot, ...]:
                 title="Accuracy by capability",
             )
         )
+    # These are drawn for every run; the others need data that a run may not have.
+    plots += [
+        dataset_charts.plot_k_distribution(report.combination_counts, means=report.means),
+        dataset_charts.plot_coverage(report.combination_counts),
+        dataset_charts.plot_cooccurrence(report.combination_counts),
+    ]
+    if report.rejects:
+        plots.append(dataset_charts.plot_rejects(report.rejects))
+    if report.training:
+        plots.append(score_charts.plot_loss(report.training.loss))
     return tuple(plots)
-
-
-def _describe_accuracy(section: AccuracySection | None) -> tuple[str, ...]:
-    return score_charts.describe_scores((section.overall, *section.by_k), section.models) if section else ()

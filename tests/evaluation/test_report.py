@@ -15,7 +15,7 @@ from compact_hf.evaluation.report import MAX_EXAMPLES, build_report, select_exam
 from compact_hf.evaluation.results_directory import Evaluation
 from compact_hf.evaluation.significance import compare
 from compact_hf.evaluation.tasks.compact.records import CompactPrediction as Prediction
-from compact_hf.reports.evaluation_page import get_outcome
+from compact_hf.reports.answered_questions import get_outcome
 from tests.evaluation.samples import COMPACT, score
 
 CAPABILITIES = ("color", "shape", "counting")

@@ -8,9 +8,10 @@ import pytest
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.reports.dataset_charts import RejectCount
-from compact_hf.reports.demo_page import AccuracySection, DemoReport, Example, Fact, ReleaseSection, TrainingSection
+from compact_hf.reports.demo_page import AccuracySection, DemoReport, ReleaseSection, TrainingSection
+from compact_hf.reports.page_parts import Example, Fact
 
-from .samples import HOSTILE, make_score, make_sheet_item
+from .samples import HOSTILE, make_answered_question, make_score, make_sheet_item
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +31,8 @@ def report(accepted: dict[tuple[str, ...], int]) -> DemoReport:
     return DemoReport(
         title="A run",
         summary=f"Made up, with {HOSTILE}.",
-        facts=(Fact("images", "200"), Fact("questions", "612", "2 or 3 per image")),
+        facts=(Fact("right after tuning", "60.0%", "95% interval 50.0% to 70.0%"),),
+        data_facts=(Fact("images", "200"), Fact("questions", "612", "2 or 3 per image")),
         combination_counts=accepted,
         images=[make_sheet_item(seed, 1 + seed % 3, question=f"Is it {HOSTILE}?") for seed in range(200)],
         rejects=[
@@ -46,6 +48,8 @@ def report(accepted: dict[tuple[str, ...], int]) -> DemoReport:
             by_capability=tuple(make_score(name) for name in CAPABILITIES),
             questions="Reserved scenes.",
             caveat="Nothing about photographs.",
+            examples=[make_answered_question(number, ("before", "after"), (False, True)) for number in range(8)],
+            selection_rule="The first eight.",
         ),
         next_steps=(Example("Continue:", "compact status RUN"),),
     )

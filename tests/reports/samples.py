@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from PIL import Image
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.records import Turn
+from compact_hf.reports.answered_questions import AnsweredQuestion, ModelAnswer, Tag
 from compact_hf.reports.contact_sheet import QuestionItem
-from compact_hf.reports.demo_page import Example, Fact
-from compact_hf.reports.evaluation_page import AnsweredQuestion, EvaluationReport, ModelAnswer, Section, Tag
+from compact_hf.reports.evaluation_page import EvaluationReport, Section
 from compact_hf.reports.figure import Plot
+from compact_hf.reports.page_parts import Example, Fact
 from compact_hf.reports.score_charts import Interval, ModelDifference, ScoreRow, plot_accuracy_in_handfuls
 from compact_hf.reports.table import Table
 
@@ -48,6 +49,18 @@ def make_plots(name: str, models: int) -> Iterator[Plot]:
     return plot_accuracy_in_handfuls([make_score("k = 1", 60, models)], names, name=name, title="Accuracy")
 
 
+def make_answered_question(number: int, models: Sequence[str], rights: Sequence[bool]) -> AnsweredQuestion:
+    """Return a question with HTML markup in its texts, and whether each model answers it correctly."""
+    return AnsweredQuestion(
+        make_image(number),
+        (Tag(f"k = {1 + number}", tone=f"k{1 + number % 3}"), Tag(HOSTILE, title=HOSTILE, group="relation")),
+        f"Is it {HOSTILE}?",
+        HOSTILE,
+        tuple(ModelAnswer(name, HOSTILE, is_right) for name, is_right in zip(models, rights, strict=True)),
+        f"scene:{number}",
+    )
+
+
 def make_evaluation(models: int) -> EvaluationReport:
     """Return a report of several models with every section and with HTML markup in its texts."""
     names = tuple(f"org/a-model-with-a-long-name-v{index + 1}" for index in range(models))
@@ -68,17 +81,7 @@ def make_evaluation(models: int) -> EvaluationReport:
             ModelDifference(names[0], name, 300, Interval(0.1 * index, 0.05, 0.9), 0.01)
             for index, name in enumerate(names)
         )[1:],
-        examples=[
-            AnsweredQuestion(
-                make_image(number),
-                (Tag(f"k = {1 + number}", tone="k1"), Tag(HOSTILE, title=HOSTILE, group="relation")),
-                f"Is it {HOSTILE}?",
-                HOSTILE,
-                tuple(ModelAnswer(name, HOSTILE, is_right) for name, is_right in zip(names, rights, strict=True)),
-                f"scene:{number}",
-            )
-            for number, rights in enumerate(answers)
-        ],
+        examples=[make_answered_question(number, names, rights) for number, rights in enumerate(answers)],
         selection_rule="The first three.",
         matching="Exact.",
         notes=(f"Nothing about {HOSTILE}.",),

@@ -10,8 +10,8 @@ import pytest
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.reports.analysis_page import AnalysisPage, Findings, PlotBlock, Section, TableBlock, render_analysis
 from compact_hf.reports.dataset_charts import Series, plot_bars, plot_lengths
-from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Table
+from compact_hf.reports.page_parts import Example, Fact
 from tests.reports.pages import ParsedPage
 from tests.reports.samples import HOSTILE
 

@@ -59,7 +59,7 @@ def test_headings_step_down_one_by_one(page: ParsedPage) -> None:
 def test_pictures_and_plots_have_words_for_those_who_cannot_see_them(page: ParsedPage) -> None:
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     plots = [attrs for tag, attrs in page.tags if tag == "figure"]
-    assert len(images) == 24
+    assert len(images) == 8 + 12, "the examples, and the images with their questions"
     assert all(attrs["alt"] for attrs in images)
     assert len(plots) == 7
     assert all(attrs["aria-label"] for attrs in plots)
@@ -98,4 +98,4 @@ def test_a_part_without_figures_is_left_out_with_its_link(
 
 
 def test_an_empty_run_still_gives_a_page() -> None:
-    assert ParsedPage(render_demo(DemoReport("Nothing yet", "No image was kept.", (), {}))).values("id")
+    assert ParsedPage(render_demo(DemoReport("Nothing yet", "No image was kept.", (), (), {}))).values("id")

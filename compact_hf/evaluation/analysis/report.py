@@ -15,8 +15,8 @@ from compact_hf.evaluation.analysis.text_only import TextOnlyBaseline
 from compact_hf.reports import dataset_charts, score_charts
 from compact_hf.reports.analysis_page import AnalysisPage, Findings, PlotBlock, Section, TableBlock, render_analysis
 from compact_hf.reports.dataset_charts import Series, plot_bars, plot_lengths
-from compact_hf.reports.demo_page import Example, Fact
 from compact_hf.reports.figure import Plot
+from compact_hf.reports.page_parts import Example, Fact
 from compact_hf.reports.ranking import join_names
 from compact_hf.wording import format_count
 

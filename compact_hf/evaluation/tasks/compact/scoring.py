@@ -17,7 +17,7 @@ from itertools import combinations
 from compact_hf.capabilities import CAPABILITIES, canonicalize
 from compact_hf.evaluation.scoring import AccuracyResults, Rule, Score, score_answers
 from compact_hf.evaluation.tasks.compact.records import CompactPrediction
-from compact_hf.reports.demo_page import Fact
+from compact_hf.reports.page_parts import Fact
 from compact_hf.reports.pair_charts import PAIRS
 
 

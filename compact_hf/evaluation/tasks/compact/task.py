@@ -19,7 +19,8 @@ from compact_hf.evaluation.tasks.compact.reader import read_dataset
 from compact_hf.evaluation.tasks.compact.records import CompactPrediction, CompactQuestion
 from compact_hf.evaluation.tasks.compact.scenes import SCENES_PREFIX, read_scenes
 from compact_hf.evaluation.tasks.compact.scoring import CompactResults, get_stratum, iter_parts, score_by_k
-from compact_hf.reports.evaluation_page import Section, Tag
+from compact_hf.reports.answered_questions import Tag
+from compact_hf.reports.evaluation_page import Section
 from compact_hf.reports.figure import Plot
 from compact_hf.reports.pair_charts import MIN_N, PAIRS, plot_accuracy_by_pair
 from compact_hf.reports.score_charts import Interval, plot_accuracy_in_handfuls
