@@ -104,7 +104,7 @@ def plot_bars(
             values = [dataset.values.get(category, 0) for category in names]
             axes.barh(positions, values, height * 0.92, label=shorten(dataset.label), **_BAR_STYLES[index])
             for position, value in zip(positions, values, strict=True):
-                axes.annotate(format_value(value), (value, position), fontsize=9.5, **LABEL_RIGHT)
+                axes.annotate(format_value(value), (value, position), fontsize=10, **LABEL_RIGHT)
         # Space for the number to the right of the longest bar.
         axes.set_xlim(0, max_value * 1.24)
         label_capabilities(axes, names, [_truncate(get_label(category)) for category in names])

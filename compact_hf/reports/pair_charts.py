@@ -61,17 +61,17 @@ def draw_triangle(axes: Axes, cells: Mapping[Pair, Cell]) -> None:
         column, row, cell = names.index(first), names.index(second), cells[first, second]
         _draw_cell(axes, column, row, cell.strength)
         if cell.note:
-            axes.text(column, row - 0.14, cell.text, ha="center", va="center", fontsize=9)
-            axes.text(column, row + 0.25, cell.note, ha="center", va="center", fontsize=7)
+            axes.text(column, row - 0.14, cell.text, ha="center", va="center", fontsize=10)
+            axes.text(column, row + 0.25, cell.note, ha="center", va="center", fontsize=8)
         else:
-            axes.text(column, row, cell.text, ha="center", va="center", fontsize=9)
+            axes.text(column, row, cell.text, ha="center", va="center", fontsize=10)
     # The last capability has no column and the first one no row; the y axis points down.
     axes.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, 0.5))
     axes.set_xticks(
         range(len(names) - 1), [get_label(name) for name in names[:-1]], rotation=55, ha="right", rotation_mode="anchor"
     )
     axes.set_yticks(range(1, len(names)), [get_label(name) for name in names[1:]])
-    axes.tick_params(length=0, labelsize=9.5)
+    axes.tick_params(length=0, labelsize=10)
     axes.spines[:].set_visible(False)
 
 
@@ -161,7 +161,7 @@ def _draw_legend(axes: Axes) -> None:
     right, top = len(CAPABILITIES) - 2, 1.0
     for position, share in enumerate((0, 25, 50, 75, 100)):
         _draw_cell(axes, right - 4 + position, top, share / 100)
-        axes.text(right - 4 + position, top, f"{share}", ha="center", va="center", fontsize=9)
-    axes.text(right + _CELL_SIZE / 2, top + 0.85, "% right; below: questions", ha="right", va="center", fontsize=9)
+        axes.text(right - 4 + position, top, f"{share}", ha="center", va="center", fontsize=10)
+    axes.text(right + _CELL_SIZE / 2, top + 0.85, "% right; below: questions", ha="right", va="center", fontsize=10)
     _draw_cell(axes, right, top + 2, None)
-    axes.text(right - 0.7, top + 2, f"fewer than {MIN_N}", ha="right", va="center", fontsize=9)
+    axes.text(right - 0.7, top + 2, f"fewer than {MIN_N}", ha="right", va="center", fontsize=10)

@@ -309,7 +309,7 @@ def plot_differences(differences: Sequence[ModelDifference]) -> Plot:
         axes.set_ylim(len(differences) - 0.5, -0.5)
         axes.set_xlabel("percentage points, with 95% interval", loc="right")
         axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0, labelsize=9.5)
+        axes.tick_params(axis="y", length=0, labelsize=10)
         axes.spines["left"].set_visible(False)
     return Plot(
         "differences",

@@ -10,6 +10,7 @@ CSS variables, which `css_variables` declares, so that the same SVG works in bot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,7 @@ from compact_hf.capabilities import CAPABILITIES, GROUPS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -45,6 +47,7 @@ def jinja_environment() -> Environment:
         k_tone=k_tone,
     )
     env.filters["spoken"] = get_label
+    env.filters["breakable"] = make_breakable
     return env
 
 
@@ -84,6 +87,7 @@ MAX_MODELS: Final = len(_MARKERS)
 _K_HATCHES: Final = ("", "///", "", "---", "")
 _WIDTH_INCHES: Final = 4.5
 _FONT_SIZE: Final = 11.0
+_MAX_WORD: Final = 16  # characters
 
 
 def tone(name: str) -> str:
@@ -141,6 +145,24 @@ def get_label(capability: str) -> str:
         capability (`str`): name of the capability, or any other text.
     """
     return capability.replace("_", " ")
+
+
+def make_breakable(text: object) -> Markup:
+    """Return a text as HTML in which long words may be broken, such as paths and names of models.
+
+    A browser breaks a word only where it would leave its box, and never to make the columns of a table narrower. Words
+    of up to 16 characters stay whole; longer ones may be broken after a separator or after 16 letters or digits.
+
+    Args:
+        text (`object`): the text, or a value to convert to text.
+    """
+    from markupsafe import Markup
+
+    def break_word(word: str) -> Markup:
+        pieces = re.findall(r"[^\W_]{1,16}[\W_]*|[\W_]+", word) if len(word) > _MAX_WORD else [word]
+        return Markup("<wbr>").join(pieces)
+
+    return Markup(" ").join(map(break_word, str(text).split(" ")))
 
 
 def css_variables(scheme: int) -> str:

@@ -19,6 +19,7 @@ from compact_hf.reports.page_parts import Example, Fact
 from compact_hf.reports.score_charts import Interval, ModelDifference, ScoreRow, plot_accuracy_in_handfuls
 from compact_hf.reports.table import Table
 
+LONG = "a_name_without_spaces/" * 8
 HOSTILE = "<script>alert('1')</script> & \"quotes\""
 
 
@@ -49,42 +50,44 @@ def make_plots(name: str, models: int) -> Iterator[Plot]:
     return plot_accuracy_in_handfuls([make_score("k = 1", 60, models)], names, name=name, title="Accuracy")
 
 
-def make_answered_question(number: int, models: Sequence[str], rights: Sequence[bool]) -> AnsweredQuestion:
-    """Return a question with HTML markup in its texts, and whether each model answers it correctly."""
+def make_answered_question(
+    number: int, models: Sequence[str], rights: Sequence[bool], *, text: str = HOSTILE
+) -> AnsweredQuestion:
+    """Return a question with `text` in all its texts, which each model answers correctly or not."""
     return AnsweredQuestion(
         make_image(number),
-        (Tag(f"k = {1 + number}", tone=f"k{1 + number % 3}"), Tag(HOSTILE, title=HOSTILE, group="relation")),
-        f"Is it {HOSTILE}?",
-        HOSTILE,
-        tuple(ModelAnswer(name, HOSTILE, is_right) for name, is_right in zip(models, rights, strict=True)),
+        (Tag(f"k = {1 + number}", tone=f"k{1 + number % 3}"), Tag(text, title=text, group="relation")),
+        f"Is it {text}?",
+        text,
+        tuple(ModelAnswer(name, text, is_right) for name, is_right in zip(models, rights, strict=True)),
         f"scene:{number}",
     )
 
 
-def make_evaluation(models: int) -> EvaluationReport:
-    """Return a report of several models with every section and with HTML markup in its texts."""
+def make_evaluation(models: int, *, text: str = HOSTILE) -> EvaluationReport:
+    """Return a report of several models with every section and with `text` in all its texts."""
     names = tuple(f"org/a-model-with-a-long-name-v{index + 1}" for index in range(models))
     answers = [(True,) * models, (False,) * models, (True,) + (False,) * (models - 1)]
     return EvaluationReport(
-        dataset=f"questions {HOSTILE}",
+        dataset=f"questions {text}",
         questions=300,
-        lead=f"the share of {HOSTILE}",
-        facts=(Fact("questions", "300"), Fact("images", "60", HOSTILE)),
+        lead=f"the share of {text}",
+        facts=(Fact("questions", "300"), Fact("images", "60", text)),
         models=names,
-        headline=tuple(Fact(name, "10.0%", f"95% interval; {HOSTILE}") for name in names),
+        headline=tuple(Fact(name, "10.0%", f"95% interval; {text}") for name in names),
         sections=(
-            Section("by-k", "By k", f"By {HOSTILE}", HOSTILE, tuple(make_plots("accuracy-by-k", models))),
+            Section("by-k", "By k", f"By {text}", text, tuple(make_plots("accuracy-by-k", models))),
             Section("by-pair", "By pair", "By pair", "", tuple(make_plots("by-pair", models)), is_grid=True),
         ),
-        published=Table(("model", "source"), [(HOSTILE, HOSTILE)]),
+        published=Table(("model", "source"), [(text, text)]),
         comparisons=tuple(
             ModelDifference(names[0], name, 300, Interval(0.1 * index, 0.05, 0.9), 0.01)
             for index, name in enumerate(names)
         )[1:],
-        examples=[make_answered_question(number, names, rights) for number, rights in enumerate(answers)],
+        examples=[make_answered_question(number, names, rights, text=text) for number, rights in enumerate(answers)],
         selection_rule="The first three.",
         matching="Exact.",
-        notes=(f"Nothing about {HOSTILE}.",),
-        settings=(("compact_hf", HOSTILE),),
+        notes=(f"Nothing about {text}.",),
+        settings=(("compact_hf", text),),
         command=Example("Again:", "compact evaluate MODEL scenes:60 --out DIR"),
     )

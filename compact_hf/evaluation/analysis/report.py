@@ -36,7 +36,7 @@ def render_page(data: Sequence[Analysis], comparison: DatasetComparison | None, 
     """
     return render_analysis(
         AnalysisPage(
-            title=" and ".join(analysis.name for analysis in data),
+            title=f"Analysis of {' and '.join(analysis.name for analysis in data)}",
             lead=_lead(data[0])
             if len(data) == 1
             else " ".join(f"{analysis.name}: {_lead(analysis)}" for analysis in data),
