@@ -48,6 +48,7 @@ def jinja_environment() -> Environment:
     )
     env.filters["spoken"] = get_label
     env.filters["breakable"] = make_breakable
+    env.filters["whole_options"] = keep_options_whole
     return env
 
 
@@ -163,6 +164,21 @@ def make_breakable(text: object) -> Markup:
         return Markup("<wbr>").join(pieces)
 
     return Markup(" ").join(map(break_word, str(text).split(" ")))
+
+
+def keep_options_whole(code: str) -> Markup:
+    """Return a command as HTML in which an option such as `--out` is not broken after its hyphens.
+
+    Args:
+        code (`str`): the command, or other code.
+    """
+    from markupsafe import Markup
+
+    # Every second part is an option.
+    parts = re.split(r"((?<!\S)--[\w-]+)", code)
+    return Markup("").join(
+        Markup('<span class="option">{}</span>').format(part) if index % 2 else part for index, part in enumerate(parts)
+    )
 
 
 def css_variables(scheme: int) -> str:
