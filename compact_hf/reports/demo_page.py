@@ -60,7 +60,7 @@ class AccuracySection:
         overall (`ScoreRow`): the accuracy on all questions.
         by_k (`tuple[ScoreRow, ...]`): the accuracy by k.
         by_capability (`tuple[ScoreRow, ...]`): the accuracy by capability.
-        questions (`str`): one or two sentences that say what was asked and what the models are.
+        questions (`str`): one or two sentences that say what the questions and the models are.
         caveat (`str`): what these numbers show, and what they do not show.
         examples (`Sequence[AnsweredQuestion]`): example questions with the answers of the models.
         selection_rule (`str`): one sentence that says how the examples were selected.

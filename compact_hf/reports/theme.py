@@ -15,11 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from markupsafe import Markup
+
 from compact_hf.capabilities import CAPABILITIES, GROUPS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -157,7 +158,6 @@ def make_breakable(text: object) -> Markup:
     Args:
         text (`object`): the text, or a value to convert to text.
     """
-    from markupsafe import Markup
 
     def break_word(word: str) -> Markup:
         pieces = re.findall(r"[^\W_]{1,16}[\W_]*|[\W_]+", word) if len(word) > _MAX_WORD else [word]
@@ -172,8 +172,6 @@ def keep_options_whole(code: str) -> Markup:
     Args:
         code (`str`): the command, or other code.
     """
-    from markupsafe import Markup
-
     # Every second part is an option.
     parts = re.split(r"((?<!\S)--[\w-]+)", code)
     return Markup("").join(

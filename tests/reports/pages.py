@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-_VOID = {"meta", "img", "br", "path", "use"}
+_VOID = {"meta", "img", "br", "path", "use", "wbr"}
 
 
 class ParsedPage(HTMLParser):

@@ -66,6 +66,14 @@ def test_pictures_and_plots_have_words_for_those_who_cannot_see_them(page: Parse
     assert [tag for tag, _ in page.tags].count("table") == 7
 
 
+def test_the_accuracy_comes_first_then_eight_examples_then_the_rest(text: str, page: ParsedPage) -> None:
+    anchors = ["accuracy", "examples", "capabilities", "made", "pictures", "dropped", "release", "training", "next"]
+    assert [name for name in page.values("id") if name in anchors] == anchors
+    assert text.split('id="examples"')[1].split("<h2")[0].count("<article") == 8
+    # The images with their training questions are folded.
+    assert page.tags.count(("details", {"id": "pictures", "class": "more"})) == 1
+
+
 def test_nothing_that_was_passed_in_becomes_markup(text: str) -> None:
     assert "<script" not in text
     assert text.count("&lt;script&gt;") > 20

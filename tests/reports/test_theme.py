@@ -11,7 +11,15 @@ import pytest
 
 from compact_hf.capabilities import CAPABILITIES, GROUPS
 from compact_hf.reports import dataset_charts
-from compact_hf.reports.theme import TONES, apply_theme, css_variables, k_style, k_tone
+from compact_hf.reports.theme import (
+    TONES,
+    apply_theme,
+    css_variables,
+    k_style,
+    k_tone,
+    keep_options_whole,
+    make_breakable,
+)
 
 
 def luminance(color: str) -> float:
@@ -51,6 +59,20 @@ def test_no_two_tones_share_a_light_value_because_themes_replace_by_value() -> N
     assert len({light for light, _ in TONES.values()}) == len(TONES)
     assert apply_theme(f"fill: {TONES['k3'][0]}") == "fill: var(--tone-k3)"
     assert f"--tone-k3: {TONES['k3'][1]};" in css_variables(1)
+
+
+def test_only_long_words_may_be_broken_and_nothing_becomes_markup() -> None:
+    assert make_breakable("scene understanding  of org/a-longer_name, 40 < 70") == (
+        "scene understanding  of org/<wbr>a-<wbr>longer_<wbr>name, 40 &lt; 70"
+    )
+    assert make_breakable("a" * 20) == f"{'a' * 16}<wbr>aaaa"
+    assert make_breakable("</script>" * 2) == "&lt;/<wbr>script&gt;&lt;/<wbr>script&gt;"
+
+
+def test_an_option_of_a_command_is_not_broken() -> None:
+    assert keep_options_whole("compact show <RUN> --n 3\n--out a--b") == (
+        'compact show &lt;RUN&gt; <span class="option">--n</span> 3\n<span class="option">--out</span> a--b'
+    )
 
 
 def test_drawing_leaves_the_readers_settings_alone() -> None:
