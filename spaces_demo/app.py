@@ -99,9 +99,9 @@ def build(settings: Settings) -> gr.Blocks:
             with gr.Tab("Ask", id="ask", elem_id="ask"):
                 ask.build_tab(models, page)
             with gr.Tab("Explore", id="explore", elem_id="explore"):
-                explore.build_tab(image_gallery, page, tabs)
+                sheet = explore.build_tab(image_gallery, page, tabs)
             with gr.Tab("Compose", id="compose", elem_id="compose"):
-                compose.build_tab(settings.gemini_url or None)
+                compose.build_tab(settings.gemini_url or None, page, tabs, sheet)
             with gr.Tab("Results", id="results", elem_id="results") as results_tab:
                 results.build_tab(settings.results, results_tab)
     return page

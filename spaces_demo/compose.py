@@ -7,19 +7,22 @@ which is kept only for the duration of the request.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import gradio as gr
 from page import render_template
-from step_trace import Step, iter_steps
+from step_trace import STAGES, Outcome, Step, iter_steps
 from validation import ImageInput, KeyTextbox, input_error
 
 from compact_hf.capabilities import CAPABILITIES, canonicalize
-from compact_hf.errors import TeacherError, TeacherUnavailableError
+from compact_hf.errors import StoppedEarly, TeacherError, TeacherUnavailableError
 from compact_hf.reports.contact_sheet import thumbnail
 from compact_hf.reports.theme import get_label
-from compact_hf.scenes.questions import supported_combinations
+from compact_hf.scenes.questions import make_question, supported_combinations
 from compact_hf.scenes.scene import build_scene
 from compact_hf.scenes.source import SceneSource
 from compact_hf.teachers.base import Teacher
@@ -28,34 +31,65 @@ MAX_CAPABILITIES: Final = 3
 SCENE_COUNT: Final = 10_000
 # Seconds for one of the up to three requests.
 GEMINI_TIMEOUT_S: Final = 30.0
-_SCENE_MODE, _UPLOAD_MODE = "A drawn scene and the embedded teacher", "My own image and Gemini"
+_SCENE_MODE, _UPLOAD_MODE = "A drawn scene", "My own image, with Gemini"
 _DEFAULT_CAPABILITIES: Final = ("color", "counting")
+_DEFAULT_SCENE: Final = 7
+# Random scenes that are tried for a question with the selected capabilities: of all sets of three, the rarest is
+# supported by about one scene in 60. Each takes about 4 ms.
+_MAX_TRIES: Final = 200
 
 
-def build_tab(gemini_url: str | None) -> None:
-    """Lay out the tab; `gemini_url` is a server to use instead of Google's, and can only be set by the owner."""
+@dataclass(frozen=True, slots=True)
+class _SceneInputs:
+    """The inputs for a drawn scene.
+
+    Attributes:
+        group (`gr.Group`): contains the others.
+        number (`gr.Number`): number of the scene.
+        preview (`gr.HTML`): the drawn scene.
+        random_button (`gr.Button`): selects a random scene.
+        mistake (`gr.Checkbox`): whether a mistake is planted.
+    """
+
+    group: gr.Group
+    number: gr.Number
+    preview: gr.HTML
+    random_button: gr.Button
+    mistake: gr.Checkbox
+
+
+def build_tab(gemini_url: str | None, page: gr.Blocks, tabs: gr.Tabs, sheet: gr.HTML) -> None:
+    """Lay out the tab. For visitors who open the Space with `?scene=N`, it is selected with this scene.
+
+    Args:
+        gemini_url (`str | None`): a server to use instead of Google's; it can only be set by the owner of the Space.
+        page (`gr.Blocks`): the page.
+        tabs (`gr.Tabs`): the tabs of the page, to select this one.
+        sheet (`gr.HTML`): the cards of the tab Explore; a click on the link to a scene has its number in `scene`.
+    """
     gr.Markdown(
-        "How a question is made: a teacher writes a question that needs the capabilities you choose. Filters check it. "
-        "A verifier, who does not see your choice, lists the capabilities that the question needs. Code compares the "
-        "two lists. Only questions that pass all steps become part of the dataset."
+        "See how a question of the dataset is made, and how a wrong one is found. Only a question that passes all "
+        "steps becomes part of the dataset."
     )
     with gr.Row():
         with gr.Column(min_width=280):
-            capabilities = gr.CheckboxGroup(
-                [(get_label(name), name) for name in CAPABILITIES],
-                value=list(_DEFAULT_CAPABILITIES),
-                label="Capabilities",
-                info=f"Choose 1 to {MAX_CAPABILITIES}.",
-            )
-            mode = gr.Radio([_SCENE_MODE, _UPLOAD_MODE], value=_SCENE_MODE, label="Image and teacher")
-            scene_group, scene_number, fault = _build_scene_inputs()
+            mode = gr.Radio([_SCENE_MODE, _UPLOAD_MODE], value=_SCENE_MODE, label="Image")
+            scene = _build_scene_inputs()
             upload_group, image, key_textbox = _build_upload_inputs()
+            with gr.Group():
+                capabilities = gr.CheckboxGroup(
+                    [(get_label(name), name) for name in CAPABILITIES],
+                    value=list(_DEFAULT_CAPABILITIES),
+                    label="Capabilities that the question needs",
+                    info=f"Choose 1 to {MAX_CAPABILITIES}.",
+                )
+                gr.HTML(render_template("capabilities.html.jinja"), elem_classes="ours-html")
             button = gr.Button("Write a question", variant="primary")
         with gr.Column(min_width=280):
-            steps_html = gr.HTML(render_template("steps.html.jinja", steps=()), elem_classes=["told", "ours-html"])
+            steps_html = gr.HTML(_render_steps(), elem_classes="ours-html", elem_id="compose-steps")
 
     async def compose(
-        wanted: list[str], way: str, number: float | None, fault: bool, picture: bytes | None, key: str
+        wanted: list[str], way: str, number: float | None, mistake: bool, picture: bytes | None, key: str
     ) -> AsyncIterator[str]:
         if not 1 <= len(wanted) <= MAX_CAPABILITIES:
             raise input_error(f"{len(wanted)} capabilities are selected: select 1 to {MAX_CAPABILITIES}.")
@@ -63,52 +97,127 @@ def build_tab(gemini_url: str | None) -> None:
         if way == _SCENE_MODE:
             seed = _check_seed(number)
             ref = f"scene:{seed}"
-            pages = _iter_pages(_scenes_teacher(fault, seed), SceneSource(seed, seed + 1).read(ref), ref, combination)
+            data = SceneSource(seed, seed + 1).read(ref)
+            pages = _iter_pages(_scenes_teacher(seed), data, ref, combination, plants_mistake=mistake)
         elif picture is None or not key:
             raise input_error(
-                "An image and a Gemini API key are both needed. To try it without them, use drawn scenes."
+                "An image and a Gemini API key are both needed. To try it without them, use a drawn scene."
             )
         else:
-            pages = _iter_pages(_gemini_teacher(key, gemini_url), picture, "picture", combination)
+            pages = _iter_pages(_gemini_teacher(key, gemini_url), picture, "picture", combination, plants_mistake=False)
         # Each page replaces the previous one, with one more step.
         async for html in pages:
             yield html
 
-    mode.input(
-        lambda value: (gr.update(visible=value == _SCENE_MODE), gr.update(visible=value == _UPLOAD_MODE)),
-        mode,
-        [scene_group, upload_group],
-        api_visibility="private",
-        show_progress="hidden",
-    )
-    button.click(
+    writing = button.click(
         compose,
-        [capabilities, mode, scene_number, fault, image, key_textbox],
+        [capabilities, mode, scene.number, scene.mistake, image, key_textbox],
         steps_html,
         api_name="compose",
         concurrency_limit=4,
+        show_progress="minimal",
         # Clicks while a question is being written are ignored.
         trigger_mode="once",
     )
+    # On a phone the steps are below the button. Gradio runs this in the browser.
+    button.click(
+        None,
+        None,
+        None,
+        js="() => { if (innerWidth <= 760) document.getElementById('compose-steps').scrollIntoView(); }",
+        api_visibility="private",
+    )
+    # Steps that belong to other inputs disappear at once, in the browser, and no more of them are shown.
+    gr.on(
+        [
+            capabilities.input,
+            mode.input,
+            scene.number.input,
+            scene.random_button.click,
+            scene.mistake.input,
+            image.input,
+            image.clear,
+            sheet.click,
+        ],
+        None,
+        None,
+        steps_html,
+        js=f"() => {json.dumps(_render_steps())}",
+        cancels=[writing],
+        api_visibility="private",
+    )
+    mode.input(
+        lambda value: (gr.update(visible=value == _SCENE_MODE), gr.update(visible=value == _UPLOAD_MODE)),
+        mode,
+        [scene.group, upload_group],
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    _connect_scene_inputs(scene, capabilities)
+
+    def open_scene(number: Any) -> tuple[Any, ...]:
+        seed = _check_seed(number)
+        selected, shown, hidden = gr.update(selected="compose"), gr.update(visible=True), gr.update(visible=False)
+        return selected, _SCENE_MODE, shown, hidden, seed, _render_scene(seed)
+
+    def open_clicked_scene(event: gr.EventData) -> tuple[Any, ...]:
+        return open_scene(event.scene)
+
+    def open_linked_scene(request: gr.Request) -> tuple[Any, ...]:
+        number = str(request.query_params.get("scene", ""))
+        # Opened without a link to a scene, or with one that does not exist: nothing changes.
+        if not number.isdecimal() or int(number) >= SCENE_COUNT:
+            return (gr.skip(),) * 6
+        return open_scene(int(number))
+
+    outputs = [tabs, mode, scene.group, upload_group, scene.number, scene.preview]
+    sheet.click(open_clicked_scene, None, outputs, api_visibility="private", show_progress="hidden")
+    page.load(open_linked_scene, None, outputs, api_visibility="private", show_progress="hidden")
 
 
-def _build_scene_inputs() -> tuple[gr.Group, gr.Number, gr.Checkbox]:
+def _build_scene_inputs() -> _SceneInputs:
     """Lay out the selection of a drawn scene, with its preview."""
-    with gr.Group(visible=True) as group:
-        number = gr.Number(7, label=f"Scene, 0 to {SCENE_COUNT - 1}", precision=0, minimum=0, maximum=SCENE_COUNT - 1)
-        preview = gr.HTML(_render_scene(7), elem_classes="scene")
-        fault = gr.Checkbox(label="Make the teacher write a faulty question, to see how verification finds the fault")
-    number.input(
+    with gr.Group(elem_classes="scene-inputs") as group:
+        with gr.Row(equal_height=True):
+            preview = gr.HTML(_render_scene(_DEFAULT_SCENE), elem_classes="scene", min_width=160, scale=3)
+            with gr.Column(min_width=140, scale=2):
+                number = gr.Number(
+                    _DEFAULT_SCENE,
+                    label=f"Scene, 0 to {SCENE_COUNT - 1}",
+                    precision=0,
+                    minimum=0,
+                    maximum=SCENE_COUNT - 1,
+                )
+                random_button = gr.Button("Random scene")
+        mistake = gr.Checkbox(label="Plant a mistake: a wrong answer, which the verifier should find")
+    return _SceneInputs(group, number, preview, random_button, mistake)
+
+
+def _connect_scene_inputs(scene: _SceneInputs, capabilities: gr.CheckboxGroup) -> None:
+    """Draw the scene whose number is entered, or a random one that supports the selected capabilities."""
+    scene.number.input(
         # The field is empty while a visitor types a new number.
         lambda value: gr.skip() if value is None else _render_scene(_check_seed(value)),
-        number,
-        preview,
+        scene.number,
+        scene.preview,
         api_visibility="private",
         show_progress="hidden",
         # While a scene is drawn, only the last of the numbers that are typed is kept.
         trigger_mode="always_last",
     )
-    return group, number, fault
+
+    def draw_random(wanted: list[str]) -> tuple[int, str]:
+        seed = _find_random_scene(wanted)
+        return seed, _render_scene(seed)
+
+    scene.random_button.click(
+        draw_random,
+        capabilities,
+        [scene.number, scene.preview],
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="once",
+    )
 
 
 def _build_upload_inputs() -> tuple[gr.Group, ImageInput, KeyTextbox]:
@@ -130,31 +239,41 @@ def _build_upload_inputs() -> tuple[gr.Group, ImageInput, KeyTextbox]:
     return group, image, key_textbox
 
 
-async def _iter_pages(teacher: Teacher, data: bytes, ref: str, combination: tuple[str, ...]) -> AsyncIterator[str]:
-    """Yield the page after each step. Messages of the teacher's server are never shown unchanged."""
-    finished_steps: list[Step] = []
+async def _iter_pages(
+    teacher: Teacher, data: bytes, ref: str, combination: tuple[str, ...], *, plants_mistake: bool
+) -> AsyncIterator[str]:
+    """Yield the page before the first step and after each step. Messages of the teacher's server are never shown."""
+    steps: list[Step] = []
+    yield _render_steps(running=True)
     try:
-        async for step in iter_steps(teacher, data, ref, combination):
-            finished_steps.append(step)
-            yield render_template(
-                "steps.html.jinja", steps=finished_steps, hint=_hint(finished_steps[0], ref, len(combination))
-            )
-    except TeacherUnavailableError as error:
-        raise input_error(f"The teacher did not answer ({error}): try again later.") from None
-    except TeacherError:
-        # Its message is meant for users of the command line, and quotes the server.
-        raise input_error(
-            "Gemini refuses the API key or the request: check the key, and that it has access to the model."
-        ) from None
+        async for item in iter_steps(teacher, data, ref, combination, plants_mistake=plants_mistake):
+            if isinstance(item, Outcome):
+                yield _render_steps(steps, outcome=item, hint=_hint(steps, ref, len(combination)))
+            else:
+                steps.append(item)
+                yield _render_steps(steps, running=item.state != "failed")
+    except (StoppedEarly, TeacherError) as error:
+        message = _describe_teacher_error(error)
+        yield _render_steps([*steps, Step("failed", message)])
+        raise input_error(message) from None
     finally:
         # Also after an error: the HTTP client holds the visitor's key.
         await teacher.close()
 
 
-def _scenes_teacher(fault: bool, seed: int) -> Teacher:
+def _describe_teacher_error(error: StoppedEarly | TeacherError) -> str:
+    """Return what a visitor can do. The error itself is meant for users of the command line, and quotes the server."""
+    if isinstance(error, StoppedEarly):
+        return "The daily quota of this API key is used up: try again tomorrow, or use a drawn scene."
+    if isinstance(error, TeacherUnavailableError):
+        return "Gemini does not answer at the moment, or the key has reached its limit: try again in a minute."
+    return "Gemini refuses the API key or the request: check the key, and that it has access to the model."
+
+
+def _scenes_teacher(seed: int) -> Teacher:
     from compact_hf.teachers.scenes import ScenesTeacher
 
-    return ScenesTeacher(fault_rate=1.0 if fault else 0.0, seed=seed)
+    return ScenesTeacher(seed=seed)
 
 
 def _gemini_teacher(key: str, url: str | None) -> Teacher:
@@ -169,14 +288,33 @@ def _check_seed(number: Any) -> int:
     return int(number)
 
 
+def _find_random_scene(wanted: Sequence[str]) -> int:
+    """Return a random scene for which a question with the capabilities exists, if one is found soon."""
+    seeds = random.sample(range(SCENE_COUNT), _MAX_TRIES)
+    if not 1 <= len(wanted) <= MAX_CAPABILITIES:
+        return seeds[0]
+    combination = canonicalize(wanted)
+    return next(
+        (seed for seed in seeds if make_question(build_scene(seed), combination, random.Random(seed)) is not None),
+        seeds[0],
+    )
+
+
 def _render_scene(seed: int) -> str:
     preview = thumbnail(SceneSource(seed, seed + 1).read(f"scene:{seed}"))
     return render_template("scene.html.jinja", picture=preview, seed=seed)
 
 
-def _hint(draft_step: Step, ref: str, k: int) -> str:
+def _render_steps(
+    steps: Sequence[Step] = (), *, running: bool = False, outcome: Outcome | None = None, hint: str = ""
+) -> str:
+    """Return the HTML of all steps; `running` says that the step after the finished ones has begun."""
+    return render_template("steps.html.jinja", stages=STAGES, steps=steps, running=running, outcome=outcome, hint=hint)
+
+
+def _hint(steps: Sequence[Step], ref: str, k: int) -> str:
     """Return an example of capabilities that a scene supports, if it does not support the selected ones."""
-    if draft_step.state == "failed" and ref.startswith("scene:"):
+    if steps[0].state == "failed" and ref.startswith("scene:"):
         combinations = supported_combinations(build_scene(int(ref.removeprefix("scene:"))), k)
         if combinations:
             return (

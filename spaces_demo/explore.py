@@ -2,82 +2,119 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import gallery
 import gradio as gr
-from gallery import Gallery
+from gallery import Gallery, GalleryRow
 from page import render_template
 
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.reports.theme import get_label
 
-PAGE_SIZE = 12
-ANY = "any"
+PAGE_SIZE: Final = 12
+ANY: Final = "any"
+# A click on the link to a scene selects the tab Compose without loading the page again, unless it opens a new window.
+_FOLLOW_LINKS: Final = """
+element.addEventListener('click', event => {
+    const link = event.target.closest('a[href^="?scene="]');
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    scrollTo(0, 0);
+    trigger('click', {scene: Number(link.getAttribute('href').slice('?scene='.length))});
+});
+"""
+# The pages are long: after the buttons below the cards, the next page is shown from its beginning.
+_SCROLL_UP: Final = "(...inputs) => { document.getElementById('explore').scrollIntoView(); return inputs; }"
 
 
-def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
+@dataclass(frozen=True, slots=True)
+class _Pager:
+    """The controls that turn pages.
+
+    Attributes:
+        previous_button (`gr.Button`): shows the previous page.
+        number (`gr.Number`): number of the page, from 1.
+        next_button (`gr.Button`): shows the next page.
+    """
+
+    previous_button: gr.Button
+    number: gr.Number
+    next_button: gr.Button
+
+    @property
+    def outputs(self) -> list[gr.Button | gr.Number]:
+        """The components, in the order of the values of `_update_pager`."""
+        return [self.previous_button, self.number, self.next_button]
+
+
+def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> gr.HTML:
     """Lay out the tab. For visitors who open the Space with `?row=NAME`, it shows that row only.
 
     Args:
         image_gallery (`Gallery`): the rows to show.
         blocks (`gr.Blocks`): the page.
         tabs (`gr.Tabs`): the tabs of the page, to select this one.
+
+    Returns:
+        `gr.HTML`: the cards; a click on a link to a drawn scene has the number of the scene in `scene`.
     """
     ks = sorted({row.item.k for row in image_gallery.rows})
 
-    def look(k: str, capability: str, page: float | None) -> tuple[str, str]:
-        matching_rows = gallery.filter_rows(
+    def look(k: str, capability: str, page: float | None) -> tuple[Any, ...]:
+        rows = gallery.filter_rows(
             image_gallery.rows, None if k == ANY else int(k), None if capability == ANY else capability
         )
-        page_count = max(-(-len(matching_rows) // PAGE_SIZE), 1)
-        current_page = _clamp_page(page, page_count)
-        text = (
-            f"{len(matching_rows)} of {len(image_gallery.rows)} images from {image_gallery.origin}. "
-            f"Page {current_page} of {page_count}."
+        page_count = max(-(-len(rows) // PAGE_SIZE), 1)
+        # A number after the last page shows the last page, and the number fields are corrected, too.
+        number = min(max(int(page or 1), 1), page_count)
+        summary = (
+            f"{len(rows)} of {len(image_gallery.rows)} images from {image_gallery.origin}. "
+            f"Page {number} of {page_count}."
         )
-        rows = matching_rows[(current_page - 1) * PAGE_SIZE : current_page * PAGE_SIZE]
-        return render_template("cards.html.jinja", rows=rows), text
-
-    def make_pager(offset: int) -> Any:
-        def turn_page(k: str, capability: str, page: float | None) -> tuple[int, str, str]:
-            # A number after the last page shows the last page, so the number field is corrected, too.
-            row_count = len(
-                gallery.filter_rows(
-                    image_gallery.rows, None if k == ANY else int(k), None if capability == ANY else capability
-                )
-            )
-            current_page = _clamp_page((page or 1) + offset, max(-(-row_count // PAGE_SIZE), 1))
-            return current_page, *look(k, capability, current_page)
-
-        return turn_page
+        html = _render_cards(rows[(number - 1) * PAGE_SIZE : number * PAGE_SIZE], capability)
+        return html, summary, *_update_pager(number, page_count), *_update_pager(number, page_count)
 
     with gr.Row(equal_height=True):
         k = gr.Radio(
-            [ANY, *map(str, ks)], value=ANY, label="Complexity k", info="Number of capabilities that a question needs."
+            [("any number", ANY), *((str(k), str(k)) for k in ks)],
+            value=ANY,
+            label="Capabilities that each question needs (k)",
         )
         capability = gr.Dropdown(
-            [(ANY, ANY), *((get_label(name), name) for name in CAPABILITIES)],
+            [("any capability", ANY), *((get_label(name), name) for name in CAPABILITIES)],
             value=ANY,
-            label="Capability",
+            label="Show images with a question that needs",
             filterable=False,
         )
-    first_page, first_summary = look(ANY, ANY, 1)
-    summary = gr.Markdown(first_summary)
-    sheet = gr.HTML(first_page, padding=False)
-    with gr.Row(elem_classes="pages"):
-        previous_button = gr.Button("Previous page", min_width=120)
-        page_number = gr.Number(1, label="Page", precision=0, minimum=1, min_width=100)
-        next_button = gr.Button("Next page", min_width=120)
-    inputs = [k, capability, page_number]
-    page_number.submit(look, inputs, [sheet, summary], api_name="explore")
-    previous_button.click(make_pager(-1), inputs, [page_number, sheet, summary], api_visibility="private")
-    next_button.click(make_pager(1), inputs, [page_number, sheet, summary], api_visibility="private")
+    html, text, *_ = look(ANY, ANY, 1)
+    page_count = -(-len(image_gallery.rows) // PAGE_SIZE)
+    summary = gr.Markdown(text)
+    upper_pager = _build_pager(page_count)
+    sheet = gr.HTML(html, padding=False, js_on_load=_FOLLOW_LINKS)
+    lower_pager = _build_pager(page_count)
+    outputs = [sheet, summary, *upper_pager.outputs, *lower_pager.outputs]
+    for pager, js in ((upper_pager, None), (lower_pager, _SCROLL_UP)):
+        inputs = [k, capability, pager.number]
+        # The call of the upper one is that of the API.
+        name: dict[str, Any] = {"api_name": "explore"} if pager is upper_pager else {"api_visibility": "private"}
+        pager.number.submit(look, inputs, outputs, js=js, show_progress="minimal", **name)
+        for button, offset in ((pager.previous_button, -1), (pager.next_button, 1)):
+            button.click(
+                lambda k, capability, page, offset=offset: look(k, capability, (page or 1) + offset),
+                inputs,
+                outputs,
+                js=js,
+                show_progress="minimal",
+                api_visibility="private",
+            )
     gr.on(
         [k.input, capability.input],
-        lambda k, capability: (1, *look(k, capability, 1)),
+        lambda k, capability: look(k, capability, 1),
         [k, capability],
-        [page_number, sheet, summary],
+        outputs,
+        show_progress="minimal",
         api_visibility="private",
     )
 
@@ -85,13 +122,41 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> None:
         name = str(request.query_params.get("row", ""))
         # Opened without a link to a row: nothing changes.
         if not name:
-            return gr.update(), gr.update(), gr.update()
+            return gr.skip(), gr.skip(), gr.skip()
         rows = [row for row in image_gallery.rows if row.name == name]
-        text = f"One row of {image_gallery.origin}." if rows else "This row was not found."
-        return gr.update(selected="explore"), render_template("cards.html.jinja", rows=rows), text
+        if not rows:
+            return gr.update(selected="explore"), gr.skip(), "This image was not found. Here are all others."
+        text = (
+            f"The linked image, one of {len(image_gallery.rows)} from {image_gallery.origin}. "
+            "To see the others, choose any filter or page."
+        )
+        return gr.update(selected="explore"), _render_cards(rows, ANY), text
 
     blocks.load(open_linked_row, None, [tabs, sheet, summary], api_visibility="private", show_progress="hidden")
+    return sheet
 
 
-def _clamp_page(page: float | None, pages: int) -> int:
-    return min(max(int(page or 1), 1), pages)
+def _build_pager(page_count: int) -> _Pager:
+    """Lay out the controls that turn pages, on page 1 of `page_count`."""
+    with gr.Row(elem_classes="pager"):
+        previous_button = gr.Button("← Previous page", min_width=110, interactive=False)
+        number = gr.Number(1, label=_page_label(page_count), precision=0, minimum=1, min_width=110, container=False)
+        next_button = gr.Button("Next page →", min_width=110, interactive=page_count > 1)
+    return _Pager(previous_button, number, next_button)
+
+
+def _update_pager(number: int, page_count: int) -> tuple[Any, Any, Any]:
+    """Return the updates of the components of a pager that show page `number`."""
+    return (
+        gr.update(interactive=number > 1),
+        gr.update(value=number, label=_page_label(page_count)),
+        gr.update(interactive=number < page_count),
+    )
+
+
+def _page_label(page_count: int) -> str:
+    return f"Page (1 to {page_count})"
+
+
+def _render_cards(rows: tuple[GalleryRow, ...] | list[GalleryRow], capability: str) -> str:
+    return render_template("cards.html.jinja", rows=rows, chosen=capability)

@@ -31,12 +31,15 @@ class GalleryRow:
     Attributes:
         item (`QuestionItem`): the image with its questions.
         name (`str`): the name of the row in links to this Space.
-        link (`str`): link to the row in the Hub's dataset viewer, or to this Space with only this row.
+        link (`str`): link to the scene in the tab Compose, to the row in the Hub's dataset viewer, or to this Space
+            with only this row.
+        link_text (`str`): what the link does.
     """
 
     item: QuestionItem
     name: str
     link: str
+    link_text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,9 @@ def draw_scenes(count: int) -> Gallery:
         )
         # A scene may support no question of this k.
         if turns:
-            rows.append(GalleryRow(QuestionItem(source.read(ref), k, turns, ref), ref, _permalink(ref)))
-    return Gallery(tuple(rows), "scenes drawn by this Space, with questions of the scenes teacher")
+            item = QuestionItem(source.read(ref), k, turns, f"Scene {seed}")
+            rows.append(GalleryRow(item, ref, f"?scene={seed}", f"Write a question about scene {seed}"))
+    return Gallery(tuple(rows), "scenes that this Space drew, with questions of its built-in teacher")
 
 
 def read_dataset(dataset: str, *, per_k: int) -> Gallery:
@@ -99,7 +103,7 @@ def read_dataset(dataset: str, *, per_k: int) -> Gallery:
         raise ReleaseError(f"{dataset} has no configs k1, k2, ...: give a dataset that `compact assemble` wrote")
     # Visitors see only the last part of a path of this machine.
     name = os.path.basename(os.path.abspath(dataset)) if os.path.isdir(dataset) else dataset
-    return Gallery(tuple(_interleave(rows)), f"{format_code(name)}, the first {per_k} rows of each k")
+    return Gallery(tuple(_interleave(rows)), f"{format_code(name)}, the first {per_k} of each k")
 
 
 def filter_rows(rows: Sequence[GalleryRow], k: int | None, capability: str | None) -> tuple[GalleryRow, ...]:
@@ -126,14 +130,12 @@ def _build_row(row: dict[str, Any], dataset: str, config: str, number: int) -> G
     )
     name = str(row["id"])
     if os.path.isdir(dataset):
-        link = _permalink(name)
+        link, link_text = f"?row={quote(name, safe='')}", "Open this image alone"
     else:
         link = f"{page_url(dataset, kind='datasets')}/viewer/{config}/train?row={number}"
-    return GalleryRow(QuestionItem(row["images"][0]["bytes"], row["k"], turns, f"{config}, row {number}"), name, link)
-
-
-def _permalink(name: str) -> str:
-    return f"?row={quote(name, safe='')}"
+        link_text = "See it in the dataset on the Hub"
+    item = QuestionItem(row["images"][0]["bytes"], row["k"], turns, f"Image {number + 1}")
+    return GalleryRow(item, name, link, link_text)
 
 
 def _interleave(rows: Sequence[Sequence[GalleryRow]]) -> Iterator[GalleryRow]:
