@@ -7,9 +7,10 @@ which is kept only for the duration of the request.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from compact_hf.reports.contact_sheet import thumbnail
 from compact_hf.reports.theme import get_label
 from compact_hf.scenes.questions import make_question, supported_combinations
 from compact_hf.scenes.scene import build_scene
-from compact_hf.scenes.source import SceneSource
+from compact_hf.scenes.source import SceneSource, parse_seed
 from compact_hf.teachers.base import Teacher
 
 MAX_CAPABILITIES: Final = 3
@@ -44,14 +45,14 @@ class _SceneInputs:
     """The inputs for a drawn scene.
 
     Attributes:
-        group (`gr.Group`): contains the others.
+        column (`gr.Column`): contains the others.
         number (`gr.Number`): number of the scene.
         preview (`gr.HTML`): the drawn scene.
         random_button (`gr.Button`): selects a random scene.
         mistake (`gr.Checkbox`): whether a mistake is planted.
     """
 
-    group: gr.Group
+    column: gr.Column
     number: gr.Number
     preview: gr.HTML
     random_button: gr.Button
@@ -75,15 +76,14 @@ def build_tab(gemini_url: str | None, page: gr.Blocks, tabs: gr.Tabs, sheet: gr.
         with gr.Column(min_width=280):
             mode = gr.Radio([_SCENE_MODE, _UPLOAD_MODE], value=_SCENE_MODE, label="Image")
             scene = _build_scene_inputs()
-            upload_group, image, key_textbox = _build_upload_inputs()
-            with gr.Group():
-                capabilities = gr.CheckboxGroup(
-                    [(get_label(name), name) for name in CAPABILITIES],
-                    value=list(_DEFAULT_CAPABILITIES),
-                    label="Capabilities that the question needs",
-                    info=f"Choose 1 to {MAX_CAPABILITIES}.",
-                )
-                gr.HTML(render_template("capabilities.html.jinja"), elem_classes="ours-html")
+            upload_column, image, key_textbox = _build_upload_inputs()
+            capabilities = gr.CheckboxGroup(
+                [(get_label(name), name) for name in CAPABILITIES],
+                value=list(_DEFAULT_CAPABILITIES),
+                label="Capabilities that the question needs",
+                info=f"Choose 1 to {MAX_CAPABILITIES}.",
+            )
+            gr.HTML(render_template("capabilities.html.jinja"), elem_classes="ours-html")
             button = gr.Button("Write a question", variant="primary")
         with gr.Column(min_width=280):
             steps_html = gr.HTML(_render_steps(), elem_classes="ours-html", elem_id="compose-steps")
@@ -98,13 +98,15 @@ def build_tab(gemini_url: str | None, page: gr.Blocks, tabs: gr.Tabs, sheet: gr.
             seed = _check_seed(number)
             ref = f"scene:{seed}"
             data = SceneSource(seed, seed + 1).read(ref)
-            pages = _iter_pages(_scenes_teacher(seed), data, ref, combination, plants_mistake=mistake)
+            pages = _iter_pages(lambda: _scenes_teacher(seed), data, ref, combination, plants_mistake=mistake)
         elif picture is None or not key:
             raise input_error(
                 "An image and a Gemini API key are both needed. To try it without them, use a drawn scene."
             )
         else:
-            pages = _iter_pages(_gemini_teacher(key, gemini_url), picture, "picture", combination, plants_mistake=False)
+            pages = _iter_pages(
+                lambda: _gemini_teacher(key, gemini_url), picture, "picture", combination, plants_mistake=False
+            )
         # Each page replaces the previous one, with one more step.
         async for html in pages:
             yield html
@@ -149,7 +151,7 @@ def build_tab(gemini_url: str | None, page: gr.Blocks, tabs: gr.Tabs, sheet: gr.
     mode.input(
         lambda value: (gr.update(visible=value == _SCENE_MODE), gr.update(visible=value == _UPLOAD_MODE)),
         mode,
-        [scene.group, upload_group],
+        [scene.column, upload_column],
         api_visibility="private",
         show_progress="hidden",
     )
@@ -170,27 +172,27 @@ def build_tab(gemini_url: str | None, page: gr.Blocks, tabs: gr.Tabs, sheet: gr.
             return (gr.skip(),) * 6
         return open_scene(int(number))
 
-    outputs = [tabs, mode, scene.group, upload_group, scene.number, scene.preview]
+    outputs = [tabs, mode, scene.column, upload_column, scene.number, scene.preview]
     sheet.click(open_clicked_scene, None, outputs, api_visibility="private", show_progress="hidden")
     page.load(open_linked_scene, None, outputs, api_visibility="private", show_progress="hidden")
 
 
 def _build_scene_inputs() -> _SceneInputs:
     """Lay out the selection of a drawn scene, with its preview."""
-    with gr.Group(elem_classes="scene-inputs") as group:
-        with gr.Row(equal_height=True):
-            preview = gr.HTML(_render_scene(_DEFAULT_SCENE), elem_classes="scene", min_width=160, scale=3)
-            with gr.Column(min_width=140, scale=2):
-                number = gr.Number(
-                    _DEFAULT_SCENE,
-                    label=f"Scene, 0 to {SCENE_COUNT - 1}",
-                    precision=0,
-                    minimum=0,
-                    maximum=SCENE_COUNT - 1,
-                )
-                random_button = gr.Button("Random scene")
-        mistake = gr.Checkbox(label="Plant a mistake: a wrong answer, which the verifier should find")
-    return _SceneInputs(group, number, preview, random_button, mistake)
+    with gr.Column() as column, gr.Row():
+        with gr.Column(min_width=200, scale=4):
+            preview = gr.HTML(_render_scene(_DEFAULT_SCENE), elem_classes="scene")
+        with gr.Column(min_width=200, scale=5):
+            number = gr.Number(
+                _DEFAULT_SCENE,
+                label=f"Scene, 0 to {SCENE_COUNT - 1}",
+                precision=0,
+                minimum=0,
+                maximum=SCENE_COUNT - 1,
+            )
+            random_button = gr.Button("Random scene")
+            mistake = gr.Checkbox(label="Plant a mistake", info="A wrong answer: will the verifier find it?")
+    return _SceneInputs(column, number, preview, random_button, mistake)
 
 
 def _connect_scene_inputs(scene: _SceneInputs, capabilities: gr.CheckboxGroup) -> None:
@@ -220,9 +222,9 @@ def _connect_scene_inputs(scene: _SceneInputs, capabilities: gr.CheckboxGroup) -
     )
 
 
-def _build_upload_inputs() -> tuple[gr.Group, ImageInput, KeyTextbox]:
+def _build_upload_inputs() -> tuple[gr.Column, ImageInput, KeyTextbox]:
     """Lay out the upload of an image and the field for an API key; hidden until this mode is selected."""
-    with gr.Group(visible=False) as group:
+    with gr.Column(visible=False) as column:
         image = ImageInput(label="Your image", sources=["upload", "clipboard"], type="filepath", height=260, buttons=[])
         key_textbox = KeyTextbox(
             label="Gemini API key",
@@ -236,15 +238,22 @@ def _build_upload_inputs() -> tuple[gr.Group, ImageInput, KeyTextbox]:
             "Google's Gemini API, in up to three requests, at your cost.",
             elem_classes="note",
         )
-    return group, image, key_textbox
+    return column, image, key_textbox
 
 
 async def _iter_pages(
-    teacher: Teacher, data: bytes, ref: str, combination: tuple[str, ...], *, plants_mistake: bool
+    open_teacher: Callable[[], Teacher],
+    data: bytes,
+    ref: str,
+    combination: tuple[str, ...],
+    *,
+    plants_mistake: bool,
 ) -> AsyncIterator[str]:
     """Yield the page before the first step and after each step. Messages of the teacher's server are never shown."""
     steps: list[Step] = []
     yield _render_steps(running=True)
+    # In a thread: the first one imports the client of Gemini, which takes seconds.
+    teacher = await asyncio.to_thread(open_teacher)
     try:
         async for item in iter_steps(teacher, data, ref, combination, plants_mistake=plants_mistake):
             if isinstance(item, Outcome):
@@ -255,7 +264,8 @@ async def _iter_pages(
     except (StoppedEarly, TeacherError) as error:
         message = _describe_teacher_error(error)
         yield _render_steps([*steps, Step("failed", message)])
-        raise input_error(message) from None
+        # For clients of the API; in the page, the step has the message.
+        raise gr.Error(message, visible=False, print_exception=False) from None
     finally:
         # Also after an error: the HTTP client holds the visitor's key.
         await teacher.close()
@@ -313,13 +323,9 @@ def _render_steps(
 
 
 def _hint(steps: Sequence[Step], ref: str, k: int) -> str:
-    """Return an example of capabilities that a scene supports, if it does not support the selected ones."""
-    if steps[0].state == "failed" and ref.startswith("scene:"):
-        combinations = supported_combinations(build_scene(int(ref.removeprefix("scene:"))), k)
-        if combinations:
-            return (
-                "This scene supports, for example, "
-                + " + ".join(map(get_label, combinations[len(combinations) // 2]))
-                + "."
-            )
-    return ""
+    """Return what to try instead if a drawn scene does not support the selected capabilities."""
+    if steps[0].state != "failed" or not ref.startswith("scene:"):
+        return ""
+    combinations = supported_combinations(build_scene(parse_seed(ref)), k)
+    example = " + ".join(map(get_label, combinations[len(combinations) // 2])) if combinations else ""
+    return f"“Random scene” finds one that supports it.{example and f' This scene supports, for example, {example}.'}"

@@ -70,28 +70,30 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> gr.HT
         # A number after the last page shows the last page, and the number fields are corrected, too.
         number = min(max(int(page or 1), 1), page_count)
         summary = (
-            f"{len(rows)} of {len(image_gallery.rows)} images from {image_gallery.origin}. "
-            f"Page {number} of {page_count}."
+            f"{len(rows)} of {len(image_gallery.rows)} images ({image_gallery.origin}). Page {number} of {page_count}."
         )
         html = _render_cards(rows[(number - 1) * PAGE_SIZE : number * PAGE_SIZE], capability)
         return html, summary, *_update_pager(number, page_count), *_update_pager(number, page_count)
 
-    with gr.Row(equal_height=True):
+    with gr.Row():
         k = gr.Radio(
-            [("any number", ANY), *((str(k), str(k)) for k in ks)],
+            [ANY, *map(str, ks)],
             value=ANY,
             label="Capabilities that each question needs (k)",
+            min_width=280,
         )
         capability = gr.Dropdown(
             [("any capability", ANY), *((get_label(name), name) for name in CAPABILITIES)],
             value=ANY,
             label="Show images with a question that needs",
             filterable=False,
+            min_width=280,
         )
     html, text, *_ = look(ANY, ANY, 1)
     page_count = -(-len(image_gallery.rows) // PAGE_SIZE)
-    summary = gr.Markdown(text)
-    upper_pager = _build_pager(page_count)
+    with gr.Row(elem_classes="sheet-head"):
+        summary = gr.Markdown(text)
+        upper_pager = _build_pager(page_count)
     sheet = gr.HTML(html, padding=False, js_on_load=_FOLLOW_LINKS)
     lower_pager = _build_pager(page_count)
     outputs = [sheet, summary, *upper_pager.outputs, *lower_pager.outputs]
@@ -127,8 +129,8 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> gr.HT
         if not rows:
             return gr.update(selected="explore"), gr.skip(), "This image was not found. Here are all others."
         text = (
-            f"The linked image, one of {len(image_gallery.rows)} from {image_gallery.origin}. "
-            "To see the others, choose any filter or page."
+            f"The linked image, one of {len(image_gallery.rows)} ({image_gallery.origin}). "
+            "To see the others, choose a filter or a page."
         )
         return gr.update(selected="explore"), _render_cards(rows, ANY), text
 
@@ -139,9 +141,9 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> gr.HT
 def _build_pager(page_count: int) -> _Pager:
     """Lay out the controls that turn pages, on page 1 of `page_count`."""
     with gr.Row(elem_classes="pager"):
-        previous_button = gr.Button("← Previous page", min_width=110, interactive=False)
-        number = gr.Number(1, label=_page_label(page_count), precision=0, minimum=1, min_width=110, container=False)
-        next_button = gr.Button("Next page →", min_width=110, interactive=page_count > 1)
+        previous_button = gr.Button("← Previous", interactive=False)
+        number = gr.Number(1, label="Page", precision=0, minimum=1)
+        next_button = gr.Button("Next →", interactive=page_count > 1)
     return _Pager(previous_button, number, next_button)
 
 
@@ -149,13 +151,9 @@ def _update_pager(number: int, page_count: int) -> tuple[Any, Any, Any]:
     """Return the updates of the components of a pager that show page `number`."""
     return (
         gr.update(interactive=number > 1),
-        gr.update(value=number, label=_page_label(page_count)),
+        number,
         gr.update(interactive=number < page_count),
     )
-
-
-def _page_label(page_count: int) -> str:
-    return f"Page (1 to {page_count})"
 
 
 def _render_cards(rows: tuple[GalleryRow, ...] | list[GalleryRow], capability: str) -> str:

@@ -74,7 +74,7 @@ def draw_scenes(count: int) -> Gallery:
         if turns:
             item = QuestionItem(source.read(ref), k, turns, f"Scene {seed}")
             rows.append(GalleryRow(item, ref, f"?scene={seed}", f"Write a question about scene {seed}"))
-    return Gallery(tuple(rows), "scenes that this Space drew, with questions of its built-in teacher")
+    return Gallery(tuple(rows), "scenes drawn by this Space")
 
 
 def read_dataset(dataset: str, *, per_k: int) -> Gallery:
@@ -103,7 +103,7 @@ def read_dataset(dataset: str, *, per_k: int) -> Gallery:
         raise ReleaseError(f"{dataset} has no configs k1, k2, ...: give a dataset that `compact assemble` wrote")
     # Visitors see only the last part of a path of this machine.
     name = os.path.basename(os.path.abspath(dataset)) if os.path.isdir(dataset) else dataset
-    return Gallery(tuple(_interleave(rows)), f"{format_code(name)}, the first {per_k} of each k")
+    return Gallery(tuple(_interleave(rows)), f"the first {per_k} of each k in {format_code(name)}")
 
 
 def filter_rows(rows: Sequence[GalleryRow], k: int | None, capability: str | None) -> tuple[GalleryRow, ...]:

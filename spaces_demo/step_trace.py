@@ -235,8 +235,8 @@ def _describe_reason(reject: Reject) -> str:
 
 
 def _describe_model(model: str, role: str) -> str:
-    # The name of the embedded teacher is not that of a model.
-    return f"the built-in {role}, which knows what was drawn" if model == "scenes" else model
+    # The name of the embedded teacher is not that of a model; other names begin with that of the service.
+    return f"the built-in {role}, which knows what was drawn" if model == "scenes" else model.partition(":")[2]
 
 
 def _yes_or_no(value: bool) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from gradio_client import Client
+from starlette.responses import Response
 
 from compact_hf.scenes.source import SceneSource
 from compact_hf.testing.gemini import GeminiServer
@@ -105,15 +106,26 @@ def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 class Gate:
-    """Delays every answer of the Gemini test server while it is closed."""
+    """Delays every answer of the Gemini test server while it is closed, and can answer in its place."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
         self._open.set()
+        self._response: Response | None = None
 
-    def __call__(self, request: ModelRequest, number: int) -> None:
-        """Wait until the gate is open. As a fault of the server it returns no response, so the server answers."""
+    def __call__(self, request: ModelRequest, number: int) -> Response | None:
+        """Wait until the gate is open, and return the fault of the server; None lets the server answer."""
         self._open.wait(25)
+        return self._response
+
+    @contextmanager
+    def answering(self, response: Response) -> Iterator[None]:
+        """Answer every request with `response` inside the block."""
+        self._response = response
+        try:
+            yield
+        finally:
+            self._response = None
 
     @contextmanager
     def closed(self) -> Iterator[None]:

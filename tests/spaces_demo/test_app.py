@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from starlette.responses import Response
 
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.scenes.source import SceneSource
-from compact_hf.testing.gemini import GeminiServer
+from compact_hf.testing.gemini import GeminiServer, error_response
 from tests.dataset.samples import make_rows
-from tests.spaces_demo.conftest import VISITORS_KEY, RunningSpace, page_texts, run_space
+from tests.spaces_demo.conftest import VISITORS_KEY, Gate, RunningSpace, page_texts, run_space
 
-SCENE, OWN = "A drawn scene and the embedded teacher", "My own image and Gemini"
+SCENE, OWN = "A drawn scene", "My own image, with Gemini"
 
 
 @pytest.fixture(scope="module")
@@ -66,26 +67,26 @@ def test_the_page_says_who_answers_and_what_becomes_of_pictures(space: RunningSp
 
 
 def test_pictures_are_chosen_by_k_and_capability(space: RunningSpace) -> None:
-    sheet, summary = space.client.predict("3", "counting", 1, api_name="/explore")
+    sheet, summary, *_ = space.client.predict("3", "counting", 1, api_name="/explore")
     matching, total = (int(number) for number in re.findall(r"\d+", summary)[:2])
     assert 0 < matching < total / 3
-    assert "k = 3" in sheet
-    assert "k = 1" not in sheet
+    assert "Needs 3 capabilities" in sheet
+    assert "Needs 1 capability" not in sheet
     cards = sheet.split('class="card"')[1:]
     assert len(cards) == min(matching, 12)
-    assert all(">counting</li>" in card for card in cards)
+    assert all(' chosen"' in card and ">counting</li>" in card for card in cards)
 
 
 def test_a_page_beyond_the_last_is_the_last(space: RunningSpace) -> None:
-    sheet, summary = space.client.predict("any", "any", 999, api_name="/explore")
+    sheet, summary, upper_number, lower_number = space.client.predict("any", "any", 999, api_name="/explore")
     total, last = (int(re.findall(r"\d+", summary)[index]) for index in (1, 3))
-    assert last == -(-total // 12)
+    assert upper_number == lower_number == last == -(-total // 12)
     assert sheet.count('class="card"') == total - 12 * (last - 1)
 
 
 def test_pages_do_not_repeat_each_other(space: RunningSpace) -> None:
     pages = [space.client.predict("any", "any", number, api_name="/explore")[0] for number in (1, 2)]
-    first, second = (set(re.findall(r'href="\?row=scene%3A(\d+)"', page)) for page in pages)
+    first, second = (set(re.findall(r'href="\?scene=(\d+)"', page)) for page in pages)
     assert len(first) == len(second) == 12
     assert not first & second
 
@@ -97,26 +98,37 @@ def test_a_choice_that_is_not_offered_is_refused(space: RunningSpace) -> None:
 
 def test_a_scene_is_asked_about_step_by_step_and_accepted(space: RunningSpace) -> None:
     job = space.client.submit(["color", "counting"], SCENE, 7, False, None, "", api_name="/compose")
-    pages = list(job)
-    assert [page.count('<li class="step') for page in pages] == list(range(1, len(pages) + 1))
-    for title in ("The teacher writes", "Filters", "The verifier reads", "The code compares", "without the image"):
-        assert title in pages[-1]
-    assert "A question of k = 2 for the dataset" in pages[-1]
+    *pages, last = list(job)
+    assert all(page.count('<li class="step') == 5 for page in pages)
+    assert [len(re.findall(r'class="step (?:done|passed)"', page)) for page in pages] == [0, 1, 2, 3, 4, 5]
+    assert [page.count('class="step running"') for page in pages] == [1, 1, 1, 1, 1, 0]
+    assert "Accepted" in last
+    assert "one that needs 2 capabilities (k = 2)" in last
 
 
-def test_a_mistake_is_found_and_the_reason_said(space: RunningSpace) -> None:
-    pages = [
-        space.client.predict(["color", "counting"], SCENE, number, True, None, "", api_name="/compose")
-        for number in (1, 7, 9)
-    ]
-    assert all("Dropped" in page for page in pages)
-    assert all(re.search(r"Reason: [a-z]", page) for page in pages)
+@pytest.mark.parametrize(
+    ("capabilities", "seed"), [(["color", "counting"], 7), (["color"], 0), (["object_recognition", "shape"], 1)]
+)
+def test_a_planted_mistake_passes_the_filters_and_is_found_by_the_verifier(
+    space: RunningSpace, capabilities: list[str], seed: int
+) -> None:
+    page = space.client.predict(capabilities, SCENE, seed, True, None, "", api_name="/compose")
+    assert re.findall(r'class="step (\w+)"', page) == ["done", "passed", "done", "failed", "later"]
+    (*needs, (aspect, wrong, right, state)) = re.findall(
+        r'<th scope="row">(.+?)</th><td>(.+?)</td><td>(.+?)</td><td>(.+?)</td>', page
+    )
+    assert [need[1:] for need in needs] == [("yes", "yes", "same")] * len(capabilities)
+    assert (aspect, state) == ("answer", "differs")
+    assert wrong != right
+    assert f"found the planted mistake: the right answer is {right}." in page
+    assert "counted as “answer not confirmed”" in page
+    assert "scenes" not in page  # the name of the teacher on the command line
 
 
 def test_what_a_scene_does_not_support_is_declined_with_a_hint(space: RunningSpace) -> None:
     everything = ["object_interaction", "text_recognition", "scene_understanding"]
     pages = (space.client.predict(everything, SCENE, seed, False, None, "", api_name="/compose") for seed in range(30))
-    declined = next(page for page in pages if "There is no question" in page)
+    declined = next(page for page in pages if "finds no such question" in page)
     assert "This scene supports, for example" in declined
 
 
@@ -125,8 +137,32 @@ def test_ones_own_picture_goes_to_gemini_with_ones_own_key(
 ) -> None:
     request_count = len(gemini.requests)
     page = space.client.predict(["color"], OWN, 0, False, handle_file(picture), VISITORS_KEY, api_name="/compose")
-    assert "gemini-3.8-flash-double" in page
+    assert "Written by gemini-3.8-flash-double" in page
     assert len(gemini.requests) == request_count + 3
+
+
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        (
+            error_response(400, "INVALID_ARGUMENT", "API key not valid.", reason="API_KEY_INVALID"),
+            "refuses the API key",
+        ),
+        (error_response(429, "RESOURCE_EXHAUSTED", "Quota exceeded.", quota=("RequestsPerDay", 250)), "daily quota"),
+        (error_response(503, "UNAVAILABLE", "The model is overloaded."), "try again in a minute"),
+    ],
+    ids=["wrong key", "used up for today", "overloaded"],
+)
+def test_why_gemini_writes_nothing_is_said_in_the_step_and_to_clients(
+    space: RunningSpace, gate: Gate, picture: Path, response: Response, said: str
+) -> None:
+    log_length = len(space.log())
+    with gate.answering(response):
+        job = space.client.submit(["color"], OWN, 0, False, handle_file(picture), VISITORS_KEY, api_name="/compose")
+        with pytest.raises(AppError, match=said):
+            job.result()
+    assert re.search(rf'class="step failed">.*?{said}', job.outputs()[-1], re.DOTALL)
+    assert "Traceback" not in space.log()[log_length:]
 
 
 def test_a_picture_without_a_key_asks_nobody(space: RunningSpace, gemini: GeminiServer, picture: Path) -> None:
@@ -146,11 +182,11 @@ def test_results_show_accuracy_by_k_and_the_papers_table(space: RunningSpace) ->
 
 
 def test_a_release_is_shown_with_links_to_its_rows(furnished: RunningSpace) -> None:
-    sheet, summary = furnished.client.predict("2", "any", 1, api_name="/explore")
+    sheet, summary, *_ = furnished.client.predict("2", "any", 1, api_name="/explore")
     assert "`release`" in summary
     assert "Question 1 about 1?" in sheet
     assert "answer 1" in sheet
-    assert "?row=" in sheet
+    assert re.search(r'href="\?row=.*>Open this image alone<', sheet)
 
 
 def test_a_whole_model_answers_alone_and_is_stopped_when_it_takes_too_long(
@@ -175,7 +211,7 @@ def test_settings_that_cannot_be_used_are_told_without_paths_and_scenes_are_show
 ) -> None:
     texts = page_texts(misled.client)
     assert "dataset of this Space cannot be read" in texts
-    assert "images from scenes drawn by this Space" in texts
+    assert "images (scenes drawn by this Space)" in texts
     with pytest.raises(AppError, match=r"cannot be loaded \(see the log of the Space\)") as excinfo:
         misled.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
     assert str(misled.directory.parent) not in texts + str(excinfo.value)

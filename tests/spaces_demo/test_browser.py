@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from compact_hf.scenes.source import SceneSource
 from tests.spaces_demo.browsing import choose_tab, chromium, get_panel, open_page, read_axe_script
-from tests.spaces_demo.conftest import RunningSpace
+from tests.spaces_demo.conftest import VISITORS_KEY, Gate, RunningSpace
 
 # The desktop's pages are checked in the slow tests.
 VISITS = [
@@ -52,23 +53,43 @@ def use_ask(page: Any) -> None:
 
 
 def use_explore(page: Any) -> None:
-    """Select k = 3, and go to the next page."""
+    """Select k = 3, turn pages above and below the cards, and open a scene in Compose."""
     choose_tab(page, "Explore")
     page.get_by_role("radio", name="3", exact=True).check()
     page.get_by_text(re.compile(r"Page 1 of 2")).wait_for()
-    page.get_by_role("button", name="Next page").click()
-    page.get_by_text(re.compile(r"Page 2 of 2")).wait_for()
+    panel = get_panel(page, "Explore")
+    for button, number in (("Next →", "2"), ("← Previous", "1")):
+        for pager in (0, 1):
+            assert panel.get_by_role("button", name="← Previous").nth(pager).is_enabled() == (number == "1")
+        panel.get_by_role("button", name=button).nth(int(number == "2")).click()
+        page.get_by_text(f"Page {number} of 2").wait_for()
+        assert [panel.get_by_label("Page", exact=True).nth(pager).input_value() for pager in (0, 1)] == [number] * 2
     labels = page.locator("article.card").evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
     assert labels
-    assert all(label.endswith("k = 3") for label in labels)
+    assert all(label.endswith("needs 3 capabilities") for label in labels)
+    panel.get_by_role("link", name="Write a question about scene 8").click()
+    get_panel(page, "Compose").get_by_alt_text("Drawn scene 8").wait_for()
+    assert page.get_by_label("Scene, 0 to 9999").input_value() == "8"
+    choose_tab(page, "Explore")
 
 
 def use_compose(page: Any) -> None:
-    """Let the teacher write a question about a scene, and check that it is accepted."""
+    """Let the teacher write a question about a scene, and then a mistake; old steps disappear when inputs change."""
     choose_tab(page, "Compose")
+    page.get_by_label("Scene, 0 to 9999").fill("7")
+    page.get_by_alt_text("Drawn scene 7").wait_for()
+    page.get_by_role("button", name="Random scene").click()
+    page.get_by_alt_text("Drawn scene 7").wait_for(state="detached")
+    page.get_by_label("Scene, 0 to 9999").fill("7")
     page.get_by_role("button", name="Write a question").click()
     page.get_by_role("heading", name="Accepted").wait_for()
-    assert page.get_by_role("heading", name="4. The code compares").is_visible()
+    for name in ("My own image, with Gemini", "A drawn scene"):
+        page.get_by_role("radio", name=name).check()
+        page.get_by_role("heading", name="Accepted").wait_for(state="detached")
+    page.get_by_label("Plant a mistake").check()
+    page.get_by_role("button", name="Write a question").click()
+    page.get_by_role("heading", name="Dropped").wait_for()
+    assert page.get_by_role("heading", name="4. Both are compared failed").is_visible()
 
 
 def use_results(page: Any) -> None:
@@ -132,7 +153,7 @@ def test_everything_can_be_done_with_the_keyboard(space: RunningSpace, browser: 
     # Gradio loads the components of a tab when it is opened; before that, there is nothing to focus.
     in_order = ("color", "scene understanding", "Write a question")
     for name in in_order:
-        get_panel(page, "Compose").get_by_text(name, exact=True).wait_for()
+        get_panel(page, "Compose").get_by_text(name, exact=True).first.wait_for()
     focused = []
     for _ in range(40):
         page.keyboard.press("Tab")
@@ -152,9 +173,36 @@ def test_everything_can_be_done_with_the_keyboard(space: RunningSpace, browser: 
 
 
 @pytest.mark.slow
+def test_a_question_that_is_being_written_is_given_up_when_the_teacher_is_switched(
+    space: RunningSpace, browser: Any, gate: Gate
+) -> None:
+    page = open_page(browser, space.url, size="phone", scheme="light")
+    choose_tab(page, "Compose")
+    page.get_by_role("radio", name="My own image, with Gemini").check()
+    scene = {"name": "scene.png", "mimeType": "image/png", "buffer": SceneSource(0, 4).read("scene:3")}
+    get_panel(page, "Compose").locator("input[type=file]").set_input_files(scene)
+    page.get_by_role("button", name="Remove Image").wait_for()
+    page.get_by_label("Gemini API key").fill(VISITORS_KEY)
+    running = page.locator(".step.running")
+    with gate.closed():
+        page.get_by_role("button", name="Write a question").click()
+        running.wait_for()
+        page.get_by_role("radio", name="A drawn scene").check()
+        running.wait_for(state="detached")
+    # The reply of Gemini comes now.
+    page.get_by_role("button", name="Write a question").click()
+    page.get_by_role("heading", name="Accepted").wait_for()
+    assert page.get_by_text("Written by the built-in teacher").is_visible()
+    page.context.close()
+
+
+@pytest.mark.slow
 def test_a_link_to_a_row_shows_that_row_alone(space: RunningSpace, browser: Any) -> None:
     page = open_page(browser, space.url + "/?row=scene%3A7", size="desktop", scheme="light")
-    page.get_by_text("One row of scenes drawn by this Space").wait_for()
+    page.get_by_text("The linked image, one of").wait_for()
     assert get_panel(page, "Explore").is_visible()
     assert page.locator("article.card").count() == 1
+    # A link of the card, as it is shared or opened in a new window.
+    page.goto(space.url + "/" + page.locator("article.card a").get_attribute("href"))
+    get_panel(page, "Compose").get_by_alt_text("Drawn scene 7").wait_for()
     page.context.close()

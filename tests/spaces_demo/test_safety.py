@@ -31,7 +31,7 @@ from tests import preforked
 from tests.spaces_demo.conftest import REPOSITORY, VISITORS_KEY, Gate, RunningSpace, read_error, upload
 
 QUESTION = "What color is the cat?"
-SCENE, OWN = "A drawn scene and the embedded teacher", "My own image and Gemini"
+SCENE, OWN = "A drawn scene", "My own image, with Gemini"
 FILE = {"_type": "gradio.FileData"}
 
 
