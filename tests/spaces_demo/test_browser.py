@@ -187,7 +187,9 @@ def test_a_question_that_is_being_written_is_given_up_when_the_teacher_is_switch
     with gate.closed():
         page.get_by_role("button", name="Write a question").click()
         running.wait_for()
-        page.get_by_role("radio", name="A drawn scene").check()
+        # Gradio ignores clicks until it knows that the call is cancelled.
+        with page.expect_response("**/cancel"):
+            page.get_by_role("radio", name="A drawn scene").check()
         running.wait_for(state="detached")
     # The reply of Gemini comes now.
     page.get_by_role("button", name="Write a question").click()
