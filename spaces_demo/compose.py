@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import gradio as gr
+from explore import GET_CLICKED_SCENE
 from page import render_template
 from step_trace import STAGES, Outcome, Step, iter_steps
 from validation import ImageInput, KeyTextbox, input_error
@@ -66,7 +68,7 @@ def build_tab(gemini_url: str | None, page: gr.Blocks, tabs: gr.Tabs, sheet: gr.
         gemini_url (`str | None`): a server to use instead of Google's; it can only be set by the owner of the Space.
         page (`gr.Blocks`): the page.
         tabs (`gr.Tabs`): the tabs of the page, to select this one.
-        sheet (`gr.HTML`): the cards of the tab Explore; a click on the link to a scene has its number in `scene`.
+        sheet (`gr.HTML`): the cards of the tab Explore, which are clicked to open a scene here.
     """
     gr.Markdown(
         "See how a question of the dataset is made, and how a wrong one is found. Only a question that passes all "
@@ -156,25 +158,24 @@ def build_tab(gemini_url: str | None, page: gr.Blocks, tabs: gr.Tabs, sheet: gr.
         show_progress="hidden",
     )
     _connect_scene_inputs(scene, capabilities)
+    opened = [tabs, mode, scene.column, upload_column, scene.number, scene.preview]
+    sheet.click(
+        _open_scene, scene.number, opened, js=GET_CLICKED_SCENE, api_visibility="private", show_progress="hidden"
+    )
+    page.load(_open_linked_scene, None, opened, api_visibility="private", show_progress="hidden")
 
-    def open_scene(number: Any) -> tuple[Any, ...]:
-        seed = _check_seed(number)
-        selected, shown, hidden = gr.update(selected="compose"), gr.update(visible=True), gr.update(visible=False)
-        return selected, _SCENE_MODE, shown, hidden, seed, _render_scene(seed)
 
-    def open_clicked_scene(event: gr.EventData) -> tuple[Any, ...]:
-        return open_scene(event.scene)
+def _open_scene(number: float | None) -> tuple[Any, ...]:
+    """Select the tab with a drawn scene."""
+    seed = _check_seed(number)
+    selected, shown, hidden = gr.update(selected="compose"), gr.update(visible=True), gr.update(visible=False)
+    return selected, _SCENE_MODE, shown, hidden, seed, _render_scene(seed)
 
-    def open_linked_scene(request: gr.Request) -> tuple[Any, ...]:
-        number = str(request.query_params.get("scene", ""))
-        # Opened without a link to a scene, or with one that does not exist: nothing changes.
-        if not number.isdecimal() or int(number) >= SCENE_COUNT:
-            return (gr.skip(),) * 6
-        return open_scene(int(number))
 
-    outputs = [tabs, mode, scene.column, upload_column, scene.number, scene.preview]
-    sheet.click(open_clicked_scene, None, outputs, api_visibility="private", show_progress="hidden")
-    page.load(open_linked_scene, None, outputs, api_visibility="private", show_progress="hidden")
+def _open_linked_scene(request: gr.Request) -> tuple[Any, ...]:
+    """Select the tab with the scene of the link; without such a link, nothing changes."""
+    number = str(request.query_params.get("scene", ""))
+    return _open_scene(int(number)) if re.fullmatch(r"[0-9]{1,4}", number) else (gr.skip(),) * 6
 
 
 def _build_scene_inputs() -> _SceneInputs:

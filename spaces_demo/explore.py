@@ -22,9 +22,12 @@ element.addEventListener('click', event => {
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     scrollTo(0, 0);
-    trigger('click', {scene: Number(link.getAttribute('href').slice('?scene='.length))});
+    document.getElementById('explore').dataset.scene = link.getAttribute('href').slice('?scene='.length);
+    trigger('click');
 });
 """
+GET_CLICKED_SCENE: Final = "() => [Number(document.getElementById('explore').dataset.scene)]"
+"""JavaScript that returns the number of the scene whose link was clicked, as the input of a function."""
 # The pages are long: after the buttons below the cards, the next page is shown from its beginning.
 _SCROLL_UP: Final = "(...inputs) => { document.getElementById('explore').scrollIntoView(); return inputs; }"
 
@@ -58,7 +61,7 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> gr.HT
         tabs (`gr.Tabs`): the tabs of the page, to select this one.
 
     Returns:
-        `gr.HTML`: the cards; a click on a link to a drawn scene has the number of the scene in `scene`.
+        `gr.HTML`: the cards; they are clicked when a visitor follows the link to a drawn scene (`GET_CLICKED_SCENE`).
     """
     ks = sorted({row.item.k for row in image_gallery.rows})
 
@@ -117,6 +120,8 @@ def build_tab(image_gallery: Gallery, blocks: gr.Blocks, tabs: gr.Tabs) -> gr.HT
         [k, capability],
         outputs,
         show_progress="minimal",
+        # A choice that is made while the cards of the previous one are on their way counts, too.
+        trigger_mode="always_last",
         api_visibility="private",
     )
 

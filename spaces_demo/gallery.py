@@ -73,7 +73,7 @@ def draw_scenes(count: int) -> Gallery:
         # A scene may support no question of this k.
         if turns:
             item = QuestionItem(source.read(ref), k, turns, f"Scene {seed}")
-            rows.append(GalleryRow(item, ref, f"?scene={seed}", f"Write a question about scene {seed}"))
+            rows.append(GalleryRow(item, ref, f"?scene={seed}", f"Open scene {seed} in Compose"))
     return Gallery(tuple(rows), "scenes drawn by this Space")
 
 

@@ -55,7 +55,10 @@ def use_ask(page: Any) -> None:
 def use_explore(page: Any) -> None:
     """Select k = 3, turn pages above and below the cards, and open a scene in Compose."""
     choose_tab(page, "Explore")
-    page.get_by_role("radio", name="3", exact=True).check()
+    # The second choice comes before the cards of the first one, and counts.
+    for k in ("1", "3"):
+        page.get_by_role("radio", name=k, exact=True).check()
+    page.locator("article.card[aria-label$='needs 1 capability']").first.wait_for(state="detached")
     page.get_by_text(re.compile(r"Page 1 of 2")).wait_for()
     panel = get_panel(page, "Explore")
     for button, number in (("Next →", "2"), ("← Previous", "1")):
@@ -67,7 +70,7 @@ def use_explore(page: Any) -> None:
     labels = page.locator("article.card").evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
     assert labels
     assert all(label.endswith("needs 3 capabilities") for label in labels)
-    panel.get_by_role("link", name="Write a question about scene 8").click()
+    panel.get_by_role("link", name="Open scene 8 in Compose").click()
     get_panel(page, "Compose").get_by_alt_text("Drawn scene 8").wait_for()
     assert page.get_by_label("Scene, 0 to 9999").input_value() == "8"
     choose_tab(page, "Explore")
