@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import ask
 import compose
+import examples
 import explore
 import gallery
 import gradio as gr
@@ -90,7 +91,13 @@ def build(settings: Settings) -> gr.Blocks:
     """Return the page with its four tabs."""
     # Read the data before loading the model: `datasets` inspects transformers, which the loading thread imports.
     image_gallery, error_message = _open_gallery(settings.dataset)
-    models = model.SpaceModels(settings.model, settings.adapter, seconds=settings.answer_seconds)
+    first = examples.draw_examples()[0]
+    models = model.SpaceModels(
+        settings.model,
+        settings.adapter,
+        seconds=settings.answer_seconds,
+        first_question=(first.image, first.question),
+    )
     with gr.Blocks(title=TITLE, delete_cache=CACHE_CLEANUP_S, analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         if error_message:
@@ -103,7 +110,7 @@ def build(settings: Settings) -> gr.Blocks:
             with gr.Tab("Compose", id="compose", elem_id="compose"):
                 compose.build_tab(settings.gemini_url or None, page, tabs, sheet)
             with gr.Tab("Results", id="results", elem_id="results") as results_tab:
-                results.build_tab(settings.results, results_tab)
+                results.build_tab(settings.results, models.names, results_tab)
     return page
 
 
@@ -135,7 +142,7 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     # All calls go through the queue, so that its length limits the number of waiting calls.
     page.queue(max_size=MAX_QUEUE_SIZE, default_concurrency_limit=8, api_open=False)
     return page.launch(
-        css=css(),
+        css=f"{css()}\n{ask.css()}",
         theme=theme(),
         max_file_size=MAX_BYTES,
         state_session_capacity=MAX_SESSIONS,

@@ -1,133 +1,201 @@
-"""Builds the tab Ask, which shows the answers of base and tuned model side by side while they are generated."""
+"""Builds the tab Ask, which shows the answers before and after tuning side by side while they are generated.
+
+It opens with an example that the models have answered. Questions about the examples have a known right answer, so both
+answers are marked as right or wrong.
+"""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
 
 import gradio as gr
-from model import SpaceModels
+from examples import draw_examples, find_right_answer
+from model import AFTER, BEFORE, Answers, SpaceModels
+from page import render_template
 from validation import MAX_QUESTION_CHARS, ImageInput, check_question, input_error
 
+from compact_hf.answers import same_answer
 from compact_hf.errors import CompactError
-from compact_hf.scenes.questions import make_question as ask_scene
-from compact_hf.scenes.questions import supported_combinations
-from compact_hf.scenes.scene import build_scene
-from compact_hf.scenes.source import parse_seed, reserved_scenes
+from compact_hf.reports.contact_sheet import thumbnail
 
-EXAMPLE_COUNT: Final = 6
 # Finish reason -> text; the reason is empty while the model is writing.
 _STATUS_TEXT: Final = {
-    "": "writing",
-    "done": "finished",
-    "length": "stopped: maximum length",
-    "time": "stopped: time limit",
+    "": "writing …",
+    "done": "",
+    "length": "stopped at the maximum length",
+    "time": "stopped at the time limit",
 }
+_LOADING: Final = "The models are loading …"
+_NO_ANSWERS: Final = Answers({}, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCard:
+    """An answer as it is shown.
+
+    Attributes:
+        model (`str`): which model answers.
+        text (`str`, *optional*, defaults to ""): the text so far.
+        status (`str`, *optional*, defaults to ""): how it ended, if not by itself; or that it has not ended.
+        mark (`str`, *optional*, defaults to ""): `right` or `wrong`; empty if that is unknown.
+    """
+
+    model: str
+    text: str = ""
+    status: str = ""
+    mark: str = ""
 
 
 def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
     """Lay out the tab.
 
     Args:
-        models (`SpaceModels`): the models that answer.
-        page (`gr.Blocks`): the page; when a visitor opens it, the introduction is updated with the state of the models.
+        models (`SpaceModels`): the models that answer. Their first question is that of the first example.
+        page (`gr.Blocks`): the page; when a visitor opens it, the first example is shown with its answers.
     """
-    introduction = gr.Markdown(_introduction(models, "The models are loading …"))
+    examples = draw_examples()
+    first = examples[0]
+    gr.Markdown(
+        f"The model is {models.description}. "
+        + ("It gets each question twice: **before tuning** on COMPACT data and **after tuning**. " * bool(models.names))
+        + "Your image and question stay on this machine; the image is deleted within two hours."
+    )
+    chosen = gr.Radio(
+        [(example.question, number) for number, example in enumerate(examples)],
+        value=0,
+        label="Examples",
+        info="Drawn scenes that the shipped student was not trained on, with known right answers.",
+        elem_id="examples",
+    )
     with gr.Row():
-        with gr.Column(min_width=280):
-            image = ImageInput(label="Image", sources=["upload", "clipboard"], type="filepath", height=300, buttons=[])
+        with gr.Column(min_width=280, scale=4):
+            image = ImageInput(
+                str(first.path),
+                label="Image",
+                sources=["upload", "clipboard"],
+                type="filepath",
+                height=420,
+                buttons=[],
+                elem_id="asked-image",
+            )
+        with gr.Column(min_width=280, scale=5):
+            answers_html = gr.HTML(
+                _render(models, first.image, first.question, None, _LOADING), elem_classes="ours-html"
+            )
             question = gr.Textbox(
+                first.question,
                 label="Question",
-                info=f"At most {MAX_QUESTION_CHARS} characters.",
+                info=f"Change it, or upload your own image. At most {MAX_QUESTION_CHARS} characters.",
                 max_length=MAX_QUESTION_CHARS,
                 lines=2,
             )
             button = gr.Button("Ask both", variant="primary")
-        with gr.Column(min_width=280):
-            with gr.Row():
-                base = gr.Textbox(label="Base, before COMPACT tuning", interactive=False, lines=4, min_width=130)
-                tuned = gr.Textbox(label="COMPACT-tuned", interactive=False, lines=4, min_width=130)
-            status = gr.Markdown("Choose an example below, or upload your own image.", elem_classes="state")
-    gr.Examples(
-        _write_examples(), [image, question], label="Examples: drawn scenes that the shipped student was not trained on"
-    )
 
-    def ask(picture: bytes | None, question: str) -> Iterator[tuple[str, str, str]]:
+    def ask(picture: bytes | None, question: str) -> Iterator[str]:
         if picture is None:
             raise input_error("There is no image: upload one or choose an example.")
-        checked_question = check_question(question)
-        if not models.is_ready:
-            yield "", "", "The models are still loading …"
-        try:
-            # Waits until the models are loaded.
-            sides = models.sides()
-            for answers in models.stream(picture, checked_question):
-                # A full model without an adapter has only the side `tuned`.
-                answer_by_side = dict(zip(sides, answers, strict=True))
-                status_text = "; ".join(
-                    f"{side}: {_STATUS_TEXT[answer.finish_reason]}" for side, answer in answer_by_side.items()
-                )
-                yield (
-                    answer_by_side["base"].text if "base" in answer_by_side else "",
-                    answer_by_side["tuned"].text,
-                    status_text,
-                )
-        except CompactError as error:
-            raise input_error(str(error)) from None
+        yield from _iter_answers(models, picture, check_question(question))
 
-    def show_introduction() -> tuple[str, Any]:
-        try:
-            # Runs when a visitor opens the page; the introduction changes when loading has ended.
-            sides = models.sides()
-        except CompactError as error:
-            return f"**{error}**", gr.update()
-        return _introduction(models, ""), gr.update(visible="base" in sides)
+    def ask_example(number: int | None) -> Iterator[tuple[Any, Any, str]]:
+        if number is None:
+            raise input_error("No example is chosen.")
+        example = examples[number]
+        inputs: tuple[Any, Any] = str(example.path), example.question
+        for html in _iter_answers(models, example.image, example.question):
+            yield *inputs, html
+            inputs = gr.skip(), gr.skip()
 
+    def show_first_answers() -> str:
+        try:
+            answers = models.first_answers()
+        except CompactError as error:
+            return _render(models, first.image, first.question, _NO_ANSWERS, str(error))
+        note = (
+            f"Answered in {answers.seconds:.1f} s, when this Space started."
+            if answers
+            else "Press the button to get the answers."
+        )
+        return _render(models, first.image, first.question, answers or _NO_ANSWERS, note)
+
+    queue: dict[str, Any] = {
+        # There is one model in memory, which answers one question at a time.
+        "concurrency_limit": 1,
+        "concurrency_id": "models",
+        "show_progress": "minimal",
+        "show_progress_on": answers_html,
+    }
     gr.on(
         [button.click, question.submit],
         ask,
         [image, question],
-        [base, tuned, status],
+        answers_html,
         api_name="ask",
-        # There is one model in memory, which answers one question at a time.
-        concurrency_limit=1,
         trigger_mode="once",
+        **queue,
     )
+    chosen.input(
+        ask_example,
+        chosen,
+        [image, question, answers_html],
+        api_visibility="private",
+        # While an example is answered, only the last one of those that are chosen is kept.
+        trigger_mode="always_last",
+        **queue,
+    )
+    # The form no longer shows an example, and all of them can be chosen again.
+    gr.on([image.input, question.input], None, None, chosen, js="() => null")
     page.load(
-        show_introduction,
+        show_first_answers,
         None,
-        [introduction, base],
+        answers_html,
         api_visibility="private",
         show_progress="hidden",
         concurrency_limit=8,
     )
 
 
-def _introduction(models: SpaceModels, note: str) -> str:
-    """Return the text at the top of the tab: which model answers, and what happens to the visitor's data."""
-    return (
-        f"The model is {models.description}. **Base** is the model before COMPACT tuning, **tuned** after it. "
-        "Both get the same question, and take turns writing a token. "
-        f"Your image and question stay on this machine; the image is deleted within two hours. {note}"
+def css() -> str:
+    """Return the CSS that shows the scene of each example beside its question."""
+    rules = (
+        f'#examples label:nth-child({number}) {{ background-image: url("{thumbnail(example.image)["url"]}"); }}'
+        for number, example in enumerate(draw_examples(), 1)
     )
+    return "\n".join(rules)
 
 
-def _write_examples() -> list[list[str]]:
-    """Draw scenes, write them to files as Gradio's examples need them, and return each path with a question."""
-    import random
+def _iter_answers(models: SpaceModels, picture: bytes, question: str) -> Iterator[str]:
+    """Yield the answers as HTML after every new token."""
+    yield _render(models, picture, question, None, "Writing …" if models.is_ready else _LOADING)
+    try:
+        for answers in models.stream(picture, question):
+            is_finished = all(answer.finish_reason for answer in answers.by_model.values())
+            note = f"Answered in {answers.seconds:.1f} s." if is_finished else "Writing …"
+            yield _render(models, picture, question, answers, note)
+    except CompactError as error:
+        raise input_error(str(error)) from None
 
-    directory = Path(tempfile.mkdtemp(prefix="compact-space-"))
-    source = reserved_scenes(EXAMPLE_COUNT)
-    examples = []
-    for number, ref in enumerate(source.refs()):
-        # The examples have k = 1, 2 and 3 in turn.
-        scene, k = build_scene(parse_seed(ref)), number % 3 + 1
-        rng = random.Random(number)
-        question = ask_scene(scene, rng.choice(supported_combinations(scene, k)), rng)
-        path = directory / f"scene-{number + 1}.png"
-        path.write_bytes(source.read(ref))
-        if question is not None:
-            examples.append([str(path), question.question])
-    return examples
+
+def _render(models: SpaceModels, picture: bytes, question: str, answers: Answers | None, note: str) -> str:
+    """Return the question with the answers so far, marked if the right answer is known."""
+    known = find_right_answer(picture, question)
+    reason = (
+        'Before tuning, the student was trained only to describe scenes ("Describe the picture."), never on questions. '
+        "So it answers every question with a description."
+        if models.is_shipped
+        else ""
+    )
+    cards = _make_cards(answers, known.answer if known else "") if answers else (AnswerCard(BEFORE), AnswerCard(AFTER))
+    return render_template("answers.html.jinja", question=question, known=known, cards=cards, reason=reason, note=note)
+
+
+def _make_cards(answers: Answers, right_answer: str) -> list[AnswerCard]:
+    cards = []
+    for model, answer in answers.by_model.items():
+        text = answer.text or ("(empty)" if answer.finish_reason else "")
+        # An answer that ran out of time is neither right nor wrong.
+        is_complete = answer.finish_reason in ("done", "length")
+        mark = ("right" if same_answer(answer.text, right_answer) else "wrong") if right_answer and is_complete else ""
+        cards.append(AnswerCard(model, text, _STATUS_TEXT[answer.finish_reason], mark))
+    return cards

@@ -1,8 +1,10 @@
-"""Builds the tab Results, which shows accuracy by k and by capability from a results.json, and the paper's table."""
+"""Builds the tab Results: accuracy by k and by capability from a results.json, a control, and the paper's table."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,45 +24,100 @@ if TYPE_CHECKING:
 SHIPPED_RESULTS: Final = Path(__file__).with_name("results.json")
 """Results of the shipped student: `compact evaluate students/aligned students/tuned scenes:60 --out judged`."""
 
+CONTROL_FILE: Final = "swapped.json"
+"""The control beside a results.json, if there is one; the shipped one is the results.json of `compact evaluate
+students/tuned scenes:60 --control swapped-images --out swapped`."""
 
-def build_tab(results_path: str, results_tab: gr.Tab) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The scores of a model.
+
+    Attributes:
+        name (`str`): what visitors read.
+        scores (`Mapping[str, Any]`): the entry of the model in a results.json.
+        is_control (`bool`, *optional*, defaults to False): whether the images were swapped.
+    """
+
+    name: str
+    scores: Mapping[str, Any]
+    is_control: bool = False
+
+    @property
+    def question_counts(self) -> dict[str, int]:
+        """The number of questions by k and by capability."""
+        groups = {**self.scores["by_k"], **self.scores["by_capability"]}
+        return {name: group["n"] for name, group in groups.items()}
+
+
+def build_tab(results_path: str, names: Mapping[str, str], results_tab: gr.Tab) -> None:
     """Lay out the tab. The plots are drawn when it is opened first, because they take a second.
 
     Args:
         results_path (`str`): a results.json or the directory of an evaluation; empty for the shipped results.
+        names (`Mapping[str, str]`): name of a model in a results.json -> its name in the tab Ask.
         results_tab (`gr.Tab`): the tab.
     """
-    html = gr.HTML('<p class="note">Drawing …</p>', padding=False, elem_classes="ours-html")
-    results_tab.select(
-        lambda: _render_page(results_path), None, html, api_name="results", show_progress="hidden", concurrency_limit=4
-    )
+    html = gr.HTML('<p class="note">Drawing …</p>', elem_classes="ours-html")
+    path = Path(results_path) if results_path else SHIPPED_RESULTS
+
+    # Cached for the lifetime of the process, a failure too: after a fix of the file, the Space has to be restarted.
+    @cache
+    def render_page() -> str:
+        return _render_page(path / "results.json" if path.is_dir() else path, names)
+
+    results_tab.select(render_page, None, html, api_name="results", show_progress="hidden", concurrency_limit=4)
 
 
-# Cached for the lifetime of the process, a failure too: after a fix of the file, the Space has to be restarted.
-@cache
-def _render_page(results_path: str) -> str:
+def _render_page(path: Path, names: Mapping[str, str]) -> str:
+    series: list[Series] = []
     try:
-        results = read_results(Path(results_path) if results_path else SHIPPED_RESULTS)
+        results = read_results(path)
+        series += [Series(names.get(entry["model"], entry["model"]), entry) for entry in results["models"]]
+        control_path = path.with_name(CONTROL_FILE)
+        if control_path.exists():
+            series += _iter_controls(read_results(control_path)["models"], series)
+    # The tab then has no control, or only the paper's table.
     except (OSError, ValueError) as error:
         logging.getLogger(__name__).error("RESULTS cannot be used: %s", escape_line(str(error)))
-        # The tab then has only the paper's table.
-        return render_template("results.html.jinja", judged=None, plots=(), benchmarks=BENCHMARKS, table=TABLE)
     return render_template(
-        "results.html.jinja", judged=results, plots=_draw_plots(results), benchmarks=BENCHMARKS, table=TABLE
+        "results.html.jinja",
+        series=series,
+        plots_by_k=_draw_plots(series, "k"),
+        plots_by_capability=_draw_plots(series, "capability"),
+        benchmarks=BENCHMARKS,
+        table=TABLE,
     )
+
+
+def _iter_controls(entries: Sequence[Mapping[str, Any]], originals: Sequence[Series]) -> Iterator[Series]:
+    """Yield the scores with swapped images.
+
+    Raises:
+        ValueError: the scores are those of other models or questions.
+    """
+    original_by_model = {original.scores["model"]: original for original in list(originals)}
+    for entry in entries:
+        original = original_by_model.get(entry["model"])
+        control = Series("swapped images", entry, is_control=True)
+        if original is None or control.question_counts != original.question_counts:
+            raise ValueError(
+                f"{CONTROL_FILE} has other models or questions than the results.json beside it: write it with the same "
+                "compact evaluate and --control swapped-images"
+            )
+        yield control if len(entries) == 1 else replace(control, name=f"{original.name}, swapped images")
 
 
 def read_results(path: Path) -> dict[str, Any]:
     """Return the contents of a results.json.
 
     Args:
-        path (`Path`): the file or its directory.
+        path (`Path`): the file.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is not a results.json of accuracy by k.
     """
-    path = path / "results.json" if path.is_dir() else path
     results = read_json(path)
     if (
         not isinstance(results, dict)
@@ -75,24 +132,20 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
-def _draw_plots(results: dict[str, Any]) -> list[Plot]:
-    from compact_hf.reports.score_charts import plot_accuracy
+def _draw_plots(series: Sequence[Series], group: str) -> list[Plot]:
+    """Return the plots of accuracy by `k` or by `capability`; none if there are no scores."""
+    from compact_hf.reports.score_charts import plot_accuracy_in_handfuls
 
-    # All models answered the same questions, so each has the groups of the first one.
-    models = [model["model"] for model in results["models"]]
-    by_k = [_build_score(results, f"k = {k}", "by_k", k) for k in results["models"][0]["by_k"]]
-    by_capability = [
-        _build_score(results, name, "by_capability", name) for name in results["models"][0]["by_capability"]
-    ]
-    return [
-        plot_accuracy(by_k, models, name="results-by-k", title="Accuracy by k"),
-        plot_accuracy(by_capability, models, name="results-by-capability", title="Accuracy by capability"),
-    ]
+    # All models answered the same questions, so each has the keys of the first one.
+    keys = series[0].scores[f"by_{group}"] if series else ()
+    rows = [_build_score(series, f"k = {key}" if group == "k" else key, f"by_{group}", key) for key in keys]
+    names = [one.name for one in series]
+    return list(plot_accuracy_in_handfuls(rows, names, name=f"results-by-{group}", title=f"By {group}"))
 
 
-def _build_score(results: dict[str, Any], label: str, group: str, key: str) -> ScoreRow:
+def _build_score(series: Sequence[Series], label: str, group: str, key: str) -> ScoreRow:
     from compact_hf.reports.score_charts import Interval, ScoreRow
 
-    scores = [model[group][key] for model in results["models"]]
+    scores = [one.scores[group][key] for one in series]
     intervals = tuple(Interval(score["accuracy"], score["low"], score["high"]) for score in scores)
     return ScoreRow(label, scores[0]["n"], scores[0]["majority"]["accuracy"], intervals)
