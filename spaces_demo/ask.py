@@ -144,8 +144,8 @@ def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
         trigger_mode="always_last",
         **queue,
     )
-    # The form no longer shows an example, and all of them can be chosen again.
-    gr.on([image.input, question.input], None, None, chosen, js="() => null")
+    # The form no longer shows an example, so that all of them can be chosen again.
+    gr.on([image.input, question.input, button.click, question.submit], None, None, chosen, js="() => [null]")
     page.load(
         show_first_answers,
         None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +13,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from starlette.responses import Response
 
+from compact_hf.answers import same_answer
 from compact_hf.dataset.writer import write_dataset
 from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.scenes.source import SceneSource
 from compact_hf.testing.gemini import GeminiServer, error_response
 from tests.dataset.samples import make_rows
-from tests.spaces_demo.conftest import VISITORS_KEY, Gate, RunningSpace, page_texts, read_error, run_space
+from tests.spaces_demo.conftest import SPACE, VISITORS_KEY, Gate, RunningSpace, page_texts, read_error, run_space
 
 SCENE, OWN = "A drawn scene", "My own image, with Gemini"
 
@@ -35,11 +38,14 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace
 
 @pytest.fixture(scope="module")
 def misled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace]:
-    """The Space with a dataset and an adapter that do not exist."""
+    """The Space with a dataset and an adapter that do not exist, and results with a control of other questions."""
     directory = tmp_path_factory.mktemp("misled")
-    with run_space(
-        directory / "running", DATASET_ID=str(directory / "nowhere"), ADAPTER_ID=str(directory / "nothing")
-    ) as space:
+    shutil.copy(SPACE / "results.json", directory)
+    control = json.loads((SPACE / "swapped.json").read_text())
+    control["models"][0]["by_k"]["1"]["n"] += 1
+    (directory / "swapped.json").write_text(json.dumps(control))
+    settings = {"DATASET_ID": str(directory / "nowhere"), "ADAPTER_ID": str(directory / "nothing")}
+    with run_space(directory / "running", RESULTS=str(directory), **settings) as space:
         yield space
 
 
@@ -50,14 +56,43 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_base_and_tuned_are_asked_side_by_side_and_their_answers_grow(space: RunningSpace, picture: Path) -> None:
-    job = space.client.submit(handle_file(picture), "What color is the cat?", api_name="/ask")
-    *before, last = list(job)
-    assert last[0]
-    assert last[1]
-    assert last[0] != last[1]
-    assert last[2] == "base: finished; tuned: finished"
-    assert any(len(output[0]) < len(last[0]) for output in before)
+def read_answers(page: str) -> list[str]:
+    """Return the texts of the answers on a page of the tab Ask."""
+    return re.findall(r'<p class="text[^"]*">(.*?)</p>', page)
+
+
+def test_both_models_are_asked_side_by_side_and_their_answers_grow(space: RunningSpace, picture: Path) -> None:
+    *before, last = space.client.submit(handle_file(picture), "What color is the cat?", api_name="/ask")
+    assert re.findall("<h4>(.*?)</h4>", last) == ["Before tuning", "After tuning"]
+    first_answer, second_answer = read_answers(last)
+    assert first_answer != second_answer
+    assert "Answered in" in last
+    assert any(len(read_answers(page)[0]) < len(first_answer) for page in before)
+
+
+@pytest.mark.parametrize(
+    ("question", "right_answer"),
+    [
+        # An example, another question about its scene, one that has no single answer, and one of no known form.
+        ("What color is the fridge?", "orange"),
+        ("What color is the crab in the foreground?", "yellow"),
+        ("What color is the penguin?", None),
+        ("Is this art?", None),
+    ],
+)
+def test_questions_about_examples_are_marked_if_their_answer_is_known(
+    space: RunningSpace, tmp_path: Path, question: str, right_answer: str | None
+) -> None:
+    path = tmp_path / "fridge.png"
+    path.write_bytes(SceneSource(0, 1).read("scene:1000000053"))
+    page = space.client.predict(handle_file(path), question, api_name="/ask")
+    answers, marks = read_answers(page), re.findall(r"</span> (right|wrong)</p>", page)
+    if right_answer is None:
+        assert "not known here" in page
+        assert not marks
+    else:
+        assert f"<strong>{right_answer}</strong>" in page
+        assert marks == ["right" if same_answer(answer, right_answer) else "wrong" for answer in answers]
 
 
 def test_the_page_says_who_answers_and_what_becomes_of_pictures(space: RunningSpace) -> None:
@@ -173,8 +208,14 @@ def test_a_picture_without_a_key_asks_nobody(space: RunningSpace, gemini: Gemini
 
 def test_results_show_accuracy_by_k_and_the_papers_table(space: RunningSpace) -> None:
     page = space.client.predict(api_name="/results")
-    assert "Accuracy by k" in page
     assert re.search(r"marked by version \d+ of the rule exact", page)
+    assert re.findall("<dt>(.*?)</dt><dd>(.*?)%", page) == [
+        ("Before tuning", "0.0"),
+        ("After tuning", "42.9"),
+        ("Swapped images", "20.7"),
+        ("Majority answer", "16.4"),
+    ]
+    assert "Scores of the paper, not of this Space" in page
     assert page.count("<svg") == 2
     assert "97.1" in page
     assert re.search(r"COMPACT</th>.*100\.2", page)
@@ -191,10 +232,11 @@ def test_a_release_is_shown_with_links_to_its_rows(furnished: RunningSpace) -> N
 def test_a_whole_model_answers_alone_and_is_stopped_when_it_takes_too_long(
     furnished: RunningSpace, picture: Path
 ) -> None:
-    base, tuned, status = furnished.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
-    assert base == ""
-    assert tuned
-    assert status == "tuned: stopped: time limit"
+    page = furnished.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
+    (answer,) = read_answers(page)
+    assert answer
+    assert "<h4>The model</h4>" in page
+    assert "stopped at the time limit" in page
 
 
 def test_results_that_cannot_be_read_are_said_and_the_table_stays(furnished: RunningSpace) -> None:
@@ -216,6 +258,14 @@ def test_settings_that_cannot_be_used_are_told_without_paths_and_scenes_are_show
     assert str(misled.directory.parent) not in texts + str(excinfo.value)
     assert "nowhere" in misled.log()
     assert "nothing" in misled.log()
+
+
+def test_results_of_other_models_keep_their_names_and_a_control_of_other_questions_is_left_out(
+    misled: RunningSpace,
+) -> None:
+    page = misled.client.predict(api_name="/results")
+    assert re.findall("<dt>(.*?)</dt>", page) == ["Aligned", "Tuned", "Majority answer"]
+    assert "swapped.json has other models or questions" in misled.log()
 
 
 def test_a_client_sees_four_calls_and_no_more(space: RunningSpace) -> None:

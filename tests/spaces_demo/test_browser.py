@@ -40,16 +40,30 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def use_ask(page: Any) -> None:
-    """Select the first example, ask, and check that both answers are shown."""
+    """Check that the first example is answered and marked, then choose another one, then ask a question of our own."""
     choose_tab(page, "Ask")
-    get_panel(page, "Ask").locator("tbody tr").first.click()
-    # The server fills in the form. Asking before that would send no image.
-    get_panel(page, "Ask").locator("xpath=.//img[not(ancestor::table)]").first.wait_for()
-    page.wait_for_function("[...document.querySelectorAll('textarea')].some(box => box.value)")
+    panel = get_panel(page, "Ask")
+    panel.get_by_text("when this Space started").wait_for()
+    answers = page.get_by_role("region", name="Answers")
+    assert answers.locator(".mark").all_inner_texts() == ["✗ wrong", "✓ right"]
+    assert answers.get_by_text("every question with a description").is_visible()
+    examples = panel.locator("#examples")
+    assert page.evaluate("[...document.querySelectorAll('#examples label')].every(e => e.scrollWidth <= e.clientWidth)")
+    assert examples.bounding_box()["y"] < answers.bounding_box()["y"]
+
+    page.get_by_role("radio", name="What color is the fridge?").check(force=True)
+    answers.get_by_text("What color is the fridge?").wait_for()
+    answers.get_by_text("Answered in").wait_for()
+    assert answers.get_by_text("Right answer: orange").is_visible()
+    assert answers.locator(".mark").count() == 2
+
+    page.get_by_role("textbox", name="Question").fill("Is this art?")
     page.get_by_role("button", name="Ask both").click()
-    page.get_by_text("base: finished; tuned: finished").wait_for()
-    for label in ("Base, before COMPACT tuning", "COMPACT-tuned"):
-        assert page.get_by_label(label, exact=True).input_value()
+    answers.get_by_text("Is this art?").wait_for()
+    answers.get_by_text("Answered in").wait_for()
+    assert answers.get_by_text("not known here").is_visible()
+    assert answers.locator(".mark").count() == 0
+    assert examples.locator("input:checked").count() == 0
 
 
 def use_explore(page: Any) -> None:
@@ -96,10 +110,18 @@ def use_compose(page: Any) -> None:
 
 
 def use_results(page: Any) -> None:
-    """Check that the plots and the paper's table are shown."""
+    """Check that the plots fill their cards, and that a table that can be scrolled says so."""
     choose_tab(page, "Results")
     page.get_by_role("heading", name="The paper's table").wait_for()
-    assert page.locator("figure svg").count() == 2
+    for name in ("Before tuning", "After tuning", "Swapped images"):
+        assert page.get_by_role("term").filter(has_text=name).is_visible()
+    gaps = page.locator(".plot:has(figure)").evaluate_all(
+        "all => all.map(one => one.clientWidth - one.querySelector('svg').getBoundingClientRect().width)"
+    )
+    assert len(gaps) == 2
+    assert all(0 <= gap <= 40 for gap in gaps)
+    can_scroll = page.locator(".paper .scroll").evaluate("one => one.scrollWidth > one.clientWidth")
+    assert page.get_by_text("scroll it sideways").is_visible() == can_scroll
 
 
 USES = {"Ask": use_ask, "Explore": use_explore, "Compose": use_compose, "Results": use_results}

@@ -28,7 +28,7 @@ def test_the_first_answer_comes_within_the_time_that_is_promised(tmp_path: Path)
         page_after = time.monotonic() - start
         answer = space.call("ask", upload(space, SceneSource(0, 4).read("scene:3")), "What color is the cat?")
         answer_after = time.monotonic() - start
-    assert "base: finished; tuned: finished" in answer.text
+    assert "Answered in" in answer.text
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     timings = f"page after {page_after:.1f} s, first answer after {answer_after:.1f} s, {cpu:.1f} s of processor time"
