@@ -25,7 +25,7 @@ _QUESTIONS: Final = (
     (12, "What kind of thing is the object next to the rabbit?"),
     (53, "What color is the fridge?"),
     (7, "What is the girl who is in the foreground busy doing?"),
-    (48, 'How many orange objects with the word "BUS" on them does the picture show?'),
+    (40, "What is the shape of the badge of the person who is dressed in red and is drinking?"),
     (43, "Which species is the animal?"),
     (50, "What word is on the object that is purple and is being photographed by a person?"),
 )
