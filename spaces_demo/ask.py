@@ -98,9 +98,7 @@ def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
             raise input_error("There is no image: upload one or choose an example.")
         yield from _iter_answers(models, picture, check_question(question))
 
-    def ask_example(number: int | None) -> Iterator[tuple[Any, Any, str]]:
-        if number is None:
-            raise input_error("No example is chosen.")
+    def ask_example(number: int) -> Iterator[tuple[Any, Any, str]]:
         example = examples[number]
         inputs: tuple[Any, Any] = str(example.path), example.question
         for html in _iter_answers(models, example.image, example.question):
