@@ -179,8 +179,8 @@ def _render(models: SpaceModels, picture: bytes, question: str, answers: Answers
     """Return the question with the answers so far, marked if the right answer is known."""
     known = find_right_answer(picture, question)
     reason = (
-        'Before tuning, the student was trained only to describe scenes ("Describe the picture."), never on questions. '
-        "So it answers every question with a description."
+        "Before tuning, the student was trained only to describe images, never on questions. So it answers every "
+        "question with a description."
         if models.is_shipped
         else ""
     )
