@@ -1,7 +1,7 @@
 """Draws the example scenes of the tab Ask, and computes the right answers of questions about them.
 
-The scenes have few things and one obvious referent for their question. Their seeds are reserved for evaluation, so the
-shipped student was not trained on them.
+Each question has one obvious referent in its scene. The seeds of the scenes are reserved for evaluation, so the shipped
+student was not trained on them.
 """
 
 from __future__ import annotations
