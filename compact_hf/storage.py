@@ -1,4 +1,5 @@
-"""Writes files and directories atomically, prefetches items in threads, and detects network file systems.
+"""Writes files and directories atomically, checks free disk space, prefetches items in threads, and detects network
+file systems.
 
 A file or directory is either written completely or not at all. A new directory is built in a hidden directory beside
 `out`, on the same file system, and then renamed. The hidden directory also contains the lock, which marks it as ours,
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from compact_hf.errors import CompactError, ReleaseError
+from compact_hf.wording import format_gigabytes
 
 _TEMP_SUFFIX: Final = ".part"
 _SHARED_TEMP_NAME: Final = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(_TEMP_SUFFIX)}")
@@ -57,6 +59,48 @@ def is_impossible_path(error: OSError | ValueError) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENAMETOOLONG, errno.EINVAL) and error.filename is not None
     return "embedded null" in str(error)
+
+
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers of a full disk, and of limits on the space of a user and on the size of a file."""
+
+
+def is_disk_full(error: OSError | ValueError) -> bool:
+    """Return whether an error was raised because there is no space for a file."""
+    return isinstance(error, OSError) and error.errno in _DISK_FULL
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the path, or its nearest parent that exists."""
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+
+
+def get_free_space(path: Path) -> int:
+    """Return the free space on the disk of a path, in bytes; the path need not exist."""
+    return shutil.disk_usage(existing_parent(path)).free
+
+
+def check_free_space(
+    path: Path, needed: int, *, error_type: type[CompactError], advice: str, details: str = ""
+) -> None:
+    """Raise if the disk of a path has too little free space.
+
+    Args:
+        path (`Path`): the file or directory that will be written; it need not exist.
+        needed (`int`): bytes that will be written.
+        error_type (`type[CompactError]`): the class of the error.
+        advice (`str`): the end of the message: what to do.
+        details (`str`, *optional*): what takes the space, in parentheses.
+
+    Raises:
+        CompactError: `error_type`, if fewer bytes are free.
+    """
+    free = get_free_space(path)
+    if needed > free:
+        raise error_type(
+            f"not enough disk space: {path} needs about {format_gigabytes(needed)} GB{details}, and "
+            f"{format_gigabytes(free)} GB are free on its disk; {advice}"
+        )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Words counts, commands and options for messages."""
+"""Words counts, sizes, commands and options for messages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ def format_count(count: int, noun: str, plural: str = "") -> str:
         plural (`str`, *optional*, defaults to `noun` with an s): the noun in the plural.
     """
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def format_gigabytes(size: int) -> str:
+    """Return a number of bytes in gigabytes, without the unit: `0.0074`, `25.4` or `1,280`.
+
+    Args:
+        size (`int`): the number of bytes.
+    """
+    return f"{size / 1e9:,.0f}" if size >= 100e9 else f"{size / 1e9:.3g}"
 
 
 def format_command(*words: object) -> str:

@@ -186,7 +186,9 @@ def add_tune(tune: argparse.ArgumentParser) -> None:
 def _add_tune_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `compact tune` that are not options of TRL."""
     parser.add_argument(
-        "--dry-run", action="store_true", help="print steps, tokens, parameters and memory, without training"
+        "--dry-run",
+        action="store_true",
+        help="print steps, tokens, parameters, memory and disk space, without training",
     )
     parser.add_argument("--json", action="store_true", help="print the result of --dry-run as JSON")
     parser.add_argument("--revision", metavar="R", help="revision of the dataset on the Hub: a tag, branch or commit")
@@ -233,7 +235,8 @@ def _tune(args: argparse.Namespace) -> int:
 
 
 def _print_plan(recipe: str, options: dict[str, Any], *, as_json: bool) -> int:
-    """Print what `compact tune --dry-run` found: data, steps, tokens, parameters and memory."""
+    """Print what `compact tune --dry-run` found: data, steps, tokens, parameters, memory and disk space."""
+    from compact_hf.training.disk_space import describe_disk_space
     from compact_hf.training.dry_run import dry_run
 
     plan = dry_run(recipe, **options)
@@ -259,6 +262,7 @@ def _print_plan(recipe: str, options: dict[str, Any], *, as_json: bool) -> int:
             ("learning rate", ", ".join([f"{plan.learning_rate:g}", *own_rates])),
             ("memory per device", f"about {memory.total / 1e9:.3g} GB, excluding the CUDA context; leave 10% headroom"),
             *((f"  {name}", f"{size / 1e9:.3g} GB") for name, size in parts.items()),
+            (f"disk space for {plan.output_dir}", describe_disk_space(plan.disk, Path(plan.output_dir))),
             ("dataset commit", plan.dataset_revision or "none: a local directory"),
             *((f"  {name}", number) for name, number in plan.versions.items()),
         ],

@@ -26,6 +26,7 @@ from compact_hf.images.codec import decode_rgb, open_header, strip_metadata
 from compact_hf.models import loading
 from compact_hf.models.adapter import check_adapter_base, find_base, load_merged_model
 from compact_hf.models.chat_template import check_image_question
+from compact_hf.models.finite import require_finite_logits
 from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
 from compact_hf.models.registry import get_family
 from compact_hf.training.inputs import has_other_weights
@@ -120,6 +121,7 @@ class SharedInputs:
             attention_mask=self.attention_mask.to(device),
             past_key_values=cache,
             max_new_tokens=max_new_tokens,
+            logits_processor=[require_finite_logits],
         )
         # `generate` returns the prompt as well; only the tokens after it are the answer.
         return tokens[:, self.input_ids.shape[1] :]
@@ -323,7 +325,9 @@ class Student:
         with torch.inference_mode():
             if isinstance(inputs, SharedInputs):
                 return inputs.generate(self._network, max_new_tokens=max_new_tokens)
-            tokens = self._network.generate(**inputs.to(self._device), max_new_tokens=max_new_tokens)
+            tokens = self._network.generate(
+                **inputs.to(self._device), max_new_tokens=max_new_tokens, logits_processor=[require_finite_logits]
+            )
         return tokens[:, inputs["input_ids"].shape[1] :]
 
     def _translate_error(self, error: ValueError, pairs: ImagePromptPairs) -> EvaluationError:

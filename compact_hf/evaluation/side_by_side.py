@@ -18,6 +18,7 @@ from compact_hf.evaluation.inference import model_inputs
 from compact_hf.models import loading
 from compact_hf.models.adapter import check_adapter_base, find_base, load_peft_model
 from compact_hf.models.chat_template import check_image_question
+from compact_hf.models.finite import check_logits
 from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
 from compact_hf.training.training_record import read_adapter_info
 
@@ -106,7 +107,7 @@ class SideBySide:
 
         Raises:
             ImageError: the image cannot be decoded.
-            EvaluationError: memory runs out.
+            EvaluationError: memory runs out, or logits are not finite.
         """
         import torch
 
@@ -151,6 +152,10 @@ class _AnswerWriter:
 
         with torch.inference_mode():
             outputs = self._network(**self._next_inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        try:
+            check_logits(outputs.logits[:, -1])
+        except ValueError as error:
+            raise EvaluationError(f"the model cannot answer: {error}") from error
         # The most likely token, (1, 1).
         token = outputs.logits[:, -1].argmax(-1, keepdim=True)
         self._cache = outputs.past_key_values

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.ref import RepoRef
+from compact_hf.models.finite import check_weight_files, check_weights
 from compact_hf.models.loading import (
     ADAPTER_CONFIG,
     LOAD_ERRORS,
@@ -128,16 +129,25 @@ def load_merged_model(adapter: Path, base: Path) -> Any:
 
     Returns:
         `PreTrainedModel`: the model, on the CPU. Peak memory is one copy of the base plus the adapter.
+
+    Raises:
+        TuningError: if the base cannot be loaded, or weights are not finite, before or after merging.
     """
     from peft import PeftModel
 
-    model = load_network(base)
+    check_weight_files(adapter)
+    model = _load_base(base)
     with _ignore_peft_warning():
         dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     for name, weight in model.named_parameters():
         # Modules that were trained in full have the dtype of the adapter, which is often a higher precision.
         weight.data = weight.data.to(dtypes[name])
+    try:
+        # A sum of finite weights can be too large for float16.
+        check_weights(model)
+    except ValueError as error:
+        raise TuningError(f"adapter {adapter} cannot be merged into {base}: {error}") from error
     return model
 
 
@@ -150,12 +160,23 @@ def load_peft_model(adapter: Path, base: Path) -> Any:
 
     Returns:
         `peft.PeftModel`: the model, on the CPU.
+
+    Raises:
+        TuningError: if the base cannot be loaded, or weights are not finite.
     """
     from peft import PeftModel
 
-    model = load_network(base)
+    check_weight_files(adapter)
+    model = _load_base(base)
     with _ignore_peft_warning():
         return PeftModel.from_pretrained(model, str(adapter))
+
+
+def _load_base(base: Path) -> Any:
+    try:
+        return load_network(base)
+    except LOAD_ERRORS as error:
+        raise TuningError(f"the base {base} cannot be loaded: {first_line(error)}") from error
 
 
 def _expected_shapes(adapter: Path, base: str | Path, revision: str | None) -> _Shapes:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.models.chat_template import check_chat_templates
+from compact_hf.models.finite import check_weights
 from compact_hf.models.registry import get_family, read_family
 from compact_hf.parsing import read_json
 from compact_hf.records import digest
@@ -229,7 +230,7 @@ def read_model_type(directory: Path) -> str:
 
 
 def load_network(model: str | Path, *, revision: str | None = None, **options: Any) -> Any:
-    """Return a whole model with its weights; raises one of `LOAD_ERRORS`.
+    """Return a whole model with its weights, all of them finite; raises one of `LOAD_ERRORS`.
 
     Args:
         model (`str | Path`): a directory or a repository.
@@ -243,7 +244,9 @@ def load_network(model: str | Path, *, revision: str | None = None, **options: A
     options = {"dtype": "auto"} | options | {"trust_remote_code": False, "use_safetensors": True}
     with without_progress_bars(), translate_load_errors():
         read_family(model, revision=revision)
-        return AutoModelForImageTextToText.from_pretrained(model, revision=revision, **options)
+        network = AutoModelForImageTextToText.from_pretrained(model, revision=revision, **options)
+    check_weights(network)
+    return network
 
 
 def build_network(config: Any, *, dtype: Any = None) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.models import loading
 from compact_hf.models.chat_template import check_image_question
+from compact_hf.models.finite import require_finite_logits
 from compact_hf.models.loading import LOAD_ERRORS, without_progress_bars
 from compact_hf.teachers.base import Failure, FailureKind, Reply, Request
 from compact_hf.teachers.http import one_line
@@ -289,7 +290,8 @@ class LocalModel:
                 max_new_tokens=max(limits),
                 eos_token_id=self._eos_token_id,
                 pad_token_id=self._processor.tokenizer.pad_token_id,
-                logits_processor=[LogitsProcessor(grammars)],
+                # First the logits are checked; then the grammar excludes tokens, by setting their logits to -inf.
+                logits_processor=[require_finite_logits, LogitsProcessor(grammars)],
                 stopping_criteria=StoppingCriteriaList([stop_all]),
             )
         if should_stop():

@@ -18,7 +18,7 @@ from compact_hf.hub.ref import RepoRef
 from compact_hf.models import loading
 from compact_hf.models.chat_template import check_chat_templates
 from compact_hf.models.family import ModelFamily
-from compact_hf.models.loading import LOAD_ERRORS
+from compact_hf.models.loading import LOAD_ERRORS, first_line
 from compact_hf.models.registry import family_names, get_family
 from compact_hf.parsing import parse_yaml
 from compact_hf.regular_files import check_regular_files, read_regular_text
@@ -338,6 +338,9 @@ def load_network(args: Arguments, path: str | None = None) -> Any:
     Args:
         args (`Arguments`): arguments of the training script.
         path (`str`, *optional*, defaults to the base): a checkpoint of full training to load instead of the base.
+
+    Raises:
+        TuningError: if the files are not those of a model, or weights are not finite.
     """
     from accelerate import PartialState
     from transformers import set_seed
@@ -355,7 +358,12 @@ def load_network(args: Arguments, path: str | None = None) -> Any:
     if (quantization := get_quantization_config(args.model)) is not None:
         options["quantization_config"] = quantization
     set_seed(args.training.seed)  # weights that the base lacks are initialized at random
-    network = loading.load_network(path or args.model.model_name_or_path, **options)
+    name = path or args.model.model_name_or_path
+    try:
+        network = loading.load_network(name, **options)
+    except ValueError as error:
+        advice = "; remove that checkpoint to resume from an earlier one" if path else ""
+        raise TuningError(f"the model {name} cannot be loaded: {first_line(error)}{advice}") from error
     if args.trained_parts and not args.model.use_peft:
         freeze_other_parts(network, args.trained_parts, get_family(network.config.model_type))
     return network

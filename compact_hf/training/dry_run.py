@@ -1,4 +1,4 @@
-"""Forecasts a training run before it starts: steps, tokens, parameters and memory.
+"""Forecasts a training run before it starts: steps, tokens, parameters, memory and disk space.
 
     compact tune llava15-7b-lora --dry-run --dataset_name release --model_name_or_path base
 
@@ -8,7 +8,6 @@ training; `datasets` caches the result, so that training does not repeat it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -28,10 +27,11 @@ from compact_hf.training.arguments import (
     make_parser,
     screen_with_args,
 )
+from compact_hf.training.disk_space import DiskEstimate, estimate_disk_space
 from compact_hf.training.memory import Devices, MemoryEstimate, estimate_memory
 from compact_hf.training.recipes import check_recipe_keys
 from compact_hf.training.row_screening import ScreeningResult
-from compact_hf.training.sampler import build_grouping
+from compact_hf.training.sampler import build_grouping, count_steps
 from compact_hf.training.sft import LIBRARIES
 from compact_hf.training.train import build_job
 from compact_hf.training.trained_parts import PROJECTOR
@@ -59,6 +59,8 @@ class TrainingForecast:
         projector_learning_rate (`float`, *optional*): the projector's learning rate, if it has its own.
         dataset_revision (`str`, *optional*): the commit of the dataset that will be trained on.
         memory (`MemoryEstimate`): memory per device, in bytes, and numbers of parameters.
+        output_dir (`str`): the directory that the model is written to.
+        disk (`DiskEstimate`): largest size of `output_dir`, in bytes, with its parts.
         versions (`Mapping[str, str]`): library -> version.
     """
 
@@ -78,6 +80,8 @@ class TrainingForecast:
     projector_learning_rate: float | None
     dataset_revision: str | None
     memory: MemoryEstimate
+    output_dir: str
+    disk: DiskEstimate
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -166,8 +170,7 @@ def _build_forecast(args: Arguments, config: Any, screening: ScreeningResult, de
     rows, length = grouping.largest_batch
     tokens = sum(screening.lengths)
     steps_per_epoch = grouping.steps_per_epoch
-    # `max_steps` replaces the number of epochs, as in transformers' Trainer; -1 is its default.
-    steps = training.max_steps if training.max_steps > 0 else math.ceil(steps_per_epoch * training.num_train_epochs)
+    steps = count_steps(training, grouping)
     return TrainingForecast(
         processes=devices.processes,
         rows_per_step=grouping.rows_per_step,
@@ -186,5 +189,7 @@ def _build_forecast(args: Arguments, config: Any, screening: ScreeningResult, de
         projector_learning_rate=args.learning_rates.get(PROJECTOR),
         dataset_revision=args.extras.dataset_revision,
         memory=estimate_memory(config, args, devices, rows=rows, length=length),
+        output_dir=training.output_dir,
+        disk=estimate_disk_space(config, args, steps=steps, steps_per_epoch=steps_per_epoch),
         versions={name: version(name) for name in LIBRARIES},
     )

@@ -31,13 +31,9 @@ from typing import Any, Final
 
 from compact_hf.errors import TuningError
 from compact_hf.models.family import ModelFamily
-from compact_hf.models.loading import build_network
 from compact_hf.models.registry import get_family
-from compact_hf.training.trained_parts import freeze_other_parts
-
-_OPTIMIZER_STATES: Final = 2  # AdamW's moving averages of gradients and of their squares
-# Half a byte per weight, and its share of bitsandbytes' scales: one byte per 64 weights with double quantization.
-_BYTES_PER_4BIT_WEIGHT: Final = 0.5 + 1 / 64
+from compact_hf.training.model_size import Quantization, build_model, count_optimizer_bytes
+from compact_hf.wording import format_gigabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +96,13 @@ def estimate_memory(config: Any, args: Any, devices: Devices, *, rows: int = 0, 
     import torch
 
     with torch.device("meta"):
-        model = _build_model(config, args)
+        model = build_model(config, args)
     parameters = list(model.named_parameters())
     trained = [parameter for _, parameter in parameters if parameter.requires_grad]
-    quantization = _Quantization.from_args(args)
+    quantization = Quantization.from_args(args)
     weights = sum(quantization.count_bytes(name, parameter) for name, parameter in parameters)
     gradients = sum(quantization.count_bytes("", parameter) for parameter in trained)
-    # 8-bit optimizers store each state in one byte.
-    optimizer_bytes = sum(parameter.numel() for parameter in trained) if "8bit" in args.training.optim else gradients
-    optimizer_bytes *= _OPTIMIZER_STATES
+    optimizer_bytes = count_optimizer_bytes(trained, args)
     family, num_layers = get_family(config.model_type), config.get_text_config().num_hidden_layers
     if devices.is_sharded:
         # A process holds its share of everything, and the whole weights of the layers that it is computing.
@@ -131,45 +125,6 @@ def estimate_memory(config: Any, args: Any, devices: Devices, *, rows: int = 0, 
         parameters=sum(parameter.numel() for _, parameter in parameters),
         trained=sum(parameter.numel() for parameter in trained),
     )
-
-
-def _build_model(config: Any, args: Any) -> Any:
-    """Return the model of a configuration as the trainer builds it, on the default device."""
-    import torch
-    from peft import get_peft_model
-    from trl import get_peft_config
-
-    # As in `load_network`, `model_init_kwargs` takes precedence; TRL's default is float32.
-    dtype = getattr(torch, str((args.training.model_init_kwargs or {}).get("dtype") or args.model.dtype or "float32"))
-    model = build_network(config, dtype=dtype)
-    peft_config = get_peft_config(args.model)
-    if peft_config is not None:
-        return get_peft_model(model, peft_config)
-    if args.trained_parts:
-        freeze_other_parts(model, args.trained_parts, get_family(config.model_type))
-    return model
-
-
-@dataclass(frozen=True, slots=True)
-class _Quantization:
-    """Which weights bitsandbytes quantizes to 4 bits: all linear layers except trained and skipped ones."""
-
-    is_4bit: bool
-    skipped_modules: tuple[str, ...]
-
-    @classmethod
-    def from_args(cls, args: Any) -> _Quantization:
-        config = (args.training.model_init_kwargs or {}).get("quantization_config") or {}
-        skipped_modules = config.get("llm_int8_skip_modules") or ("lm_head",)
-        return cls(bool(args.model.load_in_4bit or config.get("load_in_4bit")), (*skipped_modules, "embed"))
-
-    def count_bytes(self, name: str, parameter: Any) -> float:
-        """Return the bytes that a parameter takes: quantized, cast by TRL, or in its own dtype."""
-        if self.is_4bit and parameter.requires_grad:
-            return float(parameter.numel() * 2)  # TRL casts trained parameters of a 4-bit model to bfloat16
-        if self.is_4bit and parameter.dim() == 2 and not any(module in name for module in self.skipped_modules):
-            return float(parameter.numel() * _BYTES_PER_4BIT_WEIGHT)
-        return float(parameter.numel() * parameter.element_size())
 
 
 def _estimate_activations(config: Any, args: Any, rows: int, length: int, num_layers: int) -> int:
@@ -216,7 +171,7 @@ def _measure_saved_bytes(config: Any, args: Any, rows: int, length: int, *, num_
         small_config.vision_config.num_hidden_layers = num_layers
     family = get_family(config.model_type)
     with torch.device("meta"):
-        model = _build_model(small_config, args).train()
+        model = build_model(small_config, args).train()
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
     # Fake tensors have shapes and dtypes but no data, so that a model of any size can run on any machine.
@@ -306,12 +261,8 @@ def describe_memory(needed: MemoryEstimate, available: int) -> str:
     """
     names = ("weights", "gradients", "optimizer", "activations")
     sizes = {name: size for name in names if (size := getattr(needed, name))}
-    parts = ", ".join(f"{name} {_format_gigabytes(size)}" for name, size in sizes.items())
-    return f"about {_format_gigabytes(needed.total)} GB ({parts}), and {_format_gigabytes(available)} GB are available"
-
-
-def _format_gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.0f}" if size >= 100e9 else f"{size / 1e9:.3g}"
+    parts = ", ".join(f"{name} {format_gigabytes(size)}" for name, size in sizes.items())
+    return f"about {format_gigabytes(needed.total)} GB ({parts}), and {format_gigabytes(available)} GB are available"
 
 
 def check_memory(needed: MemoryEstimate, available: int) -> None:

@@ -19,9 +19,10 @@ from compact_hf.hub.files import check_publishable
 from compact_hf.hub.ref import RepoRef
 from compact_hf.models.adapter import AdapterInfo, check_adapter_base, find_base, load_merged_model
 from compact_hf.models.loading import find_commit, is_adapter, load_processor, resolve_model, without_progress_bars
+from compact_hf.models.saving import translate_save_errors
 from compact_hf.records import to_json
 from compact_hf.regular_files import read_regular
-from compact_hf.storage import replace_directory, translate_disk_errors
+from compact_hf.storage import check_free_space, replace_directory, translate_disk_errors
 from compact_hf.training.inputs import has_other_weights
 from compact_hf.training.model_card import is_repository, write_card
 from compact_hf.training.training_record import (
@@ -75,10 +76,18 @@ def merge_adapter(
             f"the base {info.base} has other weights than those that {adapter} was trained on: put the earlier ones "
             f"back, or give --base {info.base} to merge it into these"
         )
-    _find_licenses(base_directory)  # before the merge, which takes long
+    # Before the merge, which takes long. The merged weights have the shapes and dtypes of the base's.
+    _find_licenses(base_directory)
+    check_free_space(
+        out,
+        sum(path.stat().st_size for path in base_directory.glob("*.safetensors")),
+        error_type=TuningError,
+        advice="free disk space or choose another --out",
+    )
     on_progress(f"merging {adapter} into {base or info.base}")
     with (
         translate_disk_errors(TuningError, out, "free disk space and retry"),
+        translate_save_errors(),
         replace_directory(out, is_replaceable=lambda directory: False, error_type=UsageError) as temp_directory,
     ):
         record = _record_base(read_training_record(directory), info, str(base or info.base))

@@ -28,6 +28,7 @@ from compact_hf.hub.files import check_publishable, get_repo_files, is_at_revisi
 from compact_hf.hub.push import PushResult, RemoteState, get_remote_state, push
 from compact_hf.hub.ref import RepoRef
 from compact_hf.models.adapter import check_adapter_base
+from compact_hf.models.finite import check_weight_files
 from compact_hf.models.loading import (
     ADAPTER_CONFIG,
     LOAD_ERRORS,
@@ -126,8 +127,8 @@ def publish_model(
     Raises:
         UsageError: if a name or the version is invalid, a file is a link out of the directory, an adapter's base is a
             directory and `base` is not given, or `results` or `license` is given for a card that was written by hand.
-        TuningError: if the directory lacks files, the adapter was made for another base, the results are of another
-            model, or the repository contains something else.
+        TuningError: if the directory lacks files, weights are not finite, the adapter was made for another base, the
+            results are of another model, or the repository contains something else.
         HubError: if the Hub cannot be reached or refuses the upload.
     """
     directory = Path(directory)
@@ -181,7 +182,7 @@ def publish_model(
 
 
 def _check_loadable(directory: Path) -> None:
-    """Raise if a directory lacks what loading needs: complete safetensors weights, a processor, a chat template."""
+    """Raise if a directory lacks what loading needs: complete and finite weights, a processor, a chat template."""
     from safetensors import SafetensorError, safe_open
 
     if not has_model(directory):
@@ -196,7 +197,7 @@ def _check_loadable(directory: Path) -> None:
         raise TuningError(
             f"{directory} has no safetensors weights: save them as safetensors, other formats are refused"
         )
-    # Opening a file checks that it exists and that its header is valid; weights are not read.
+    # Opening a file checks that it exists and that its header is valid.
     for path in sorted(weights):
         try:
             check_regular(path)
@@ -204,6 +205,7 @@ def _check_loadable(directory: Path) -> None:
                 pass
         except (OSError, SafetensorError) as error:
             raise TuningError(f"{path} cannot be read ({first_line(error)}): save it again") from error
+    check_weight_files(directory)
     try:
         # Registers the family's own classes, which the processor may be one of.
         find_family(directory, read_training_record(directory))

@@ -14,6 +14,7 @@ The order is a function of lengths, modalities, seed and epoch. This module does
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,19 @@ def build_grouping(training: Any, screening: ScreeningResult, processes: int) ->
         seed=training.seed if training.data_seed is None else training.data_seed,
         drop_last=training.dataloader_drop_last,
     )
+
+
+def count_steps(training: Any, grouping: Grouping) -> int:
+    """Return the number of optimizer steps of a run.
+
+    Args:
+        training (`SFTConfig`): `max_steps` and `num_train_epochs`.
+        grouping (`Grouping`): the grouping of its rows.
+    """
+    # `max_steps` replaces the number of epochs, as in transformers' Trainer; -1 is its default.
+    if training.max_steps > 0:
+        return int(training.max_steps)
+    return math.ceil(grouping.steps_per_epoch * float(training.num_train_epochs))
 
 
 def split_evenly(rows: Sequence[int], num_parts: int) -> list[Sequence[int]]:

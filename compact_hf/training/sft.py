@@ -33,6 +33,13 @@ from compact_hf.training.arguments import (
     translate_shape_errors,
 )
 from compact_hf.training.checkpoints import find_last_checkpoint, read_train_seconds, write_record
+from compact_hf.training.disk_space import (
+    DiskEstimate,
+    check_disk_space,
+    describe_disk_space,
+    estimate_disk_space,
+    translate_full_disk,
+)
 from compact_hf.training.inputs import record_images
 from compact_hf.training.memory import (
     ESTIMATE_PREFIX,
@@ -45,7 +52,7 @@ from compact_hf.training.memory import (
 )
 from compact_hf.training.row_images import decode_images
 from compact_hf.training.row_screening import ScreeningResult
-from compact_hf.training.sampler import build_grouping
+from compact_hf.training.sampler import build_grouping, count_steps
 from compact_hf.training.trained_parts import PROJECTOR
 from compact_hf.wording import format_count
 
@@ -82,21 +89,27 @@ def main(arguments: Sequence[str]) -> None:
     # The main process screens, the others then read its result from the cache of `datasets`.
     with training.main_process_first(desc="screening rows"):
         screening = {split: screen_with_args(args, split_rows, processor, family) for split, split_rows in rows.items()}
-    batch_rows, length = build_grouping(training, screening["train"], training.world_size).largest_batch
+    grouping = build_grouping(training, screening["train"], training.world_size)
+    batch_rows, length = grouping.largest_batch
     needed = estimate_memory(config, args, devices, rows=batch_rows, length=length)
-    checkpoint = find_last_checkpoint(Path(training.output_dir))
+    steps = count_steps(training, grouping)
+    disk = estimate_disk_space(config, args, steps=steps, steps_per_epoch=grouping.steps_per_epoch)
+    output_dir = Path(training.output_dir)
+    checkpoint = find_last_checkpoint(output_dir)
     memory_message = f"{ESTIMATE_PREFIX}{describe_memory(needed, available)}"
     for message in (
         *_describe_rows(screening["train"], training),
         _describe_learning_rates(args),
         memory_message,
+        f"disk space for {output_dir}: {describe_disk_space(disk, output_dir)}",
         _describe_start(checkpoint),
     ):
         PartialState().print(escape_line(message), flush=True)
     check_memory(needed, available)
+    check_disk_space(disk, output_dir)
     with translate_memory_errors(needed, available):
         with translate_shape_errors(args.model.model_name_or_path, family):
-            trainer = _build_trainer(args, family, rows, screening, processor, checkpoint)
+            trainer = _build_trainer(args, family, rows, screening, processor, checkpoint, disk)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Fewer steps than planned: a stop signal ended training after a checkpoint.
     step, max_steps = trainer.state.global_step, trainer.state.max_steps
@@ -106,10 +119,11 @@ def main(arguments: Sequence[str]) -> None:
             f"stopped after step {step} of {max_steps}, with a complete checkpoint in {training.output_dir}; "
             "run the same command again to resume"
         )
-    # In all processes, because sharded weights are gathered from all of them.
-    trainer.save_model(training.output_dir)
-    if trainer.is_world_process_zero():
-        write_record(Path(training.output_dir), _build_record(args, arguments, trainer, screening["train"]))
+    with translate_full_disk(output_dir, disk.model, output_dir=output_dir):
+        # In all processes, because sharded weights are gathered from all of them.
+        trainer.save_model(training.output_dir)
+        if trainer.is_world_process_zero():
+            write_record(output_dir, _build_record(args, arguments, trainer, screening["train"]))
     trainer.accelerator.wait_for_everyone()  # `tune` on another machine reads the record as soon as this returns
     trainer.end()
 
@@ -126,6 +140,7 @@ def _build_trainer(
     screening: Mapping[str, ScreeningResult],
     processor: Any,
     checkpoint: Path | None,
+    disk: DiskEstimate,
 ) -> Any:
     """Return the trainer with the model loaded, on the kept rows; refuse settings that it does not support."""
     from trl import get_peft_config
@@ -161,6 +176,7 @@ def _build_trainer(
         family=family,
         learning_rates=args.learning_rates,
         seconds=read_train_seconds(checkpoint),
+        checkpoint_bytes=disk.checkpoint,
         model=model,
         args=training,
         train_dataset=datasets["train"],

@@ -1,19 +1,21 @@
 """Extends TRL's SFTTrainer with features of LLaVA's trainer.
 
-It differs from the parent class in three ways: how rows are grouped into steps (sampler.py), learning rates per part of
-the model, and a marker file in complete checkpoints. Template, mask, loss and everything else are TRL's. Only the
-training process imports this module (sft.py), because it imports torch.
+It differs from the parent class in four ways: how rows are grouped into steps (sampler.py), learning rates per part of
+the model, a marker file in complete checkpoints, and an error as soon as a number is not finite. Template, mask, loss
+and everything else are TRL's. Only the training process imports this module (sft.py), because it imports torch.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import signal
 import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -23,9 +25,12 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints, seed_worker
 from trl import SFTTrainer
 
+from compact_hf.errors import TuningError
 from compact_hf.models.family import ModelFamily
+from compact_hf.models.finite import find_non_finite, format_names
 from compact_hf.storage import write_atomically
-from compact_hf.training.checkpoints import COMPLETE_FILE
+from compact_hf.training.checkpoints import COMPLETE_FILE, find_last_checkpoint
+from compact_hf.training.disk_space import translate_full_disk
 from compact_hf.training.row_screening import ScreeningResult
 from compact_hf.training.sampler import GroupedBatchSampler, build_grouping
 
@@ -42,6 +47,7 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
         learning_rates (`Mapping[str, float]`): learning rates of parts of the model, by the part's name; all other
             parameters use `args.learning_rate`. The schedule scales all of them.
         seconds (`float`): training time before this process, if training is resumed.
+        checkpoint_bytes (`int`): estimated size of a checkpoint, for the message about a full disk.
         **kwargs: arguments of SFTTrainer.
     """
 
@@ -52,12 +58,14 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
         family: ModelFamily,
         learning_rates: Mapping[str, float],
         seconds: float,
+        checkpoint_bytes: int,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.stop_callback = StopCallback()
         self.add_callback(self.stop_callback)
         self._family, self._learning_rates = family, learning_rates
+        self._checkpoint_bytes = checkpoint_bytes
         # Set back by the time of earlier processes, so that `seconds` includes it.
         self._start_time = time.monotonic() - seconds
         self.grouping = build_grouping(self.args, screening, self.args.world_size)
@@ -118,22 +126,108 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
         """Load the weights of an adapter or a shard; sft.py has already loaded those of a whole model."""
         if is_peft_model(self.model) or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+        # Checkpoints of version 0.1.0 may have them.
+        if names := self._find_non_finite_weights():
+            raise TuningError(
+                f"{resume_from_checkpoint} has weights that are not finite numbers ({format_names(names)}): training "
+                "had diverged when it was saved; remove it to resume from an earlier one, or lower learning_rate and "
+                "give another output_dir"
+            )
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return TRL's loss; raise if it is not finite.
+
+        transformers logs such a loss as the mean of the losses before, so that it shows only in the weights.
+
+        Args:
+            model (`torch.nn.Module`): the model.
+            inputs (`dict[str, Tensor]`): one batch of one process.
+            return_outputs (`bool`, *optional*, defaults to False): whether to return the model's outputs, too.
+            num_items_in_batch (`Tensor`, *optional*): number of answer tokens in the whole step.
+
+        Raises:
+            TuningError: if the loss is NaN or infinite.
+        """
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = float((result[0] if return_outputs else result).detach().sum())
+        if not math.isfinite(loss) and model.training:
+            self._raise_diverged(f"the loss is {loss}", self.state.global_step + 1)
+        if not math.isfinite(loss):
+            self._raise_diverged(f"the evaluation loss is {loss}", self.state.global_step)
+        return result
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Return the norm of the gradient, of all processes; raise if it is not finite, before the optimizer's step.
+
+        In fp16, the scaler skips such a step and halves its scale, which is normal at the beginning. It ends at a scale
+        of 1: then the gradient itself is too large.
+        """
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        scaler = getattr(self.accelerator, "scaler", None)
+        is_skipped = scaler is not None and scaler.is_enabled() and scaler.get_scale() > 1
+        # DeepSpeed computes the norm in the optimizer's step, and returns None before the first one.
+        if grad_norm is not None and not math.isfinite(float(grad_norm)) and not is_skipped:
+            self._raise_diverged(f"the norm of the gradient is {float(grad_norm)}", self.state.global_step + 1)
+        return grad_norm
+
+    def _find_non_finite_weights(self) -> list[str]:
+        """Return the names of trained weights that are not finite, of this process's shards."""
+        return find_non_finite(
+            (name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad
+        )
+
+    def _raise_diverged(self, reason: str, step: int) -> NoReturn:
+        is_half = self.args.fp16 or self.model.dtype == torch.float16
+        precision = ", or train in bf16 instead of fp16" if is_half else ""
+        checkpoint = find_last_checkpoint(Path(self.args.output_dir))
+        raise TuningError(
+            f"training diverged: {reason} at step {step} of {self.state.max_steps}; lower learning_rate "
+            f"({self.args.learning_rate:g}) or raise warmup_steps ({self.args.warmup_steps:g}){precision}, and give "
+            f"another output_dir; last complete checkpoint: {checkpoint or 'none'}"
+        )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, of a checkpoint or at the end of training; raise if a trained weight is not finite.
+
+        Args:
+            output_dir (`str`, *optional*, defaults to the run's): the directory to write to.
+
+        Raises:
+            TuningError: if a trained weight is NaN or infinite; nothing is written.
+        """
+        if names := self._find_non_finite_weights():
+            reason = f"weights are not finite numbers ({format_names(names)})"
+            self._raise_diverged(reason, self.state.global_step)
+        super().save_model(output_dir, _internal_call)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write no card beside checkpoints: `compact tune` writes its own when training is finished."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint, mark it as complete, and only then remove older ones.
 
         If the process is killed while it saves, the previous checkpoint is still there.
         """
+        output_dir = Path(self.args.output_dir)
+        checkpoint = output_dir / f"checkpoint-{self.state.global_step}"
         # Without a limit the parent removes nothing: it would do so before the new checkpoint is marked.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
-        super()._save_checkpoint(model, trial)
+        try:
+            with translate_full_disk(checkpoint, self._checkpoint_bytes, output_dir=output_dir):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                # A weights-only checkpoint cannot be resumed.
+                if self.args.should_save and not self.args.save_only_model:
+                    write_atomically(checkpoint / COMPLETE_FILE, json.dumps({"seconds": self.seconds}))
+        except TuningError:
+            # Incomplete, and it takes space on a disk that may be full.
+            if self.args.should_save:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
         self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            # A weights-only checkpoint cannot be resumed.
-            if not self.args.save_only_model:
-                write_atomically(checkpoint / COMPLETE_FILE, json.dumps({"seconds": self.seconds}))
             rotate_checkpoints(output_dir=self.args.output_dir, save_total_limit=limit)
 
 

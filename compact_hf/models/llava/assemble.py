@@ -26,7 +26,7 @@ from compact_hf.models.llava.parts import ROLES, Part, find_part
 from compact_hf.models.llava.provenance import ASSEMBLY_FILE, AssemblyRecord, read_assembly_record, write_base_card
 from compact_hf.models.llava.weights import estimate_peak_memory, expected_shapes, find_weights, write_weights
 from compact_hf.models.loading import without_progress_bars
-from compact_hf.storage import replace_directory
+from compact_hf.storage import existing_parent, replace_directory
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaProcessor
@@ -82,8 +82,8 @@ def check_disk_space(out: Path, disk_space: DiskSpace) -> None:
     from huggingface_hub import constants
 
     requirements = [
-        (_existing_parent(out), disk_space.output_bytes, "the base"),
-        (_existing_parent(Path(constants.HF_HUB_CACHE)), disk_space.download_bytes, "parts"),
+        (existing_parent(out), disk_space.output_bytes, "the base"),
+        (existing_parent(Path(constants.HF_HUB_CACHE)), disk_space.download_bytes, "parts"),
     ]
     for path, _, _ in requirements:
         # Output and cache may be on the same disk: their sizes are then added.
@@ -118,10 +118,6 @@ def check_free_memory(needed: int) -> None:
             f"not enough memory: {free / 1e9:.1f} GB are free, but assembling takes {needed / 1e9:.1f} GB; end other "
             "processes, or use a larger machine"
         )
-
-
-def _existing_parent(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 LANGUAGE_MODEL: Final = "lmsys/vicuna-7b-v1.5"
