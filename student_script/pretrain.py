@@ -19,6 +19,7 @@ from captions import Exchange, conversation, glance
 from patch_pretraining import build_heads
 from patch_pretraining import loss as seeing_loss
 
+from compact_hf.errors import TuningError
 from compact_hf.models.loading import without_progress_bars
 from compact_hf.scenes.scene import Scene, build_scene
 
@@ -185,7 +186,13 @@ def _train(
             group["lr"] = schedule.learning_rate * _learning_rate_share(number, schedule.steps)
         loss: Any = step_loss(number)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), _MAX_GRAD_NORM)
+        # The norm is NaN or infinite if the loss is.
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), _MAX_GRAD_NORM)
+        if not norm.isfinite():
+            raise TuningError(
+                f"training of {out} diverged: the loss is {loss.item()} at step {number}, the norm of the gradient "
+                f"{norm.item()}; lower the learning rate ({schedule.learning_rate:g})"
+            )
         optimizer.step()
         optimizer.zero_grad()
         if number % _SAVE_EVERY == 0:

@@ -18,7 +18,7 @@ from typing import Final
 from compact_hf.cli.console import flush_data, log, silence
 from compact_hf.cli.parser import Parser
 from compact_hf.errors import CompactError, UsageError
-from compact_hf.storage import is_impossible_path
+from compact_hf.storage import is_disk_full, is_impossible_path
 
 # name -> (module of compact_hf.cli, purpose), in the order of `compact --help`. Only the module of the called command
 # is imported, so that each command starts quickly.
@@ -102,9 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         silence(sys.stdout)
         return 0
     except (OSError, ValueError) as error:
-        # An impossible path is a wrong argument, wherever it is used first. Other errors keep their traceback.
-        if args.debug or not is_impossible_path(error):
+        # An impossible path is a wrong argument, wherever it is used first, and any disk can be full. Other errors keep
+        # their traceback.
+        if args.debug or not (is_impossible_path(error) or is_disk_full(error)):
             raise
+        if is_disk_full(error):
+            log(f"compact: {error}: free disk space and run the same command again")
+            return 1
         log(f"compact: {_describe_impossible_path(error)}")
         return UsageError.exit_status
     except RecursionError:

@@ -221,7 +221,11 @@ class EvaluationDirectory:
                     f"{settings['dataset']} are still the same cannot be checked"
                 )
             # The block of the caller runs inside this one, so its errors of the disk are translated too.
-            with translate_disk_errors(EvaluationError, out, "nothing is lost, run the same command again to resume"):
+            with translate_disk_errors(
+                EvaluationError,
+                out,
+                "no answer is lost: free disk space there and run the same command again to resume",
+            ):
                 yield cls(directory, settings, entries, on_note, marked_by)
 
     @property

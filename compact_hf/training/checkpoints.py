@@ -93,6 +93,15 @@ _CHANGEABLE_KEYS: Final = re.compile(
 )
 
 
+def changes_model(key: str) -> bool:
+    """Return whether a setting changes the trained model, so that it has to stay the same when a run is resumed.
+
+    Args:
+        key (`str`): the setting's key in a recipe.
+    """
+    return not _CHANGEABLE_KEYS.fullmatch(key)
+
+
 def init_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
     """Claim a directory for a training run, or check that it belongs to this one.
 
@@ -105,9 +114,7 @@ def init_output_dir(output_dir: Path, settings: Mapping[str, Any]) -> None:
         UsageError: if the directory holds something else, or cannot be written.
     """
     # Values are compared as text: those from the command line are strings, those from the recipe have YAML types.
-    current = {
-        key: str(value) for key, value in settings.items() if value is not None and not _CHANGEABLE_KEYS.fullmatch(key)
-    }
+    current = {key: str(value) for key, value in settings.items() if value is not None and changes_model(key)}
     directory = OutputDirectory(output_dir, "a training run", MARKER_FILE, option="output_dir")
     directory.claim()
     stored = directory.read_settings()

@@ -20,6 +20,7 @@ from typing import Any, Final
 from compact_hf.errors import CompactError, StoppedEarly, TuningError
 from compact_hf.escaping import escape_line
 from compact_hf.models.family import ModelFamily
+from compact_hf.storage import is_disk_full
 from compact_hf.training.arguments import (
     Arguments,
     check_base,
@@ -266,6 +267,13 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
         # `MODULE.CLASS: MESSAGE`, from which child_output.py builds the same error in the parent process.
         sys.stderr.write(f"{name}: {escape_line(message)}\n")
         return error.exit_status
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        # For example the cache of `datasets`; errors of checkpoints and models are reported with more details.
+        message = f"training cannot write a file ({error}): free disk space and run the same command again"
+        sys.stderr.write(f"{TuningError.__module__}.{TuningError.__qualname__}: {escape_line(message)}\n")
+        return TuningError.exit_status
     return 0
 
 

@@ -26,6 +26,7 @@ from typing import IO, Any, Final
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.card import CARD, is_edited, read_card
 from compact_hf.models.registry import iter_families
+from compact_hf.storage import translate_disk_errors
 from compact_hf.training.checkpoints import init_output_dir, pin_base, pin_revision, read_finished_record
 from compact_hf.training.child_output import ChildOutput
 from compact_hf.training.inputs import bind_inputs
@@ -211,6 +212,9 @@ def tune(
     bind_inputs(job.output_dir, job.settings, on_note=on_line or (lambda line: None))
     # Training had finished before this call: nothing is left to do.
     if record := read_finished_record(job.output_dir):
+        # Without a card if the disk was full, or the process was killed before it wrote one.
+        if not (job.output_dir / CARD).exists():
+            write_card(job.output_dir, settings=record["settings"])
         return _build_result(job.output_dir, record, was_finished=True)
     if is_edited(read_card(job.output_dir)):
         raise UsageError(
@@ -291,7 +295,10 @@ def _iter_lines(child: Popen[str], log_file: IO[str] | None) -> Iterator[str]:
     for raw_line in child.stdout or ():
         if line := raw_line.rstrip():
             if log_file:
-                log_file.write(line + "\n")
+                advice = "free disk space and run the same command again to resume"
+                with translate_disk_errors(TuningError, log_file.name, advice):
+                    log_file.write(line + "\n")
+                    log_file.flush()  # so that an error occurs here, and not when the file is closed
             yield line
 
 

@@ -24,6 +24,7 @@ from compact_hf.evaluation.results_directory import write_predictions
 from compact_hf.evaluation.significance import compare
 from compact_hf.models.llava.tiny import build_tiny
 from tests import preforked
+from tests.disk import limited_file_size
 from tests.evaluation.samples import score
 from tests.training.samples import MODEL_SIZE, draw_image, texts, write_release
 
@@ -116,6 +117,23 @@ def test_goes_on_where_it_was_stopped_and_ends_with_the_same_files(
     assert (plan.models[0].answered, plan.models[0].to_ask) == (BATCH, plan.questions - BATCH)
     evaluate(model, dataset, out, split="train", batch_size=BATCH, on_progress=lambda *step: steps.append(step))
     assert [answered for answered, _ in steps[:2]] == [BATCH, 2 * BATCH]
+    assert read_outputs(out) == read_outputs(done)
+
+
+def test_a_full_disk_loses_no_answer_and_with_space_the_same_call_resumes(
+    model: str, dataset: str, done: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(
+            EvaluationError, match=r"out cannot be written \(File too large\); no answer is lost: free"
+        ) as excinfo,
+        limited_file_size(2_000),
+    ):
+        evaluate(model, dataset, out, split="train", batch_size=BATCH)
+    assert "\n" not in str(excinfo.value)
+    assert (out / "tiny" / "predictions.part.jsonl").stat().st_size == 2_000
+    evaluate(model, dataset, out, split="train", batch_size=BATCH)
     assert read_outputs(out) == read_outputs(done)
 
 

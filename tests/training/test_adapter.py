@@ -6,6 +6,7 @@ import json
 import shutil
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from compact_hf.models.llava.tiny import build_tiny
 from compact_hf.training.inputs import bind_inputs, has_other_weights
 from compact_hf.training.merge_adapter import merge_adapter
 from compact_hf.training.training_record import RECORD_FILE, read_adapter_info
+from tests.disk import limited_file_size
 from tests.training.adapters import save_adapter
 from tests.training.samples import draw_image, texts
 
@@ -81,6 +83,24 @@ def test_merged_or_apart_the_logits_are_the_same_and_not_the_bases(base: Path, t
         "base_model_relation" not in (out / "README.md").read_text()
     )  # the base is a local directory, which has no public name
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+def test_a_disk_that_is_too_full_for_a_merge_is_told_before_it_or_when_it_is_written(
+    base: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000))
+        with pytest.raises(
+            TuningError, match=r"not enough disk space: \S+/merged needs about 0\.00\d+ GB, and 1e-06 GB"
+        ):
+            merge_adapter(tuned, tmp_path / "merged")
+    with (
+        pytest.raises(TuningError, match=r"/merged cannot be written \(File too large\); free disk space") as excinfo,
+        limited_file_size(1_000_000),
+    ):
+        merge_adapter(tuned, tmp_path / "merged")
+    assert "\n" not in str(excinfo.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_precision_of_the_base_is_kept_where_the_adapters_is_higher(

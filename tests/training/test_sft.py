@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ import pytest
 from compact_hf.errors import CompactError, StoppedEarly, TuningError
 from compact_hf.training import sft
 from compact_hf.training.recipes import recipe_path
+from tests.disk import limited_file_size
 from tests.images.made import deep_grey
+from tests.models.test_finite import fill
 from tests.training.samples import MODEL_SIZE, make_settings, to_cli_args, write_base_and_release
 
 LORA = {
@@ -33,6 +36,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 
 FULL_TUNING: dict[str, str] = {}
+DIVERGED = (
+    "training diverged: the norm of the gradient is nan at step {} of {}; lower learning_rate {} and give another "
+    "output_dir; last complete checkpoint: {}$"
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,16 @@ def test_going_on_after_a_stop_gives_what_one_run_gives(
     # A checkpoint as it is left when the process is killed while saving it.
     shutil.copytree(out / "checkpoint-5", out / "checkpoint-7", ignore=shutil.ignore_patterns("whole"))
     (out / "checkpoint-7" / "trainer_state.json").write_text("{")
+    # The disk is full when the next one is saved.
+    with (
+        limited_file_size(60_000),
+        pytest.raises(
+            TuningError, match=r"checkpoint-8 cannot be written .* to resume from \S+/checkpoint-5$"
+        ) as excinfo,
+    ):
+        train(folder, out, **way)
+    assert "\n" not in str(excinfo.value)
+    assert not (out / "checkpoint-8").exists()
     resumed = train(folder, out, **way)
     assert resumed.record["loss"] == expected.record["loss"]
     assert [step for step, _ in resumed.record["loss"]] == list(range(1, 9))
@@ -134,6 +151,71 @@ def test_a_kill_between_the_last_step_and_the_record_costs_no_step(
     assert f"resuming from {out}/checkpoint-8" in again.stdout
     assert again.record["loss"] == in_full.record["loss"]
     assert (out / "model.safetensors").read_bytes() == (in_full.out / "model.safetensors").read_bytes()
+
+
+def test_the_disk_space_of_a_run_is_told_at_its_start_as_it_will_be(lora: TrainingResult) -> None:
+    told = re.search(r"disk space for \S+: about \S+ GB \(2 checkpoints of (\S+) GB, model (\S+) GB\)", lora.stdout)
+    assert told is not None
+    weights, optimizer = (lora.out / "checkpoint-8" / name for name in ("adapter_model.safetensors", "optimizer.pt"))
+    sizes = weights.stat().st_size + optimizer.stat().st_size, weights.stat().st_size
+    assert [float(size) * 1e9 for size in told.groups()] == pytest.approx(sizes, rel=0.1)
+
+
+def test_a_gradient_that_is_not_finite_ends_training_and_its_checkpoint_is_not_resumed_from_either(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A learning rate of 1e30 leaves finite weights after the first step; the second step's gradient is not finite."""
+    from safetensors.torch import load_file, save_file
+
+    out = tmp_path / "out"
+    settings = {**LORA, "learning_rate": "1e30", "warmup_steps": "0", "max_grad_norm": "0", "save_steps": "1"}
+    with pytest.raises(TuningError, match=DIVERGED.format(2, 8, r"\(1e\+30\).*", rf"{out}/checkpoint-1")) as excinfo:
+        train(folder, out, **settings)
+    assert "\n" not in str(excinfo.value)
+    assert [path.name for path in out.iterdir()] == ["checkpoint-1"]
+    # As version 0.1.0 would have saved it.
+    file = out / "checkpoint-1" / "adapter_model.safetensors"
+    save_file({name: weight * float("nan") for name, weight in load_file(file).items()}, file)
+    with pytest.raises(
+        TuningError, match=r"checkpoint-1 has weights that are not finite numbers \(\S+, .* and \d+ more"
+    ):
+        train(folder, out, **settings)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (3e38, r"^training diverged: the loss is nan at step 1 of 8; lower .*; last complete checkpoint: none$"),
+        (float("nan"), r"^the model \S+/base cannot be loaded: its weights are not finite numbers \(model.multi_modal"),
+    ],
+)
+def test_a_loss_that_is_not_finite_and_a_base_that_is_not_are_told(
+    folder: Path, tmp_path: Path, value: float, told: str
+) -> None:
+    base = shutil.copytree(folder / "tiny", tmp_path / "base")
+    fill(base / "model.safetensors", value, names="multi_modal_projector.linear_1.weight")
+    with pytest.raises(TuningError, match=told):
+        train(folder, tmp_path / "out", model_name_or_path=str(base))
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({}, r"weights are not finite numbers \(\S+, \S+, \S+ and \d+ more\) at step 1 of 1"),
+        (
+            {"eval_strategy": "steps", "eval_steps": "1", "dataset_test_split": "train"},
+            "the evaluation loss is nan at step 1",
+        ),
+    ],
+)
+def test_weights_that_the_last_step_ruins_are_not_saved(
+    folder: Path, tmp_path: Path, other: dict[str, str], told: str
+) -> None:
+    with pytest.raises(TuningError, match=f"training diverged: {told}"):
+        train(folder, tmp_path / "out", learning_rate="1e39", warmup_steps="0", max_steps="1", **other)
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_the_projector_learns_at_its_own_rate_and_the_record_says_so(lora: TrainingResult) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, cast
 
+from compact_hf.errors import EvaluationError
 from compact_hf.evaluation.ablation.forecast import estimate_seconds_left, format_time_left
 from compact_hf.evaluation.ablation.plan import Plan, read_plan
 from compact_hf.evaluation.ablation.results import Ablation, compare_seeds, compare_variants, write_tables
@@ -47,6 +48,7 @@ from compact_hf.methods.generate import generate
 from compact_hf.models.llava.shipped import ALIGNED, copy_aligned
 from compact_hf.output_directory import OutputDirectory
 from compact_hf.runs.run import RunProgress
+from compact_hf.storage import translate_disk_errors
 from compact_hf.wording import format_count
 
 _EVALUATION_DIRECTORY: Final = "judged"
@@ -81,8 +83,9 @@ def ablate(
     directory.claim()
     with directory.lock():
         bind_to_plan(directory, identity)
-        ablation = _run_ablation(loaded_plan, directory, on_progress, on_note)
-        write_tables(ablation, directory.path)
+        with translate_disk_errors(EvaluationError, out, "free disk space there and run the same command again"):
+            ablation = _run_ablation(loaded_plan, directory, on_progress, on_note)
+            write_tables(ablation, directory.path)
     return ablation
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compact_hf.dataset.assemble import assemble
-from compact_hf.errors import ContentsMismatchError, ReleaseError, UsageError
+from compact_hf.errors import ContentsMismatchError, ReleaseError, TuningError, UsageError
 from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.methods.assembly import AssemblyOptions, iter_rows
 from compact_hf.methods.compact.sampling import Combination
@@ -28,7 +28,7 @@ from compact_hf.output_directory import OutputDirectory
 from compact_hf.records import Reject, Row, digest, from_json, is_validation_image
 from compact_hf.regular_files import hash_regular
 from compact_hf.storage import translate_disk_errors, write_atomically
-from compact_hf.training.checkpoints import read_finished_record
+from compact_hf.training.checkpoints import changes_model, read_finished_record
 from compact_hf.training.child_output import parse_progress
 from compact_hf.training.recipes import read_recipe
 from compact_hf.training.train import tune
@@ -76,8 +76,15 @@ def bind_to_plan(directory: OutputDirectory, identity: Mapping[str, Any]) -> Non
     """
     stored = directory.read_settings() or {}
     # Only keys that are stored already can differ: variants may be added, and removed from the plan.
-    directory.check(stored, {**stored, **{name: value for name, value in identity.items() if name in stored}})
-    directory.write_settings({**stored, **identity})
+    known = {name: value for name, value in identity.items() if name in stored}
+    directory.check(_select_what_matters(stored), _select_what_matters({**stored, **known}))
+    directory.write_settings({**stored, **{name: value for name, value in identity.items() if name not in stored}})
+
+
+def _select_what_matters(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity without settings that do not change the trained models, such as those of logging."""
+    settings = {key: value for key, value in identity.get("settings", {}).items() if changes_model(key)}
+    return {**identity, "settings": settings}
 
 
 def bind_to_contents(
@@ -317,8 +324,12 @@ def run_unit(
         if steps := parse_progress(line):
             on_progress(f"{unit.name}: steps", *steps, "")
 
-    # Resumes from the last checkpoint, or returns at once if this model is trained.
-    result = tune(plan.recipe, overrides=overrides, log=unit.out / "logs" / f"{unit.name}.log", on_line=report_steps)
+    log = unit.out / "logs" / f"{unit.name}.log"
+    try:
+        # Resumes from the last checkpoint, or returns at once if this model is trained.
+        result = tune(plan.recipe, overrides=overrides, log=log, on_line=report_steps)
+    except TuningError as error:
+        raise TuningError(f"unit {unit.name}: {error}") from error
     unit_result = UnitResult(
         unit.variant,
         unit.seed,
