@@ -11,6 +11,7 @@ import pytest
 from captions import conversation
 from pretrain import FIRST_SEED, AlignmentSchedule, Step, align
 
+from compact_hf.errors import TuningError
 from compact_hf.models.llava.tiny import ModelSize, build_tiny
 from compact_hf.scenes.render import render
 from compact_hf.scenes.scene import EVALUATION_SEEDS, build_scene
@@ -71,6 +72,15 @@ def test_the_loss_falls_and_the_folder_loads(untrained: Path, tmp_path: Path) ->
     assert AutoModelForImageTextToText.from_pretrained(out).config.image_seq_length == SMALLEST.image_tokens
     assert AutoProcessor.from_pretrained(out).chat_template
     assert [path.name for path in tmp_path.iterdir()] == ["aligned"]
+
+
+def test_a_run_that_diverges_is_told_and_saves_nothing(untrained: Path, tmp_path: Path) -> None:
+    schedule = AlignmentSchedule(steps=10, glances=5, batch=2, learning_rate=1e30)
+    with pytest.raises(
+        TuningError, match=r"aligned diverged: the loss is \S+ at step 2, the norm .* lower the learning"
+    ):
+        align(untrained, tmp_path / "aligned", schedule)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_run_ends_as_one_that_was_not(

@@ -31,6 +31,7 @@ GB = 10**9
 ESTIMATE = DiskEstimate(checkpoint=4 * GB, checkpoints=2, model=GB, total=8 * GB)
 
 
+@pytest.mark.slow
 def test_the_7b_recipe_takes_two_adapters_with_their_optimizer_states() -> None:
     """The LoRA has 320 million parameters in float32, the projector 21 million in bfloat16; AdamW has two states."""
     disk = estimate_disk_space(

@@ -85,7 +85,7 @@ def ablate(
         bind_to_plan(directory, identity)
         with translate_disk_errors(EvaluationError, out, "free disk space there and run the same command again"):
             ablation = _run_ablation(loaded_plan, directory, on_progress, on_note)
-            write_tables(ablation, directory.path)
+        write_tables(ablation, directory.path)
     return ablation
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from compact_hf.cli.main import main
-from compact_hf.errors import ContentsMismatchError, ReleaseError, SettingsMismatchError, UsageError
+from compact_hf.errors import ContentsMismatchError, ReleaseError, SettingsMismatchError, TuningError, UsageError
 from compact_hf.evaluation.ablation.forecast import forecast_ablation
 from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.evaluation.ablation.results import format_markdown
@@ -225,6 +225,14 @@ def test_too_few_questions_are_told_before_anything_is_tuned(
     changes = {"scenes": None, "runs": [str(done / "run")], "variants": {"k1": {}, "k2": {"k": [2], "questions": 500}}}
     with pytest.raises(ReleaseError, match=r"variant k2: the runs have too few questions .* missing\)"):
         ablate(write_plan(tmp_path / "plan.yaml", **changes), tmp_path / "out")
+
+
+def test_a_unit_that_cannot_be_trained_is_named(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "Popen", preforked.Popen)
+    base = {"scenes": None, "runs": [str(done / "run")], "base": str(done / "base")}
+    plan = write_plan(tmp_path / "plan.yaml", **base, settings={"learning_speed": 1})
+    with pytest.raises(TuningError, match=r"^unit k1-seed-0: the recipe has a key that neither .*: learning_speed"):
+        ablate(plan, tmp_path / "out")
 
 
 def test_a_folder_with_other_things_is_left_alone(stopped: tuple[Path, Path, float], tmp_path: Path) -> None:
