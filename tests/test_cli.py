@@ -16,9 +16,22 @@ from compact_hf.cli.main import main
 from compact_hf.scenes.scene import EVALUATION_SEEDS
 from compact_hf.testing.gemini import GeminiServer
 from compact_hf.testing.scripted_model import KEY
+from tests.disk import limited_file_size
 from tests.teachers.asking import photograph
 
 SCENES = "scenes:12"
+
+
+def test_a_full_disk_is_one_line_wherever_it_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands report the path themselves; this is for files of libraries, such as their caches."""
+    write = lambda: (tmp_path / "cache").write_bytes(bytes(2_000))  # noqa: E731
+    monkeypatch.setattr("compact_hf.training.recipes.recipe_names", write)
+    with limited_file_size(1_000):
+        assert main(["recipe", "list"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("compact: a file cannot be written ([Errno 27] File too large): free disk space and run")
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug or not (is_impossible_path(error) or is_disk_full(error)):
             raise
         if is_disk_full(error):
-            log(f"compact: {error}: free disk space and run the same command again")
+            log(f"compact: a file cannot be written ({error}): free disk space and run the same command again")
             return 1
         log(f"compact: {_describe_impossible_path(error)}")
         return UsageError.exit_status

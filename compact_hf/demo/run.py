@@ -48,6 +48,7 @@ from compact_hf.runs.run import RunProgress
 from compact_hf.scenes.questions import make_question, supported_combinations
 from compact_hf.scenes.render import render_png
 from compact_hf.scenes.scene import build_scene
+from compact_hf.storage import translate_disk_errors
 from compact_hf.training.card_results import read_card_results
 from compact_hf.training.child_output import parse_progress
 from compact_hf.training.model_card import write_card
@@ -182,7 +183,14 @@ def run_demo(
     output_directory.claim()
     # The steps that are finished were run with the settings of the first call, so later calls must have the same.
     output_directory.bind({"scenes": scenes, "steps": steps})
-    # Each step resumes, skips or repeats its earlier work, so a stopped demo starts again from here.
+    with translate_disk_errors(
+        ReleaseError, directory, "free disk space there and run the same command again to resume"
+    ):
+        return _run_steps(directory, scenes, steps, on_progress)
+
+
+def _run_steps(directory: Path, scenes: int, steps: int | None, on_progress: ProgressCallback) -> DemoOutput:
+    """Run all steps. Each resumes, skips or repeats its earlier work, so a stopped demo starts again from here."""
     _generate(directory / "run", scenes, on_progress)
     stats = _assemble(directory, on_progress)
     code = _SNIPPET.format(release=str(directory / "release"))

@@ -4,7 +4,9 @@
     model         the same weights, at the end
 
 At most one checkpoint more than `save_total_limit` exists at the same time, because an old one is removed only when the
-new one is complete. Not included: tokenizer, scheduler and random states, a few megabytes for each checkpoint.
+new one is complete. Not included: tokenizer, scheduler and random states, a few megabytes for each checkpoint. On a
+CPU, the weights of the checkpoint that a run resumes from keep their space until the process ends, because they are
+mapped.
 
 Training is refused if the disk certainly has too little space. If the disk is full nevertheless, the checkpoint that
 could not be written is removed, and the same command resumes from the one before.

@@ -261,20 +261,26 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     try:
         main(arguments)
     except CompactError as error:
-        name = f"{type(error).__module__}.{type(error).__qualname__}"
-        # torch puts the traceback of a worker of the dataloader before the message, with the same name as a prefix.
-        message = str(error).rstrip().rpartition(f"{name}: ")[2]
-        # `MODULE.CLASS: MESSAGE`, from which child_output.py builds the same error in the parent process.
-        sys.stderr.write(f"{name}: {escape_line(message)}\n")
-        return error.exit_status
+        return _report_error(error)
     except OSError as error:
         if not is_disk_full(error):
             raise
         # For example the cache of `datasets`; errors of checkpoints and models are reported with more details.
-        message = f"training cannot write a file ({error}): free disk space and run the same command again"
-        sys.stderr.write(f"{TuningError.__module__}.{TuningError.__qualname__}: {escape_line(message)}\n")
-        return TuningError.exit_status
+        return _report_error(
+            TuningError(f"training cannot write a file ({error}): free disk space and run the same command again")
+        )
     return 0
+
+
+def _report_error(error: CompactError) -> int:
+    """Write an error in a line of its own and return its exit status."""
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    # torch puts the traceback of a worker of the dataloader before the message, with the same name as a prefix.
+    message = str(error).rstrip().rpartition(f"{name}: ")[2]
+    # `MODULE.CLASS: MESSAGE`, from which child_output.py builds the same error in the parent process. The newline ends
+    # the line of a progress bar.
+    sys.stderr.write(f"\n{name}: {escape_line(message)}\n")
+    return error.exit_status
 
 
 def prepare_process() -> None:

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import FileIO
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from types import MappingProxyType
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.card import CARD, is_edited, read_card
@@ -289,7 +290,7 @@ def _run_child(
     return output, status if status >= 0 else 128 - status
 
 
-def _iter_lines(child: Popen[str], log_file: IO[str] | None) -> Iterator[str]:
+def _iter_lines(child: Popen[str], log_file: FileIO | None) -> Iterator[str]:
     """Yield the child's lines that are not blank, and write them to the log."""
     # Ends when all processes that hold the pipe have ended, including the training processes of the launcher.
     for raw_line in child.stdout or ():
@@ -297,19 +298,19 @@ def _iter_lines(child: Popen[str], log_file: IO[str] | None) -> Iterator[str]:
             if log_file:
                 advice = "free disk space and run the same command again to resume"
                 with translate_disk_errors(TuningError, log_file.name, advice):
-                    log_file.write(line + "\n")
-                    log_file.flush()  # so that an error occurs here, and not when the file is closed
+                    log_file.write(f"{line}\n".encode())
             yield line
 
 
 @contextmanager
-def _open_log(log: Path | None) -> Iterator[IO[str] | None]:
+def _open_log(log: Path | None) -> Iterator[FileIO | None]:
     """Open the log for appending, if there is one."""
     if log is None:
         yield None
         return
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as log_file:
+    # Without a buffer, whose contents could not be written when the file is closed.
+    with log.open("ab", buffering=0) as log_file:
         yield log_file
 
 

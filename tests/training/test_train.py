@@ -17,9 +17,10 @@ import pytest
 
 from compact_hf.errors import CompactError, ContentsMismatchError, StoppedEarly, TuningError, UsageError
 from compact_hf.training import train
-from compact_hf.training.checkpoints import find_last_checkpoint, init_output_dir
+from compact_hf.training.checkpoints import find_last_checkpoint, init_output_dir, write_record
 from compact_hf.training.train import build_job, tune
 from tests import preforked
+from tests.disk import limited_file_size
 from tests.training.samples import make_settings, write_base_and_release
 
 pytestmark = pytest.mark.usefixtures("preforked_training")
@@ -138,6 +139,22 @@ def test_a_killed_training_process_is_told_with_what_memory_it_took(
 
     with pytest.raises(TuningError, match=r"killed from outside.* takes about \S+ GB \(weights .*; lower per_device"):
         tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out")}, on_line=kill)
+
+
+def test_a_log_on_a_full_disk_ends_training_with_one_line_and_a_missing_card_is_written_by_the_next_call(
+    overrides: dict[str, str], tmp_path: Path
+) -> None:
+    run_settings = {**overrides, "output_dir": str(tmp_path / "out")}
+    job = build_job("tiny-cpu", overrides=run_settings)
+    init_output_dir(job.output_dir, job.settings)
+    with (
+        pytest.raises(TuningError, match=r"/log cannot be written \(File too large\); free disk space and run"),
+        limited_file_size(100),
+    ):
+        tune("tiny-cpu", overrides=run_settings, log=tmp_path / "log")
+    write_record(tmp_path / "out", {"base": "org/base", "settings": {}, "loss": [], "steps": 20, "seconds": 1.0})
+    assert tune("tiny-cpu", overrides=run_settings).was_finished
+    assert "org/base" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_recipe_without_output_dir_is_told_before_anything_starts(tmp_path: Path) -> None:
