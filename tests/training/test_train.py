@@ -18,6 +18,7 @@ import pytest
 from compact_hf.errors import CompactError, ContentsMismatchError, StoppedEarly, TuningError, UsageError
 from compact_hf.training import train
 from compact_hf.training.checkpoints import find_last_checkpoint, init_output_dir, write_record
+from compact_hf.training.inputs import bind_inputs
 from compact_hf.training.train import build_job, tune
 from tests import preforked
 from tests.disk import limited_file_size
@@ -147,6 +148,7 @@ def test_a_log_on_a_full_disk_ends_training_with_one_line_and_a_missing_card_is_
     run_settings = {**overrides, "output_dir": str(tmp_path / "out")}
     job = build_job("tiny-cpu", overrides=run_settings)
     init_output_dir(job.output_dir, job.settings)
+    bind_inputs(job.output_dir, job.settings, on_note=lambda line: None)
     with (
         pytest.raises(TuningError, match=r"/log cannot be written \(File too large\); free disk space and run"),
         limited_file_size(100),
