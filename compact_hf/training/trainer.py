@@ -193,6 +193,7 @@ class CompactTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no type hints
 
         Args:
             output_dir (`str`, *optional*, defaults to the run's): the directory to write to.
+            _internal_call (`bool`, *optional*, defaults to False): whether the trainer itself saves, for a checkpoint.
 
         Raises:
             TuningError: if a trained weight is NaN or infinite; nothing is written.
