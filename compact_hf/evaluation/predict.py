@@ -56,7 +56,7 @@ def read_predictions(directory: str | Path) -> list[Prediction]:
     # The class of the predictions depends on the task, which evaluation.json in the parent directory names.
     manifest = read_manifest(evaluation_directory(Path(directory).resolve().parent))
     prediction_type = load_task(manifest["task"] if manifest else DEFAULT_TASK).prediction_type
-    version = manifest[VERSION_KEY] if manifest else FIRST_RULE_VERSION
+    version = manifest[VERSION_KEY] if manifest else ""
     return [replace(item, matching_version=version) for item in parse_predictions(prediction_type, lines, path)]
 
 

@@ -58,8 +58,9 @@ class Prediction:
         parts (`Mapping[str, str]`): as in `Question`.
         prediction (`str`): the model's answer, not normalised.
         right (`bool`): whether the answer is right according to the chosen rule.
-        matching_version (`str`, *optional*, defaults to empty): version of this rule; empty if the task has no rules.
-            It is not in the line of predictions.jsonl, but in evaluation.json, for all predictions of a directory.
+        matching_version (`str`, *optional*, defaults to empty): version of this rule; empty if it is not known, or the
+            task has no rules. It is not in the line of predictions.jsonl, but in evaluation.json, for all predictions
+            of a directory.
     """
 
     id: str

@@ -71,7 +71,8 @@ def compare(first: Sequence[Prediction], second: Sequence[Prediction]) -> Compar
         EvaluationError: there are no predictions, an id occurs twice, the questions differ, or the answers were marked
             by different versions of the rule.
     """
-    if len(versions := {prediction.matching_version for prediction in (*first, *second)}) > 1:
+    # Predictions of a single file, or of a caller, name no version.
+    if len(versions := {item.matching_version for item in (*first, *second) if item.matching_version}) > 1:
         raise EvaluationError(
             f"the answers were marked by different versions of the rule ({' and '.join(sorted(versions))}): run the "
             "compact evaluate command of the older ones again, which marks them again and asks no model"

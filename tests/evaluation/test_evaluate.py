@@ -241,7 +241,7 @@ def test_swapping_pictures_is_the_control_of_that_name(
     assert main([*command, "--control", "swapped-images"]) == 0
     evaluate(model, dataset, tmp_path / "out", split="train", limit=6, swap_pictures=True)
     assert read_outputs(tmp_path / "out") == before
-    assert "--control swapped-images" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "--control</span> swapped-images" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_blind_model_is_asked_the_same_words_without_an_image(model: str, dataset: str, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_one_that_nobody_registered_is_given_by_its_path_and_may_have_scores_of_
     assert compare(second, first).difference == pytest.approx(means[1] - means[0])
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "majority answer" not in page
-    assert f"--task {name}" in page
+    assert f"--task</span> {name}" in page
     card = read_card_results(Path(models[0]), out)
     assert [tuple(row[:2]) for row in card.table().rows] == [("all", "6")]
     assert card.table().head == ("questions", "n", "this model (95%)", "second (95%)")

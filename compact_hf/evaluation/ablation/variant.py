@@ -328,6 +328,8 @@ def run_unit(
     try:
         # Resumes from the last checkpoint, or returns at once if this model is trained.
         result = tune(plan.recipe, overrides=overrides, log=log, on_line=report_steps)
+    except UsageError as error:
+        raise UsageError(f"unit {unit.name}: {error}") from error
     except TuningError as error:
         raise TuningError(f"unit {unit.name}: {error}") from error
     unit_result = UnitResult(

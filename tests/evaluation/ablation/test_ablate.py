@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from compact_hf.cli.main import main
-from compact_hf.errors import ContentsMismatchError, ReleaseError, SettingsMismatchError, TuningError, UsageError
+from compact_hf.errors import ContentsMismatchError, ReleaseError, SettingsMismatchError, UsageError
 from compact_hf.evaluation.ablation.forecast import forecast_ablation
 from compact_hf.evaluation.ablation.plan import Plan
 from compact_hf.evaluation.ablation.results import format_markdown
@@ -231,7 +231,7 @@ def test_a_unit_that_cannot_be_trained_is_named(done: Path, tmp_path: Path, monk
     monkeypatch.setattr(train, "Popen", preforked.Popen)
     base = {"scenes": None, "runs": [str(done / "run")], "base": str(done / "base")}
     plan = write_plan(tmp_path / "plan.yaml", **base, settings={"learning_speed": 1})
-    with pytest.raises(TuningError, match=r"^unit k1-seed-0: the recipe has a key that neither .*: learning_speed"):
+    with pytest.raises(UsageError, match=r"^unit k1-seed-0: the recipe has a key that neither .*: learning_speed"):
         ablate(plan, tmp_path / "out")
 
 
