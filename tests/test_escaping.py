@@ -103,7 +103,7 @@ def test_an_error_about_a_hostile_file_name_is_one_harmless_line(
     directory = tmp_path / f"{HOSTILE}\nsecond line"
     directory.mkdir()
     assert main(["validate", str(directory)]) == 1
-    assert main(["status", str(directory)]) == 1
+    assert main(["status", str(directory)]) == 2
     printed = "".join(capsys.readouterr())
     assert is_harmless(printed)
     assert rf"{VISIBLE}\nsecond line" in printed

@@ -190,7 +190,7 @@ def test_a_file_that_changed_since_screening_ends_training_in_one_line(
 
     assert run(read_all, []) == 1
     message = "an image of the data can no longer be read (corrupt picture: PNG: "
-    [line] = capsys.readouterr().err.splitlines()
+    [line] = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"compact_hf.errors.TuningError: {message}")
     assert line.endswith("): restore it, and run the same command again")
 

@@ -86,7 +86,7 @@ def run_script(*arguments: str, directory: Path, **environment: str) -> int:
 def test_asks_for_what_the_recipe_needs_and_stops_where_training_fails(
     tmp_path: Path, recipe: str, source: str, asked: str
 ) -> None:
-    assert run_script(recipe, "me/student", directory=tmp_path, COMPACT_HF=source) == 1
+    assert run_script(recipe, "me/student", directory=tmp_path, COMPACT_HF=source) == 2
     assert (tmp_path / "asked").read_text().splitlines() == [asked]
 
 

@@ -78,5 +78,5 @@ def test_the_script_can_be_started_by_torchrun(tmp_path: Path) -> None:
     """As on two machines: the script is run as a module, and errors are reported in one line."""
     command = [sys.executable, "-m", "compact_hf.training.sft", *ARGUMENTS, "--model_name_or_path", "/nowhere"]
     process = preforked.run([*command, "--dataset_name", "/nowhere"], cwd=tmp_path)
-    assert process.returncode == 1
-    assert process.stderr.splitlines()[-1].startswith("compact_hf.errors.TuningError: the base /nowhere cannot be read")
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith("compact_hf.errors.UsageError: the base /nowhere was not found")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from compact_hf.errors import CompactError, StoppedEarly, TuningError
+from compact_hf.errors import CompactError, StoppedEarly, TuningError, UsageError
 from compact_hf.training import sft
 from compact_hf.training.recipes import recipe_path
 from tests.disk import limited_file_size
@@ -252,7 +252,7 @@ def test_another_base_than_a_llava_is_refused(folder: Path, tmp_path: Path) -> N
         TuningError, match=r"is of an unknown family, llama: .* model families that can be trained: llava"
     ):
         train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "llama"))
-    with pytest.raises(TuningError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"the base \S+/nothing was not found: there is no such directory"):
         train(folder, tmp_path / "out", model_name_or_path=str(tmp_path / "nothing"))
 
 
