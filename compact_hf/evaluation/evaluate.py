@@ -263,8 +263,8 @@ def resolve_models(
     """Return the models to evaluate, each with its identity.
 
     Raises:
-        UsageError: no model is given, the same model twice, or a base for no adapter.
-        EvaluationError: a model, or the given base, was not found.
+        UsageError: no model is given, the same model twice, a base for no adapter, or a model or base does not exist.
+        EvaluationError: a model, or the given base, cannot be downloaded.
     """
     entries: dict[tuple[str, str | None], ModelEntry] = {}
     for model_id in list_models(models):

@@ -194,7 +194,8 @@ class Student:
         base (`str`, *optional*): base of an adapter, if it is not the one that the adapter's config names.
 
     Raises:
-        EvaluationError: the model was not found, cannot be loaded, or is not a vision-language model.
+        UsageError: the model or the base is neither a directory of a model nor the name of a repository.
+        EvaluationError: one of them cannot be downloaded or loaded, or is not a vision-language model.
     """
 
     def __init__(self, model: str, *, base: str | None = None) -> None:
@@ -358,7 +359,8 @@ def locate_model(model: str) -> Path:
         model (`str`): a directory, or a Hub repository with an optional `@revision`.
 
     Raises:
-        EvaluationError: neither was found, or the directory does not contain a model.
+        UsageError: there is neither a directory nor a repository of this name, or the directory contains no model.
+        EvaluationError: the repository cannot be downloaded, or the directory has other than regular files.
     """
     ref = None if Path(model).exists() else RepoRef.parse(model)
     try:
@@ -371,7 +373,7 @@ def model_identity(model: str) -> str:
     """Return a hash of a model's files, so that a model that was trained again in the same directory is a new model.
 
     Raises:
-        EvaluationError: as for `locate_model`.
+        UsageError, EvaluationError: as for `locate_model`.
     """
     return loading.hash_model(locate_model(model))
 
@@ -388,7 +390,8 @@ def base_identity(model: str, base: str | None = None) -> str | None:
             it reports.
 
     Raises:
-        EvaluationError: as for `locate_model`, or `base` was not found.
+        EvaluationError: as for `locate_model`, or `base` cannot be downloaded.
+        UsageError: `base` is neither a directory of a model nor the name of a repository.
     """
     directory = locate_model(model)
     if not loading.is_adapter(directory):

@@ -180,7 +180,8 @@ def read_rows(dataset: str, options: DataOptions, *, preferred_config: str = "de
             has it.
 
     Raises:
-        EvaluationError: the dataset, config, split or column was not found.
+        UsageError: the dataset, config or split does not exist.
+        EvaluationError: the dataset cannot be downloaded or read, or the column was not found.
     """
     source = _resolve_source(dataset)
     config = options.config or _default_config(source, preferred_config)

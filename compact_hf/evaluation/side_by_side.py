@@ -55,7 +55,8 @@ class SideBySide:
         sides (`tuple[str, ...]`): `("base", "tuned")`, or `("tuned",)` for a full model.
 
     Raises:
-        EvaluationError: one of them was not found or cannot be loaded, or the adapter was trained on another base.
+        UsageError: one of them is neither a directory of a model nor the name of a repository.
+        EvaluationError: one of them cannot be downloaded or loaded, or the adapter was trained on another base.
     """
 
     def __init__(self, model: str = "", adapter: str = "", *, device: str | None = None) -> None:
@@ -177,7 +178,8 @@ def _locate(model: str, adapter: str) -> tuple[Path, Path | None]:
     """Return the directories of the base and of the adapter (None without one). `model` alone may be either of them.
 
     Raises:
-        TuningError: one of them was not found, or the adapter was trained on another base.
+        UsageError: one of them is neither a directory of a model nor the name of a repository.
+        TuningError: one of them cannot be downloaded, or the adapter was trained on another base.
     """
     if not adapter:
         directory = loading.resolve_model(model)

@@ -167,8 +167,8 @@ def iter_rows(runs: Sequence[Path], options: AssemblyOptions) -> Iterator[Row | 
         Rows and rejects, grouped by method and in the order of image ids.
 
     Raises:
-        UsageError: one of the runs makes no rows, or an option is out of range.
-        JournalError: one of the directories is not a run, or cannot be read.
+        UsageError: one of the directories is not a run, one of the runs makes no rows, or an option is out of range.
+        JournalError: one of the runs cannot be read.
         SourceError: the images of a run cannot be found.
     """
     with ExitStack() as stack:
@@ -206,7 +206,8 @@ def describe_unfinished(runs: Sequence[Path]) -> list[str]:
         runs (`Sequence[Path]`): run directories, or directories that contain the shards of one run.
 
     Raises:
-        JournalError: one of the directories is not a run, or cannot be read.
+        UsageError: one of the directories is not a run.
+        JournalError: one of the runs cannot be read.
     """
     lines = []
     for run in runs:
@@ -231,7 +232,8 @@ def find_sources(runs: Sequence[Path]) -> tuple[str, ...]:
         runs (`Sequence[Path]`): run directories, or directories that contain the shards of one run.
 
     Raises:
-        JournalError: one of the directories is not a run, or cannot be read.
+        UsageError: one of the directories is not a run.
+        JournalError: one of the runs cannot be read.
     """
     sources: set[str] = set()
     for directory in (directory for run in runs for directory in find_runs(run)):

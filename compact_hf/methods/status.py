@@ -243,8 +243,8 @@ def status(run: str | Path, *, price_in: float | None = None, price_out: float |
         price_out (`float`, *optional*): USD per million output tokens, likewise.
 
     Raises:
-        JournalError: the directory is not a run, or cannot be read.
-        UsageError: only one of the prices is given, or one is negative.
+        UsageError: the directory is not a run, only one of the prices is given, or one is negative.
+        JournalError: the run cannot be read.
     """
     # The journals of all shards stay open for reading; a run may write to them at the same time.
     directories = find_runs(Path(run))

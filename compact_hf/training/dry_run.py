@@ -111,8 +111,9 @@ def dry_run(
         `TrainingForecast`: the forecast.
 
     Raises:
-        UsageError: if `train` cannot be parsed, or names a part that the base's family does not have.
-        TuningError: if the recipe, the base or the dataset was not found or cannot be read.
+        UsageError: if `train` cannot be parsed or names a part that the base's family does not have, or the recipe, the
+            base, or the config or split of the dataset does not exist.
+        TuningError: if the recipe, the base or the dataset cannot be read.
         HubError: if the dataset's revision cannot be found on the Hub.
     """
     job = build_job(

@@ -61,6 +61,7 @@ def bind_inputs(output_dir: Path, settings: Mapping[str, Any], *, on_note: Calla
     Raises:
         ContentsMismatchError: if an input has other contents.
         TuningError: if an input cannot be read.
+        HubError: if the commit of a dataset of a mixture cannot be found on the Hub.
     """
     path, is_started = output_dir / INPUTS_FILE, _is_started(output_dir)
     if is_started and not path.is_file():

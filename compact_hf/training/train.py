@@ -195,11 +195,12 @@ def tune(
 
     Raises:
         UsageError: if `output_dir` holds something else, a run with other settings, or one that was started with other
-            contents of data, base or chat template; or `train` cannot be parsed or names a part that the base's family
-            does not have.
+            contents of data, base or chat template; `train` cannot be parsed or names a part that the base's family
+            does not have; there is no `output_dir`; or the recipe, the base, or the config or split of the dataset does
+            not exist.
         StoppedEarly: on Ctrl-C; the same call resumes.
-        TuningError: if recipe, base or dataset was not found, TRL is not installed, there is no `output_dir`, or
-            training failed. The message has the line with the cause, the log the whole output.
+        TuningError: if recipe, base or dataset cannot be read, TRL is not installed, or training failed. The message
+            has the line with the cause, the log the whole output.
         HubError: if the dataset's revision cannot be found on the Hub.
     """
     job = build_job(

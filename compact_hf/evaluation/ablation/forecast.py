@@ -70,10 +70,10 @@ def forecast_ablation(plan: str | Path, out: str | Path) -> AblationForecast:
         out (`str | Path`): the output directory of the ablation.
 
     Raises:
-        UsageError: the plan is invalid.
+        UsageError: the plan is invalid, or the recipe or a run was not found.
         ReleaseError: the run has fewer questions than a variant needs.
-        JournalError: the run was not found.
-        TuningError: the recipe was not found.
+        JournalError: a run cannot be read.
+        TuningError: the recipe cannot be read.
     """
     loaded_plan, directory = read_plan(plan), Path(out)
     units = list_units(loaded_plan, directory)

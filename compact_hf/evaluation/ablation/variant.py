@@ -58,7 +58,8 @@ def plan_identity(plan: Plan) -> dict[str, Any]:
     Each variant has its own key, so that variants can be added later.
 
     Raises:
-        TuningError: the recipe was not found.
+        UsageError: the recipe was not found.
+        TuningError: the recipe cannot be read.
     """
     fields = plan.to_dict()
     variants = {f"variant {name}": fields["variants"][name] for name in plan.variants}
@@ -244,7 +245,8 @@ def read_contents(plan: Plan, runs: Sequence[Path]) -> RunContents:
     """Return what the runs contain.
 
     Raises:
-        JournalError: a directory is not a run, or cannot be read.
+        UsageError: a directory is not a run.
+        JournalError: a run cannot be read.
     """
     row_hash = hashlib.sha256()
 

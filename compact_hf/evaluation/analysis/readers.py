@@ -95,7 +95,7 @@ def read_dataset(dataset: str, *, config: str | None, split: str | None) -> Ques
 
     Raises:
         UsageError: `dataset` is neither a directory nor a repository, or names another config or split.
-        SourceError: the dataset, config or split was not found, or cannot be read.
+        SourceError: the dataset cannot be downloaded or read.
         EvaluationError: the dataset is not in Parquet, has no rows, or lacks columns.
     """
     address = _parse_address(dataset, config, split)

@@ -211,9 +211,9 @@ def benchmark_command(
         device (`str`, *optional*, defaults to `cuda`): device to use with a single GPU, such as `cuda:1` or `cpu`.
 
     Raises:
-        EvaluationError: the model was not found, or lmms-eval does not support its family.
+        EvaluationError: the model cannot be downloaded, or lmms-eval does not support its family.
         HubError: the config of the model cannot be downloaded.
-        UsageError: an argument is invalid, or lmms-eval does not support the path.
+        UsageError: an argument is invalid, the model does not exist, or lmms-eval does not support the path.
     """
     if gpus < 1 or (gpus > 1 and device != "cuda"):
         raise UsageError(f"got {gpus} GPUs and the device {device!r}; give at least 1 GPU, and a device only with 1")

@@ -49,7 +49,8 @@ def write_annotations(run: Path) -> Path:
         The path of the file.
 
     Raises:
-        JournalError: the directory is not a run of annotate, or cannot be written.
+        UsageError: the directory is not a run of annotate.
+        JournalError: the run cannot be read, or the file cannot be written.
     """
     import pyarrow.parquet as pq
 
@@ -173,8 +174,8 @@ def iter_annotations(run: str | Path) -> Iterator[Annotation]:
         run (`str | Path`): the run directory.
 
     Raises:
-        JournalError: the directory is not a run, or cannot be read.
-        UsageError: it is a run of another method.
+        UsageError: the directory is not a run, or one of another method.
+        JournalError: the run cannot be read.
     """
     with Journal.read(Path(run)) as journal:
         check_method(journal)
@@ -189,8 +190,8 @@ def summarize(run: str | Path) -> AnnotationSummary:
         run (`str | Path`): the run directory.
 
     Raises:
-        JournalError: the directory is not a run, or cannot be read.
-        UsageError: it is a run of another method.
+        UsageError: the directory is not a run, or one of another method.
+        JournalError: the run cannot be read.
     """
     combination_counts: Counter[tuple[str, ...]] = Counter()
     verifiers: set[str] = set()

@@ -47,8 +47,8 @@ def read_dataset(dataset: str, options: DataOptions) -> QuestionSet:
         options (`DataOptions`): config, split and column mapping.
 
     Raises:
-        UsageError: `options` maps an unknown field.
-        EvaluationError: the dataset or split was not found, columns are missing, or there are no questions.
+        UsageError: `options` maps an unknown field, or the dataset, config or split does not exist.
+        EvaluationError: the dataset cannot be read, columns are missing, or there are no questions.
         UnknownCapabilityError: a capability is not one of the ten.
     """
     columns = options.columns or {}
