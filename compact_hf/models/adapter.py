@@ -85,6 +85,7 @@ def find_base(adapter: AdapterInfo, base: str | None = None) -> Path:
 
     Raises:
         TuningError: if the base was not found; the message names the adapter, and `--base`, which gives another base.
+        UsageError: if there is no directory `base`, no repository can have this name, or the directory holds no model.
     """
     # The recorded revision belongs to the recorded base, not to another one.
     if base is None or base == adapter.base:
@@ -96,9 +97,9 @@ def find_base(adapter: AdapterInfo, base: str | None = None) -> Path:
         return resolve_model(name, revision=revision)
     except (TuningError, UsageError) as error:
         whose = f"{adapter.directory} is an adapter, and its base" if base is None else "the base"
-        raise TuningError(
-            f"{whose} cannot be used: {error}; give the model that it was trained on as --base"
-        ) from error
+        # Without `base`, the command is right, but the adapter's config names a base that is not here.
+        error_type = TuningError if base is None else type(error)
+        raise error_type(f"{whose} cannot be used: {error}; give the model that it was trained on as --base") from error
 
 
 def check_adapter_base(adapter: Path, base: str | Path, *, revision: str | None = None) -> None:

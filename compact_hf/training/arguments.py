@@ -340,7 +340,8 @@ def load_network(args: Arguments, path: str | None = None) -> Any:
         path (`str`, *optional*, defaults to the base): a checkpoint of full training to load instead of the base.
 
     Raises:
-        TuningError: if the files are not those of a model, or weights are not finite.
+        TuningError: if files are missing or not those of a model, or weights are not finite.
+        RuntimeError: if the weights do not fit into memory, or have other shapes than the configuration.
     """
     from accelerate import PartialState
     from transformers import set_seed
@@ -361,7 +362,9 @@ def load_network(args: Arguments, path: str | None = None) -> Any:
     name = path or args.model.model_name_or_path
     try:
         network = loading.load_network(name, **options)
-    except ValueError as error:
+    except RuntimeError:  # no memory, or weights of other shapes: callers translate both
+        raise
+    except LOAD_ERRORS as error:
         advice = "; remove that checkpoint to resume from an earlier one" if path else ""
         raise TuningError(f"the model {name} cannot be loaded: {first_line(error)}{advice}") from error
     if args.trained_parts and not args.model.use_peft:

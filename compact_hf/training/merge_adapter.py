@@ -12,13 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.files import check_publishable
 from compact_hf.hub.ref import RepoRef
 from compact_hf.models.adapter import AdapterInfo, check_adapter_base, find_base, load_merged_model
-from compact_hf.models.loading import find_commit, is_adapter, load_processor, resolve_model, without_progress_bars
+from compact_hf.models.loading import (
+    LOAD_ERRORS,
+    find_commit,
+    first_line,
+    is_adapter,
+    load_config,
+    load_processor,
+    resolve_model,
+    without_progress_bars,
+)
 from compact_hf.models.saving import translate_save_errors
 from compact_hf.records import to_json
 from compact_hf.regular_files import read_regular
@@ -58,9 +67,9 @@ def merge_adapter(
 
     Raises:
         UsageError: if `out` is not empty, `adapter` is a whole model, or a license of the base is a link to a file
-            elsewhere.
+            elsewhere, or `adapter` or `base` is neither a directory of a model nor the name of a repository.
         TuningError: if adapter or base cannot be found or read, the adapter was made for another base or, unless `base`
-            is given, for other weights at its path, or `out` cannot be written.
+            is given, for other weights at its path, its processor does not fit the base, or `out` cannot be written.
     """
     adapter, out = str(adapter), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -78,6 +87,7 @@ def merge_adapter(
         )
     # Before the merge, which takes long. The merged weights have the shapes and dtypes of the base's.
     _find_licenses(base_directory)
+    processor = _load_processor(directory, base_directory)
     check_free_space(
         out,
         sum(path.stat().st_size for path in base_directory.glob("*.safetensors")),
@@ -91,7 +101,7 @@ def merge_adapter(
         replace_directory(out, is_replaceable=lambda directory: False, error_type=UsageError) as temp_directory,
     ):
         record = _record_base(read_training_record(directory), info, str(base or info.base))
-        _save_merged(directory, base_directory, temp_directory, replace(record, adapter=adapter))
+        _save_merged(directory, base_directory, processor, temp_directory, replace(record, adapter=adapter))
     return out
 
 
@@ -120,12 +130,20 @@ def _find_licenses(base: Path) -> list[Path]:
     return paths
 
 
-def _save_merged(adapter: Path, base: Path, out: Path, record: TrainingRecord) -> None:
+def _load_processor(adapter: Path, base: Path) -> Any:
+    """Return the processor of an adapter, completed from the configuration of its base."""
+    try:
+        return load_processor(adapter, load_config(base))
+    except LOAD_ERRORS as error:
+        raise TuningError(f"adapter {adapter} cannot be merged: {first_line(error)}") from error
+
+
+def _save_merged(adapter: Path, base: Path, processor: Any, out: Path, record: TrainingRecord) -> None:
     """Write weights, processor, licenses, training record and card of the merged model."""
     with without_progress_bars():
         model = load_merged_model(adapter, base)
         model.save_pretrained(out)
-        load_processor(adapter, model.config).save_pretrained(out)
+        processor.save_pretrained(out)
     for path in _find_licenses(base):
         (out / path.name).write_bytes(read_regular(path))
     (out / RECORD_FILE).write_text(to_json(record) + "\n", encoding="utf-8")

@@ -10,8 +10,8 @@ upload atomic: the repository shows all new files or none.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,7 +33,6 @@ from compact_hf.models.loading import (
     ADAPTER_CONFIG,
     LOAD_ERRORS,
     MODEL_CONFIG,
-    PROCESSOR_CONFIG,
     first_line,
     has_model,
     is_adapter,
@@ -43,7 +42,7 @@ from compact_hf.models.loading import (
 )
 from compact_hf.models.registry import get_family
 from compact_hf.parsing import read_json
-from compact_hf.regular_files import check_regular, open_regular, read_regular
+from compact_hf.regular_files import check_regular, hash_regular, read_regular
 from compact_hf.training.card_results import read_card_results
 from compact_hf.training.model_card import (
     ACCURACY_FILE,
@@ -297,12 +296,11 @@ def _check_same_weights(base_directory: Path, base: str, commit: str) -> None:
     # The Hub lists the SHA-256 of large files, so that nothing has to be downloaded.
     remote_hashes = {file.lfs.sha256 for path, file in files.items() if path.endswith(".safetensors") and file.lfs}
     for path in sorted(base_directory.glob("*.safetensors")):
-        with open_regular(path) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() not in remote_hashes:
-                raise TuningError(
-                    f"{base} is not the base {base_directory} that this was tuned on (it has no {path.name} with the "
-                    f"same content): publish that directory unchanged, and give its repository"
-                )
+        if hash_regular(path) not in remote_hashes:
+            raise TuningError(
+                f"{base} is not the base {base_directory} that this was tuned on (it has no {path.name} with the same "
+                f"content): publish that directory unchanged, and give its repository"
+            )
 
 
 def _stage_files(directory: Path, staging: Path, record: TrainingRecord, on_progress: Callable[[str], None]) -> None:
@@ -329,21 +327,31 @@ def _stage_files(directory: Path, staging: Path, record: TrainingRecord, on_prog
 def _stage_processor(
     directory: Path, staging: Path, record: TrainingRecord, on_progress: Callable[[str], None]
 ) -> None:
-    """Write the processor's config to `staging` with all settings, if that in the directory lacks some."""
+    """Write the processor to `staging` as training completes it, if that in the directory lacks something."""
     base = str(record.base) if is_adapter(directory) else directory
     try:
         config = load_config(base, revision=record.base_revision if is_adapter(directory) else None)
-        processor = load_processor(directory, config)
-        saved = read_processor_config(directory)
+        saved, processor = load_processor(directory), load_processor(directory, config)
+        settings = read_processor_config(directory)
     except LOAD_ERRORS as error:
         raise TuningError(f"{directory} cannot be published: {first_line(error)}") from error
     names = get_family(config.model_type).processor_settings
-    missing = [name for name in names if saved.get(name) is None and getattr(processor, name, None) is not None]
-    if missing:
-        path = staging / PROCESSOR_CONFIG
-        path.unlink(missing_ok=True)  # a link into the directory
-        processor.to_json_file(path)
-        on_progress(f"{PROCESSOR_CONFIG} lacks {', '.join(missing)}; published with the values from config.json")
+    missing = [name for name in names if settings.get(name) is None and getattr(processor, name, None) is not None]
+    missing += sorted(_get_tokens(processor) - _get_tokens(saved))
+    if not missing:
+        return
+    with TemporaryDirectory(prefix="compact-publish-") as temp_directory:
+        processor.save_pretrained(temp_directory)
+        for path in Path(temp_directory).iterdir():
+            (staging / path.name).unlink(missing_ok=True)  # a link into the directory
+            shutil.move(path, staging)
+    on_progress(f"the processor lacks {', '.join(missing)}; published with the values that training uses")
+
+
+def _get_tokens(processor: Any) -> set[str]:
+    """Return all tokens of a processor, and which of them is the padding token."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return {*tokenizer.get_vocab(), f"the padding token {tokenizer.pad_token}"}
 
 
 def _list_published(directory: Path) -> list[Path]:

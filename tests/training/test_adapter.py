@@ -188,6 +188,12 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
     assert not has_other_weights(changed, own_base)
     with (own_base / "model.safetensors").open("ab") as file:
         file.write(b"more")
+    contradicting, untokenized = (shutil.copytree(tuned, tmp_path / name) for name in ("contradicting", "untokenized"))
+    processor_config = json.loads((tuned / "processor_config.json").read_bytes())
+    (contradicting / "processor_config.json").write_text(
+        json.dumps(processor_config | {"num_additional_image_tokens": 0})
+    )
+    (untokenized / "tokenizer.json").unlink()
     non_empty = tmp_path / "full"
     non_empty.mkdir()
     (non_empty / "something").touch()
@@ -197,7 +203,10 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
         (TuningError, "not a readable vision-language model", tuned, {"base": text_only}),
         (TuningError, "names no base", nameless, {}),
         (TuningError, "has other weights than those that .* was trained on: put", changed, {}),
-        (TuningError, "model '/nowhere' was not found", tuned, {"base": "/nowhere"}),
+        (UsageError, "the base cannot be used: model '/nowhere' was not found", tuned, {"base": "/nowhere"}),
+        (UsageError, "the base cannot be used: .*full is not a model", tuned, {"base": non_empty}),
+        (TuningError, "contradicting cannot be merged: its processor makes 63 tokens per image", contradicting, {}),
+        (TuningError, "untokenized cannot be merged: it has no tokenizer .*copy the file", untokenized, {}),
         (UsageError, "is a whole model", base, {}),
         (
             TuningError,
@@ -234,6 +243,8 @@ def test_an_adapter_whose_base_was_moved_is_evaluated_and_merged_with_the_base_t
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{student} is an adapter, and its base cannot be used: model '/gone/base' was not found" in line
         assert line.endswith("give the model that it was trained on as --base")
+        assert main([*command, "--base", "./missing"]) == 2
+        assert "the base cannot be used: model './missing' was not found" in capsys.readouterr().err
         assert main([*command, "--base", str(moved)]) == 0
         capsys.readouterr()
     results = json.loads((tmp_path / "results" / "results.json").read_text())

@@ -161,9 +161,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (base / "README.md").write_text("---\nlicense: llama2\n---\nA base.\n")
     tuned = save_adapter(base, work / "tuned")
     # As plain `trl sft` leaves it on a base without these settings; published, it has them.
-    processor_config = json.loads((tuned / PROCESSOR_CONFIG).read_bytes())
-    incomplete = {key: value for key, value in processor_config.items() if key not in PROCESSOR_SETTINGS}
-    (tuned / PROCESSOR_CONFIG).write_text(json.dumps(incomplete))
+    for name, missing in ((PROCESSOR_CONFIG, PROCESSOR_SETTINGS), ("tokenizer_config.json", ("pad_token",))):
+        config = json.loads((tuned / name).read_bytes())
+        (tuned / name).write_text(json.dumps({key: value for key, value in config.items() if key not in missing}))
     record = {
         "base": str(base),
         "dataset": "org/compact",
@@ -261,6 +261,8 @@ def check_published_files(files: dict[str, bytes], work: Path, revision: str) ->
     }
     for name, data in files.items():
         assert str(work).encode() not in data, name
+    assert json.loads(files["tokenizer_config.json"])["pad_token"] == "</s>"
+    assert "pad_token" not in json.loads((work / "tuned" / "tokenizer_config.json").read_bytes())  # left as it was
     config = json.loads(files["adapter_config.json"])
     assert (config["base_model_name_or_path"], config["revision"]) == ("org/base", revision)
     card = ModelCard(files["README.md"].decode())

@@ -269,6 +269,19 @@ def test_a_projector_of_another_shape_is_told_with_its_base(folder: Path, tmp_pa
         train(folder, tmp_path / "out", model_name_or_path=str(wrong_base))
 
 
+def test_a_base_whose_weights_are_missing_is_one_line(folder: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(folder / "tiny", tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    (base / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(TuningError, match=r"the model \S+/base cannot be loaded: it has no safetensors weights, and "):
+        train(folder, tmp_path / "out", model_name_or_path=str(base))
+    shutil.copy(folder / "tiny" / "model.safetensors", base / "model-1.safetensors")
+    index = {"metadata": {}, "weight_map": {"a.weight": "model-1.safetensors", "b.weight": "model-2.safetensors"}}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(TuningError, match=r"the model \S+/base cannot be loaded: .*model-2.safetensors") as excinfo:
+        train(folder, tmp_path / "out", model_name_or_path=str(base))
+    assert "\n" not in str(excinfo.value)
+
+
 def test_what_cannot_fit_is_refused_with_the_estimate_before_weights_are_read(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "tiny", tmp_path / "huge", ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((tmp_path / "huge" / "config.json").read_text())
