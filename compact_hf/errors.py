@@ -96,14 +96,12 @@ class ContentsMismatchError(UsageError):
         changes (`dict[str, str]`): input -> what is different about it.
     """
 
-    def __init__(self, run: str, changes: dict[str, str], *, option: str = "--out") -> None:
+    def __init__(self, run: str, changes: dict[str, str], *, option: str = "--out", advice: str = "") -> None:
         self.run = run
         self.changes = changes
         inputs = "; ".join(f"{name} ({change})" for name, change in changes.items())
-        super().__init__(
-            f"{run} was started with other contents of {inputs}: put the earlier contents back to resume it, or choose "
-            f"another {option}"
-        )
+        advice = advice or f"put the earlier contents back to resume it, or choose another {option}"
+        super().__init__(f"{run} was started with other contents of {inputs}: {advice}")
 
 
 class StoppedEarly(CompactError):

@@ -58,19 +58,24 @@ def check_regular_files(directory: str | Path) -> None:
     list_regular_files(directory)
 
 
-def list_regular_files(directory: str | Path) -> list[Path]:
+def list_regular_files(directory: str | Path, *, follow_links: bool = False) -> list[Path]:
     """Return the paths of all files in a directory and its subdirectories, in no particular order.
 
     Args:
         directory (`str | Path`): the directory. As for `check_regular_files`, hidden files, and broken links, are left
             out.
+        follow_links (`bool`, *optional*): include the files in linked directories; each directory is listed once.
 
     Raises:
         OSError: as for `check_regular_files`.
     """
-    paths = []
-    for parent, directories, names in os.walk(directory):
-        directories[:] = filter(_is_visible, directories)
+    paths, listed = [], set[str]()
+    for parent, directories, names in os.walk(directory, followlinks=follow_links):
+        if (real_path := os.path.realpath(parent)) in listed:  # a link to it was followed before
+            directories.clear()
+            continue
+        listed.add(real_path)
+        directories[:] = sorted(filter(_is_visible, directories))
         for name in filter(_is_visible, names):
             path = os.path.join(parent, name)
             if (mode := _stat_mode(path)) is None:

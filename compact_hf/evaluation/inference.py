@@ -24,12 +24,12 @@ from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.hub.ref import RepoRef
 from compact_hf.images.codec import decode_rgb, open_header, strip_metadata
 from compact_hf.models import loading
-from compact_hf.models.adapter import check_adapter_base, find_base, load_merged_model
+from compact_hf.models.adapter import find_base, load_merged_model
 from compact_hf.models.chat_template import check_image_question
 from compact_hf.models.finite import require_finite_logits
 from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
 from compact_hf.models.registry import get_family
-from compact_hf.training.inputs import has_other_weights
+from compact_hf.training.inputs import find_trained_base
 from compact_hf.training.training_record import read_adapter_info
 
 if TYPE_CHECKING:
@@ -411,15 +411,7 @@ def _load_network(directory: Path, base: str | None) -> Any:
         TuningError: the base was not found, or the adapter was trained on another base or on other weights at its path.
     """
     if loading.is_adapter(directory):
-        adapter = read_adapter_info(directory)
-        base_directory = find_base(adapter, base)
-        if base is None and has_other_weights(directory, base_directory):
-            raise TuningError(
-                f"the base {adapter.base} has other weights than those that {directory} was trained on: put the "
-                f"earlier ones back, or give --base {adapter.base} to evaluate it on these"
-            )
-        check_adapter_base(directory, base_directory)
-        network = load_merged_model(directory, base_directory)
+        network = load_merged_model(directory, find_trained_base(directory, base))
     else:
         network = load_network(directory)
     # Without this, transformers would warn at every batch that Vicuna's sampling settings are ignored.

@@ -16,11 +16,11 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.errors import EvaluationError, TuningError
 from compact_hf.evaluation.inference import model_inputs
 from compact_hf.models import loading
-from compact_hf.models.adapter import check_adapter_base, find_base, load_peft_model
+from compact_hf.models.adapter import load_peft_model
 from compact_hf.models.chat_template import check_image_question
 from compact_hf.models.finite import check_logits
 from compact_hf.models.loading import LOAD_ERRORS, first_line, load_network, load_processor
-from compact_hf.training.training_record import read_adapter_info
+from compact_hf.training.inputs import find_trained_base
 
 BASE: Final = "base"
 TUNED: Final = "tuned"
@@ -56,7 +56,8 @@ class SideBySide:
 
     Raises:
         UsageError: one of them is neither a directory of a model nor the name of a repository.
-        EvaluationError: one of them cannot be downloaded or loaded, or the adapter was trained on another base.
+        EvaluationError: one of them cannot be downloaded or loaded, or the adapter was trained on another base or on
+            other weights at its path.
     """
 
     def __init__(self, model: str = "", adapter: str = "", *, device: str | None = None) -> None:
@@ -179,7 +180,8 @@ def _locate(model: str, adapter: str) -> tuple[Path, Path | None]:
 
     Raises:
         UsageError: one of them is neither a directory of a model nor the name of a repository.
-        TuningError: one of them cannot be downloaded, or the adapter was trained on another base.
+        TuningError: one of them cannot be downloaded, or the adapter was trained on another base or on other weights at
+            its path.
     """
     if not adapter:
         directory = loading.resolve_model(model)
@@ -188,6 +190,4 @@ def _locate(model: str, adapter: str) -> tuple[Path, Path | None]:
         model, adapter_directory = "", directory
     else:
         adapter_directory = loading.resolve_model(adapter)
-    base_directory = find_base(read_adapter_info(adapter_directory), model or None)
-    check_adapter_base(adapter_directory, base_directory)
-    return base_directory, adapter_directory
+    return find_trained_base(adapter_directory, model or None), adapter_directory

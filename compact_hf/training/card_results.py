@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from compact_hf.errors import TuningError
 from compact_hf.hub.card_rules import to_identifier
-from compact_hf.hub.ref import REPO_ID, page_url
+from compact_hf.hub.ref import REPO_ID, RepoRef, page_url
 from compact_hf.models.loading import hash_model, is_adapter
 from compact_hf.parsing import read_json
 from compact_hf.records import FIRST_RULE_VERSION, READABLE_RESULTS_SCHEMAS
@@ -235,7 +235,8 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
 
     Raises:
         TuningError: if there are no results, they have an unknown schema, or none of them is of this model with its
-            current weights, and its base if that is a local directory.
+            current weights and base. A base that is not a local directory is only compared with the one that was given
+            in the evaluation.
     """
     advice = f"evaluate again: {format_command('compact', 'evaluate', directory, 'DATASET', '--out', 'DIR')}"
     try:
@@ -250,21 +251,19 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
             f"this version reads {' and '.join(map(str, READABLE_RESULTS_SCHEMAS))}; {advice}"
         )
     # Models are identified by the hash of their files: a name does not change when a model is trained again.
-    identity, bases = hash_model(directory), _get_possible_bases(directory)
-    slug = next(
-        (
-            slug
-            for slug, entry in manifest["models"].items()
-            if entry["identity"] == identity and (bases is None or entry.get("base") in bases)
-        ),
-        None,
-    )
-    if slug is None:
-        others = ", ".join(entry["model"] for entry in manifest["models"].values())
-        raise TuningError(
-            f"the results in {results_directory} are of {others}, not of {directory} with its current weights"
-            f"{' and base' if bases else ''}; {advice}"
+    identity = hash_model(directory)
+    own = {slug: entry for slug, entry in manifest["models"].items() if entry["identity"] == identity}
+    if is_adapter(directory):
+        own = _select_own_base(own, read_adapter_info(directory).base)
+    if len(own) != 1:
+        names = ", ".join(_describe_entry(entry) for entry in (own or manifest["models"]).values())
+        problem = (
+            f"and which of them is {directory} with its own base is not known"
+            if own
+            else f"not of {directory} with its current weights{' and base' if is_adapter(directory) else ''}"
         )
+        raise TuningError(f"the results in {results_directory} are of {names}, {problem}; {advice}")
+    (slug,) = own
     # The manifest lists all models of the evaluation; one that was interrupted has no results yet.
     own_file = results_directory / slug / "results.json"
     if not own_file.is_file():
@@ -274,13 +273,20 @@ def read_card_results(directory: Path, results_directory: Path) -> CardResults:
     return CardResults(evaluation, read_json(own_file)["model"])
 
 
-def _get_possible_bases(directory: Path) -> set[str | None] | None:
-    """Return what results of an adapter may have recorded as its local base's hash; None for another model or base."""
-    if not is_adapter(directory):
-        return None
-    base = Path(read_adapter_info(directory).base)
-    # None: version 0.1.0 did not record it.
-    return {hash_model(base), None} if base.is_dir() else None
+def _select_own_base(entries: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """Return those entries of an adapter that may be of the base in its config."""
+    if Path(base).is_dir():
+        identity = hash_model(Path(base))
+        same = {slug: entry for slug, entry in entries.items() if entry.get("base") == identity}
+        # Version 0.1.0 did not record it.
+        return same or {slug: entry for slug, entry in entries.items() if entry.get("base") is None}
+    same = {slug: entry for slug, entry in entries.items() if entry.get("given_base") in (None, base)}
+    # A local base that is gone may have been moved, and given from there.
+    return same if same or RepoRef.parse(base) else dict(entries)
+
+
+def _describe_entry(entry: Mapping[str, Any]) -> str:
+    return " on ".join(filter(None, (entry["model"], entry.get("given_base"))))
 
 
 def _parse_dataset_name(name: str) -> EvaluatedDataset:

@@ -24,12 +24,14 @@ from compact_hf.hub.cache import resolve_commit
 from compact_hf.hub.card import CARD
 from compact_hf.hub.errors import translate_read_errors
 from compact_hf.hub.ref import RepoRef
+from compact_hf.models.adapter import check_adapter_base, find_base
 from compact_hf.models.loading import list_model_files
 from compact_hf.parsing import read_card_header
 from compact_hf.records import digest
 from compact_hf.regular_files import get_stamp, hash_regular, list_regular_files, read_regular
 from compact_hf.storage import translate_disk_errors, write_atomically
 from compact_hf.training.checkpoints import RECORD_FILE, find_last_checkpoint
+from compact_hf.training.training_record import read_adapter_info
 from compact_hf.wording import format_count
 
 INPUTS_FILE: Final = ".compact-tune-inputs"
@@ -39,6 +41,10 @@ _CARD_KEYS: Final = ("configs", "dataset_info")
 """Keys in the header of a dataset's card that decide which files are loaded and how."""
 _MAX_BYTES: Final = 2**30  # of the file with the hashes: about 150 bytes for each file of the data
 _LARGE_BYTES: Final = 10**9
+_MOVED_ADVICE: Final = (
+    "a mixture takes the current commit of a repository: choose another output_dir, and give the files of a commit as "
+    "a directory to keep them"
+)
 _MAX_NAMES: Final = 3
 """Number of files that an error names, of each kind of change."""
 
@@ -76,15 +82,16 @@ def bind_inputs(output_dir: Path, settings: Mapping[str, Any], *, on_note: Calla
         for name, files in (_find_inputs(settings) | _find_images(stored)).items()
         if files
     }
-    current |= _find_commits(settings)
+    current |= (commits := _find_commits(settings))
     if is_started:
         changes = {name: _describe_change(stored[name], current[name]) for name in stored.keys() & current.keys()}
         if changes := {name: change for name, change in sorted(changes.items()) if change}:
-            raise ContentsMismatchError(str(output_dir), changes, option="output_dir")
+            advice = _MOVED_ADVICE if changes.keys() & commits.keys() else ""
+            raise ContentsMismatchError(str(output_dir), changes, option="output_dir", advice=advice)
         for name in sorted(stored.keys() - current.keys()):
             on_note(f"{name} was not found: whether it is as it was when {output_dir} was started cannot be checked")
         current = {**stored, **current}
-    if current != stored:
+    if current != stored or not path.is_file():  # without local inputs, too, so that images can be added
         _write_inputs(path, current)
 
 
@@ -105,22 +112,42 @@ def record_images(output_dir: Path, rows: Iterable[Any], *, on_note: Callable[[s
     path = output_dir / INPUTS_FILE
     if _is_started(output_dir) or not path.is_file():
         return
-    inputs = _read_inputs(path)
+    stored = _read_inputs(path)
     files = {name: Path(name) for name in sorted({name for split in rows for name in _iter_image_paths(split)})}
-    if files := {name: file for name, file in files.items() if file.is_file()}:  # screening drops rows without them
-        _write_inputs(path, inputs | {_IMAGES: _hash_files(_IMAGES, files, {}, on_note=on_note)})
+    files = {name: file for name, file in files.items() if file.is_file()}  # screening drops rows without them
+    current = {name: states for name, states in stored.items() if name != _IMAGES}  # those of an earlier call
+    if files:
+        current[_IMAGES] = _hash_files(_IMAGES, files, stored.get(_IMAGES, {}), on_note=on_note)
+    if current != stored:
+        _write_inputs(path, current)
 
 
-def has_other_weights(adapter: Path, base: Path) -> bool:
-    """Return whether a base has other weights than those that an adapter was trained on, as far as that is recorded.
+def find_trained_base(adapter: Path, base: str | None = None) -> Path:
+    """Return the directory of an adapter's base, after checking that the adapter was trained on it.
 
     Args:
         adapter (`Path`): directory of the adapter.
-        base (`Path`): directory of its base.
+        base (`str`, *optional*, defaults to the base in the adapter's config): as for `find_base`. Its weights need not
+            be those that were recorded in training.
 
     Raises:
-        TuningError: if a file cannot be read.
+        TuningError: if the base was not found or cannot be read, the adapter does not fit it or, unless `base` is
+            given, was trained on other weights at its path.
+        UsageError: as for `find_base`.
     """
+    info = read_adapter_info(adapter)
+    directory = find_base(info, base)
+    if base is None and _has_other_weights(adapter, directory):
+        raise TuningError(
+            f"the base {info.base} has other weights than those that {adapter} was trained on: put the earlier ones "
+            f"back, or give --base {info.base} to use these"
+        )
+    check_adapter_base(adapter, directory)
+    return directory
+
+
+def _has_other_weights(adapter: Path, base: Path) -> bool:
+    """Return whether a base has other weights than those that an adapter was trained on, as far as that is recorded."""
     path = adapter / INPUTS_FILE
     stored = _read_inputs(path) if path.is_file() else {}
     weights = {
@@ -218,21 +245,24 @@ def _list_data_files(dataset: Mapping[str, Any]) -> dict[str, Path]:
     if root.is_dir():
         return _list_directory(root, patterns or _read_patterns(root, dataset.get("name")))
     # `path: json` is a format of `datasets`, and the files are named separately.
-    files = _list_directory(Path(dataset["data_dir"]), patterns) if dataset.get("data_dir") else {}
+    files = _list_directory(Path(str(dataset["data_dir"])), patterns) if dataset.get("data_dir") else {}
     return files | {name: Path(name) for pattern in patterns for name in sorted(glob(pattern, recursive=True))}
 
 
 def _list_directory(root: Path, patterns: Iterable[str]) -> dict[str, Path]:
     """Return the files in a directory that match patterns by relative path; all files without a match.
 
-    Of texts, only the card is included, because it names the data files.
+    Of texts, only the card is included, because it names the data files. Links to directories are followed, as
+    `datasets` does if a pattern names them.
     """
+    card = root / CARD
+    names = {name for pattern in patterns for name in glob(os.path.join(escape(str(root)), pattern), recursive=True)}
     with translate_disk_errors(TuningError, root, "remove that file", is_reading=True):
-        paths = {path for path in list_regular_files(root) if path.suffix != ".md" or path == root / CARD}
-    matches = {Path(name) for pattern in patterns for name in glob(f"{escape(str(root))}/{pattern}", recursive=True)}
-    if paths & matches:
-        paths &= matches | {root / CARD}
-    return {str(path.relative_to(root)): path for path in sorted(paths)}
+        matches = {path for path in map(Path, names) if path.is_file() and path.suffix != ".md"}
+        paths = matches or {path for path in list_regular_files(root, follow_links=True) if path.suffix != ".md"}
+        paths |= {card} if card.is_file() else set()
+    # A pattern may be absolute.
+    return {str(path.relative_to(root) if path.is_relative_to(root) else path): path for path in sorted(paths)}
 
 
 def _read_patterns(root: Path, config: str | None) -> list[str]:
@@ -241,7 +271,7 @@ def _read_patterns(root: Path, config: str | None) -> list[str]:
         configs = read_card_header(root / CARD).get("configs")
     except (OSError, ValueError):
         return []  # `load_dataset` will report it
-    entries = [entry for entry in configs or () if isinstance(entry, Mapping)]
+    entries = [entry for entry in configs if isinstance(entry, Mapping)] if isinstance(configs, list) else []
     entries = [entry for entry in entries if entry.get("config_name") == config] or entries
     if any(not entry.get("data_files") or entry.get("data_dir") for entry in entries):
         return []

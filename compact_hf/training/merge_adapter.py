@@ -17,7 +17,7 @@ from typing import Any, Final
 from compact_hf.errors import TuningError, UsageError
 from compact_hf.hub.files import check_publishable
 from compact_hf.hub.ref import RepoRef
-from compact_hf.models.adapter import AdapterInfo, check_adapter_base, find_base, load_merged_model
+from compact_hf.models.adapter import AdapterInfo, load_merged_model
 from compact_hf.models.loading import (
     LOAD_ERRORS,
     find_commit,
@@ -32,7 +32,7 @@ from compact_hf.models.saving import translate_save_errors
 from compact_hf.records import to_json
 from compact_hf.regular_files import read_regular
 from compact_hf.storage import check_free_space, replace_directory, translate_disk_errors
-from compact_hf.training.inputs import has_other_weights
+from compact_hf.training.inputs import find_trained_base
 from compact_hf.training.model_card import is_repository, write_card
 from compact_hf.training.training_record import (
     RECORD_FILE,
@@ -78,13 +78,7 @@ def merge_adapter(
     if not is_adapter(directory):
         raise UsageError(f"{adapter} is a whole model, not an adapter: there is nothing to merge")
     info = read_adapter_info(directory)
-    base_directory = find_base(info, str(base) if base else None)
-    check_adapter_base(directory, base_directory)
-    if base is None and has_other_weights(directory, base_directory):
-        raise TuningError(
-            f"the base {info.base} has other weights than those that {adapter} was trained on: put the earlier ones "
-            f"back, or give --base {info.base} to merge it into these"
-        )
+    base_directory = find_trained_base(directory, str(base) if base else None)
     # Before the merge, which takes long. The merged weights have the shapes and dtypes of the base's.
     _find_licenses(base_directory)
     processor = _load_processor(directory, base_directory)

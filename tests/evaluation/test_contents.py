@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from compact_hf.cli.main import main
-from compact_hf.errors import ContentsMismatchError, EvaluationError, UsageError
+from compact_hf.errors import ContentsMismatchError, EvaluationError, TuningError, UsageError
 from compact_hf.evaluation.evaluate import EvaluationSettings, identity_settings, resolve_models
 from compact_hf.evaluation.inference import Student
 from compact_hf.evaluation.questions import DataOptions
 from compact_hf.evaluation.results_directory import EvaluationDirectory
+from compact_hf.evaluation.side_by_side import SideBySide
 from compact_hf.evaluation.task import load_task, read_questions
 from compact_hf.runs.options import RunLimits
+from compact_hf.training.card_results import read_card_results
 from compact_hf.training.inputs import bind_inputs
 from tests.training.samples import draw_image
 
@@ -43,10 +47,10 @@ def write_rows(rows: Sequence[dict[str, str]]) -> None:
     Path("questions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def start(*models: str) -> tuple[list[str], list[str]]:
+def start(*models: str, base: str | None = None) -> tuple[list[str], list[str]]:
     """Start or resume an evaluation up to where a model would be loaded; return the models' directories and notes."""
     notes: list[str] = []
-    entries = resolve_models(models, batch_size=4, url=None)
+    entries = resolve_models(models, batch_size=4, url=None, base=base)
     task = load_task("compact")
     question_set = read_questions(task, "questions.jsonl", DataOptions())
     settings = identity_settings(task, question_set, EvaluationSettings.of(task, None, 4, None, None, RunLimits()))
@@ -99,6 +103,9 @@ def test_an_adapter_is_not_asked_with_other_weights_than_it_was_trained_on() -> 
     Path("base/model.safetensors").write_text("WEIGHTS")
     with pytest.raises(EvaluationError, match="base has other weights than those that lora was trained on: put"):
         Student("lora")
+    for names in ({"model": "lora"}, {"adapter": "lora"}):
+        with pytest.raises(EvaluationError, match="base has other weights than those that lora was trained on: put"):
+            SideBySide(**names)
 
 
 def test_a_model_with_other_weights_is_another_model() -> None:
@@ -126,3 +133,38 @@ def test_answers_of_an_adapter_are_kept_when_its_base_is_gone() -> None:
     names, (note,) = start("lora")
     assert names == ["lora"]
     assert note.endswith("cannot be checked: it was not found")
+
+
+@pytest.mark.parametrize(
+    ("named_base", "given_bases", "message"),
+    [
+        ("base", [None], None),
+        ("base", ["other"], "results in out are of lora on other, not of lora with its current weights and base; eval"),
+        ("base", ["other", None], None),
+        ("org/base", [None], None),
+        ("org/base", ["other"], "are of lora on other, not of lora with"),
+        ("org/base", ["other", None], None),
+        ("/gone/base", ["other"], None),  # it may have been moved there
+        ("/gone/base", ["base", "other"], "are of lora on base, lora on other, and which of them is lora with its own"),
+    ],
+)
+def test_a_card_has_the_scores_of_an_adapter_on_its_own_base(
+    named_base: str, given_bases: Sequence[str | None], message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(Path("cache").resolve()))
+    repository, commit = Path("cache/models--org--base"), "a" * 40
+    shutil.copytree("base", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    Path("lora/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": named_base}))
+    Path("other").mkdir()
+    Path("other/config.json").write_text('{"other": 1}')
+    for base in given_bases:
+        ((name,), _) = start("lora", base=base)
+        (OUT / name / "results.json").write_text(json.dumps({"model": str(base)}))
+    (OUT / "results.json").write_text(json.dumps({"schema": 3, "models": []}))
+    if message is None:
+        assert read_card_results(Path("lora"), OUT).model == str(given_bases[-1])
+    else:
+        with pytest.raises(TuningError, match=message):
+            read_card_results(Path("lora"), OUT)

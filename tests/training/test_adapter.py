@@ -15,7 +15,7 @@ from compact_hf.cli.main import main
 from compact_hf.errors import CompactError, TuningError, UsageError
 from compact_hf.models.adapter import check_adapter_base, load_merged_model
 from compact_hf.models.llava.tiny import build_tiny
-from compact_hf.training.inputs import bind_inputs, has_other_weights
+from compact_hf.training.inputs import bind_inputs, find_trained_base
 from compact_hf.training.merge_adapter import merge_adapter
 from compact_hf.training.training_record import RECORD_FILE, read_adapter_info
 from tests.disk import limited_file_size
@@ -185,7 +185,7 @@ def test_what_cannot_be_merged_is_told_in_one_line(base: Path, tuned: Path, tmp_
     changed, own_base = shutil.copytree(tuned, tmp_path / "changed"), shutil.copytree(base, tmp_path / "base")
     (changed / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(own_base)}))
     bind_inputs(changed, {"dataset_name": "release", "model_name_or_path": str(own_base)}, on_note=pytest.fail)
-    assert not has_other_weights(changed, own_base)
+    assert find_trained_base(changed) == own_base
     with (own_base / "model.safetensors").open("ab") as file:
         file.write(b"more")
     contradicting, untokenized = (shutil.copytree(tuned, tmp_path / name) for name in ("contradicting", "untokenized"))

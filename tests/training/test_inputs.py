@@ -154,6 +154,40 @@ def test_without_patterns_in_a_card_all_files_of_a_directory_are_data(run: Path)
         bind(run)
 
 
+@pytest.mark.parametrize("card", [CARD, "A dataset without configs.\n"])
+def test_files_behind_links_are_bound(run: Path, card: str) -> None:
+    Path("release/README.md").write_text(card)
+    Path("release/data").rename("elsewhere")
+    Path("release/data").symlink_to("../elsewhere")
+    Path("release/itself").symlink_to(".")
+    shutil.rmtree(run / "checkpoint-2")
+    bind(run)
+    (run / RECORD_FILE).write_text("{}")
+    assert bind(run) == []
+    Path("elsewhere/train-0.parquet").write_text("other rows")
+    with pytest.raises(ContentsMismatchError, match=r"data release \(changed: data/train-0.parquet\)"):
+        bind(run)
+
+
+@pytest.mark.parametrize("pattern", ["../notes/*.jsonl", "{}/notes/*.jsonl"])
+def test_files_outside_of_a_dataset_that_its_card_names_are_bound(run: Path, pattern: str) -> None:
+    Path("release/README.md").write_text(CARD.replace("data/*.parquet", pattern.format(Path.cwd())))
+    shutil.rmtree(run / "checkpoint-2")
+    bind(run)
+    (run / RECORD_FILE).write_text("{}")
+    Path("notes/a.jsonl").write_text("[]")
+    with pytest.raises(ContentsMismatchError, match=r"data release \(changed: \S+/notes/a.jsonl\)"):
+        bind(run)
+
+
+@pytest.mark.parametrize("configs", ["5", "true", "{a: 1}", "[5]"])
+def test_a_damaged_card_is_left_to_the_training_script(run: Path, configs: str) -> None:
+    shutil.rmtree(run / "checkpoint-2")
+    Path("release/README.md").write_text(f"---\nconfigs: {configs}\n---\n")
+    assert bind(run, datasets=[{"path": "release"}, {"path": "json", "data_dir": ["notes"]}]) == []
+    assert "data/train-0.parquet" in json.loads((run / INPUTS_FILE).read_text())["data release"]
+
+
 def test_only_the_config_that_is_trained_on_is_bound(run: Path) -> None:
     Path("release/README.md").write_text(
         CARD.replace("data/*", "data/t*").replace(
@@ -208,6 +242,35 @@ def test_images_that_rows_name_by_path_are_bound_wherever_they_are(run: Path) ->
         bind(run)
     shutil.rmtree("elsewhere")
     assert len(bind(run)) == 1
+    (run / "checkpoint-2" / COMPLETE_FILE).unlink()  # other rows, which name no files, may be trained on from now on
+    record_images(run, [Dataset.from_dict({"images": images[-2:]}, rows[0].features)], on_note=pytest.fail)
+    assert "elsewhere" not in (run / INPUTS_FILE).read_text()
+
+
+def test_a_run_without_local_inputs_is_not_taken_for_one_of_version_0_1_0(tmp_path: Path) -> None:
+    on_hub = {"dataset_name": "org/data", "model_name_or_path": "org/base", "chat_template_path": None}
+    assert bind(tmp_path, **on_hub) == []
+    (tmp_path / RECORD_FILE).write_text("{}")
+    assert bind(tmp_path, **on_hub) == []
+
+
+def test_a_dataset_of_a_mixture_whose_main_moved_is_refused_with_advice_that_can_be_followed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(run.parent / "cache"))
+    main = run.parent / "cache" / "datasets--org--data" / "refs" / "main"
+    main.parent.mkdir(parents=True)
+    main.write_text("a" * 40)
+    shutil.rmtree(run / "checkpoint-2")
+    bind(run, datasets=[{"path": "org/data"}])
+    (run / RECORD_FILE).write_text("{}")
+    main.write_text("b" * 40)
+    with pytest.raises(
+        ContentsMismatchError, match=r"\(changed: commit\): .* choose another output_dir, and give .* as a directory"
+    ):
+        bind(run, datasets=[{"path": "org/data"}])
 
 
 def test_the_hashes_are_the_same_on_all_machines(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,9 +38,10 @@ RUN_DIRECTORY: Final = "run"
 
 QUESTIONS_KEY: Final = "questions"
 """Key in plan.json with the hash of the runs' combinations; it is set once the runs are complete."""
+_ROWS_KEY: Final = "rows of the runs"
 _CONTENTS: Final = {
     QUESTIONS_KEY: "the runs",
-    "rows of the runs": "the runs",
+    _ROWS_KEY: "the runs",
     "files of the base": "the base",
     "instruction file": "the instruction file",
 }
@@ -106,7 +107,7 @@ def bind_to_contents(
     """
     current = {
         QUESTIONS_KEY: digest(sorted(contents.catalog.items())),
-        "rows of the runs": contents.rows_identity,
+        _ROWS_KEY: contents.rows_identity,
         "files of the base": base_identity,
     }
     if plan.instruction is not None:
@@ -119,14 +120,15 @@ def bind_to_contents(
         if stored.get(key, value) != value
     }:
         raise ContentsMismatchError(str(directory.path), changes)
-    unknown = [_CONTENTS[key] for key in current if key not in stored]
-    if unknown and QUESTIONS_KEY in stored:
+    if QUESTIONS_KEY in stored and _ROWS_KEY not in stored:
         # They stay absent: with which contents the finished units were made is not known.
+        unknown = [_CONTENTS[key] for key in current if key not in stored]
         on_note(
             f"the ablation in {directory.path} is of version 0.1.0, which did not record all contents: whether "
             f"{' and '.join(unknown)} changed since cannot be checked"
         )
         return
+    # A variant with instruction rows may be added later, and the instruction file with it.
     directory.write_settings({**stored, **current})
 
 

@@ -197,7 +197,8 @@ def test_other_contents_at_the_same_paths_are_refused_before_anything_is_tuned(
 def test_rows_of_the_runs_and_the_instruction_file_are_bound_by_their_contents(done: Path, tmp_path: Path) -> None:
     instruction, directory, notes = tmp_path / "instruction.json", ablation_directory(tmp_path / "out"), list[str]()
     instruction.write_text("[1]")
-    plan = Plan.model_validate({**PLAN, "instruction": str(instruction), "image_root": str(tmp_path)})
+    later = {"instruction": str(instruction), "image_root": str(tmp_path)}
+    plan = Plan.model_validate(PLAN)
 
     def bind(contents: RunContents) -> None:
         bind_to_contents(directory, plan, contents, base_identity="a", on_note=notes.append)
@@ -206,6 +207,8 @@ def test_rows_of_the_runs_and_the_instruction_file_are_bound_by_their_contents(d
     directory.path.mkdir()
     bind(contents)
     bind(read_contents(plan, [done / "run"]))
+    plan = Plan.model_validate({**PLAN, **later})  # as a variant with instruction rows is added
+    bind(contents)
     with pytest.raises(ContentsMismatchError, match=r"other contents of the runs \("):
         bind(replace(contents, rows_identity="b"))  # the same combinations with other answers
     instruction.write_text("[2]")
