@@ -1,13 +1,13 @@
 """Normalises and compares short answers, and measures the word overlap of questions.
 
 The normalisation follows the VQA evaluation (Antol et al. 2015): it ignores case, articles, punctuation and hyphens,
-and writes number words as digits. In addition it takes plurals for singulars, because "two cats" and "two cat" mean the
-same, and writes the same text in one way only: composed characters (NFC), full-width characters as their usual form,
-digits of all scripts as 0 to 9, and no spaces between Chinese or Japanese characters. Other compatibility characters
-stay what they are (unlike under NFKC): 10² is not 102.
+and writes number words as digits. In addition, a plural counts as its singular, because "two cats" and "two cat" mean
+the same, and the same text is written in one way only: composed characters (NFC), full-width characters as their usual
+form, digits of all scripts as 0 to 9, and no spaces beside Chinese or Japanese characters. Other compatibility
+characters stay what they are (unlike under NFKC): 10² is not 102.
 
 Plurals are compared by candidates: `caddies` may be the plural of `caddy` or of `caddie`, and matches both. A library
-such as inflect is not used: it takes `lens` for the plural of `len` and a millisecond for each comparison, and the
+such as inflect is not used: it regards `lens` as the plural of `len`, and needs a millisecond for each comparison. The
 metric, which is loaded as a directory, would need it too.
 """
 
@@ -39,8 +39,8 @@ _TENS: Final = {
 }
 _SCALES: Final = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NUMBER_WORDS: Final = frozenset({*_UNITS, *_TENS, "hundred", *_SCALES})
-# A number in digits that a scale may follow, with its currency or minus sign: the `$2.5` of `$2.5 million`.
-_DIGITS: Final = re.compile(r"([^\w\s]?)(\d{1,15})(?:\.(\d{1,6}))?")
+# A number in digits that a scale may follow, with its minus sign and currency: the `-$2.5` of `-$2.5 million`.
+_DIGITS: Final = re.compile(r"([^\w\s]{0,2})(\d{1,15})(?:\.(\d{1,6}))?")
 # "none" is not mapped to "0": it is rejected as uninformative, so a teacher that means zero has to write zero.
 _UNINFORMATIVE_ANSWERS: Final = frozenset(
     "unknown none nothing unclear unsure uncertain unanswerable undetermined na nil null unidentifiable "
@@ -81,18 +81,24 @@ _UNINFORMATIVE_ANSWERS: Final = frozenset(
 _IRREGULAR_PLURALS: Final = {
     plural: singular
     for singular, plurals in {
-        "person": "people", "child": "children", "grandchild": "grandchildren", "man": "men", "woman": "women",
+        "person": "people", "child": "children", "man": "men", "woman": "women",
         "mouse": "mice", "louse": "lice", "goose": "geese", "foot": "feet", "tooth": "teeth", "ox": "oxen oxes",
-        "die": "dice", "ad": "ads", "quiz": "quizzes", "bus": "busses", "gas": "gasses",
-        "leaf": "leaves", "knife": "knives", "wife": "wives", "housewife": "housewives", "life": "lives",
-        "loaf": "loaves", "calf": "calves", "half": "halves", "wolf": "wolves", "shelf": "shelves",
-        "bookshelf": "bookshelves", "elf": "elves", "thief": "thieves", "scarf": "scarves", "hoof": "hooves",
-        "dwarf": "dwarves", "wharf": "wharves", "sheaf": "sheaves",
+        "die": "dice", "ad": "ads", "id": "ids", "ev": "evs",
+        "quiz": "quizzes", "fez": "fezzes", "topaz": "topazes", "bus": "busses", "gas": "gasses",
+        "leaf": "leaves", "knife": "knives", "wife": "wives", "life": "lives", "loaf": "loaves",
+        "calf": "calves", "half": "halves", "wolf": "wolves", "shelf": "shelves", "elf": "elves",
+        "thief": "thieves", "scarf": "scarves", "hoof": "hooves", "dwarf": "dwarves", "wharf": "wharves",
+        "sheaf": "sheaves",
         "cactus": "cacti", "fungus": "fungi", "octopus": "octopi", "oasis": "oases", "crisis": "crises",
-        "analysis": "analyses", "vertex": "vertices",
+        "analysis": "analyses", "thesis": "theses", "vertex": "vertices",
     }.items()
     for plural in plurals.split()
 }  # fmt: skip
+_ENDS_OF_COMPOUNDS: Final = "|".join(
+    plural for plural in _IRREGULAR_PLURALS if plural.endswith(("ves", "children", "people"))
+)
+# Penknives, schoolchildren and salespeople. Fewer letters before the ending make no compound: olives, relives.
+_COMPOUND_PLURAL: Final = re.compile(rf"([^\W\d_]{{3,}}?)({_ENDS_OF_COMPOUNDS})")
 # Words in -men that are not plurals of words in -man.
 _SINGULARS_IN_MEN: Final = frozenset("specimen stamen abdomen regimen acumen cyclamen bitumen albumen".split())
 # Singular words that end in a single s, besides those in -us and -is.
@@ -105,9 +111,10 @@ _SINGULARS_IN_S: Final = frozenset(
 )
 # Nouns in -u and -i whose plurals look like the singular words in -us and -is.
 _NOUNS_IN_U_OR_I: Final = frozenset(
-    "menu emu gnu tutu guru haiku kudu bayou caribou thou ski taxi bikini kiwi zucchini safari khaki panini martini "
-    "salami mini rabbi broccoli alibi origami tsunami jacuzzi graffiti chili chilli spaghetti ravioli sushi samurai "
-    "bonsai wasabi maxi semi yeti".split()
+    "menu emu gnu tutu guru haiku kudu bayou caribou thou subaru ski taxi bikini kiwi zucchini safari khaki panini "
+    "martini salami mini rabbi broccoli alibi origami tsunami jacuzzi graffiti chili chilli spaghetti ravioli sushi "
+    "samurai bonsai wasabi maxi semi yeti corgi emoji sari tiki roti okapi yogi deli wiki iraqi israeli pakistani audi "
+    "ferrari lamborghini maserati ducati".split()
 )
 # Nouns in -e whose plurals look like those of words without the e, such as shoes (heroes) and cookies (cherries).
 _NOUNS_IN_E: Final = frozenset(
@@ -119,23 +126,28 @@ _NOUNS_IN_E: Final = frozenset(
     "veggie doggie junkie pinkie townie barbie sweetie beanie boogie budgie".split()
 )
 
-# A comma between a digit and exactly three digits: `1,000`.
-_THOUSANDS_SEPARATOR: Final = re.compile(r"(?<=\d),(?=\d{3}\b)")
+# A comma between a digit and exactly three digits: `1,000ft`.
+_THOUSANDS_SEPARATOR: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # The point of `.5`, which begins a number.
 _LEADING_POINT: Final = re.compile(r"(?<![\w.])\.(?=\d)")
-# The `'s` of `the dog's`.
-_POSSESSIVE: Final = re.compile(r"(?<=\w)'s\b")
+# Single letters with points between them, as in `U.S.` and `9:00a.m.`, but not in `www.b.com`.
+_INITIALS: Final = re.compile(r"(?<![^\W\d]|\.)(?:[^\W\d_]\.)+[^\W\d_]\b")
+# The `'s` of `the dog's`, but not of `the 1980's`.
+_POSSESSIVE: Final = re.compile(r"(?<=[^\W\d_])'s\b")
 # ASCII characters other than letters, digits, %, +, $ and hyphens, but no points and colons inside numbers.
 _PUNCTUATION: Final = re.compile(r"(?<!\d)\.|\.(?!\d)|(?<!\d):|:(?!\d)|[^\s\w.:%$+\u0080-\U0010ffff-]|_")
 # Letters and digits, with apostrophes inside a word: `don't`. Outside ASCII, symbols were replaced before.
 _WORD: Final = re.compile(r"(?:[^\W_]|[^\s\x00-\x7f])+(?:'(?:[^\W_]|[^\s\x00-\x7f])+)*")
-# Every hyphen but the minus sign of a number.
-_HYPHEN: Final = re.compile(r"(?<=\S)-|-(?!\d)")
+# Every hyphen but the minus sign of a number or of an amount such as `-$5` (other symbols were removed before).
+_HYPHEN: Final = re.compile(r"(?<=\S)-|-(?![^\w\s.:%+-]?\d)")
 _CHINESE_OR_JAPANESE: Final = "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]"
 # The spaces next to these characters, except before a minus sign.
 _SPACES: Final = re.compile(rf"(?<={_CHINESE_OR_JAPANESE})\s+(?![\s-])|\s+(?={_CHINESE_OR_JAPANESE})")
 _APOSTROPHES: Final = frozenset("‘’ʼ´")
 _MINUS: Final = "−"
+_WAVE_DASHES: Final = frozenset("〜〰")
+# The invisible letters that make the flags of England and Scotland of a black flag.
+_EMOJI_TAGS: Final = range(0xE0020, 0xE0080)
 _VOWELS: Final = frozenset("aeiouy")
 
 
@@ -202,7 +214,12 @@ def _split_words(answer: str) -> list[str]:
         # Symbols alone: they are the answer.
         return text.split()
     words = [word for word in words if word not in _ARTICLES] or words
-    return words if _NUMBER_WORDS.isdisjoint(words) else list(_write_digits(words))
+    if not _NUMBER_WORDS.isdisjoint(words):
+        words = list(_write_digits(words))
+    if text.isascii():
+        return words
+    # Composed again: a mark may follow a letter only now that what stood between them is gone.
+    return unicodedata.normalize("NFC", _SPACES.sub("", " ".join(words))).split()
 
 
 def _fold(text: str) -> str:
@@ -220,23 +237,24 @@ def _fold_character(character: str) -> str:
     if category == "Nd":
         return str(unicodedata.decimal(character))
     # Joiners, marks of direction and variation selectors are invisible.
-    if category == "Cf" or "\ufe00" <= character <= "\ufe0f":
+    if (category == "Cf" and ord(character) not in _EMOJI_TAGS) or "\ufe00" <= character <= "\ufe0f":
         return ""
     if unicodedata.decomposition(character).startswith(("<wide>", "<narrow>")):
         character = unicodedata.normalize("NFKC", character)
     if character in _APOSTROPHES:
         return "'"
-    return "-" if category == "Pd" or character == _MINUS else character
+    is_hyphen = (category == "Pd" and character not in _WAVE_DASHES) or character == _MINUS
+    return "-" if is_hyphen else character
 
 
 def _remove_punctuation(text: str) -> str:
     """Return a folded text without punctuation: a space where words were separated, nothing for an apostrophe."""
+    text = _INITIALS.sub(lambda initials: initials[0].replace(".", ""), text)
     text = _LEADING_POINT.sub("0.", _THOUSANDS_SEPARATOR.sub("", text))
     text = _PUNCTUATION.sub(" ", _POSSESSIVE.sub("", text).replace("'", ""))
     if not text.isascii():
         text = "".join(map(_replace_symbol, text))
-    text = _HYPHEN.sub(" ", text)
-    return text if text.isascii() else _SPACES.sub("", text)
+    return _HYPHEN.sub(" ", text)
 
 
 @lru_cache(maxsize=4096)
@@ -251,7 +269,10 @@ def _replace_symbol(character: str) -> str:
 
 
 def _write_digits(words: Sequence[str]) -> Iterator[str]:
-    """Yield words with cardinal numbers in digits: `one hundred and five` is 105, `2.5 million` is 2500000."""
+    """Yield words with cardinal numbers in digits: `one hundred and five` is 105, `2.5 million` is 2500000.
+
+    Digits are joined with one scale (or `hundred thousand`) only: `3 hundred and five` is 300 and 5.
+    """
     position = 0
     while position < len(words):
         if words[position] in _NUMBER_WORDS:
@@ -337,14 +358,25 @@ def _iter_singulars(word: str) -> Iterator[str]:
     """Yield what a word may be the plural of by its spelling, the most likely first."""
     if word in _IRREGULAR_PLURALS:
         yield _IRREGULAR_PLURALS[word]
+    elif compound := _COMPOUND_PLURAL.fullmatch(word):
+        yield compound[1] + _IRREGULAR_PLURALS[compound[2]]
     elif word.endswith("men") and len(word) > 5 and word not in _SINGULARS_IN_MEN:
         yield f"{word[:-2]}an"
-    # An s after a Chinese or Japanese character is no ending.
-    elif word.endswith("s") and word.isalpha() and word[-2:] < "\u2e80" and not _is_singular_in_s(word):
+    # MP3s, but not 747s and 1980s. An s after a Chinese or Japanese character is no ending.
+    elif (
+        word.endswith("s")
+        and word[0].isalpha()
+        and word.isalnum()
+        and word[-2:] < "\u2e80"
+        and not _is_singular_in_s(word)
+    ):
         for singular in _remove_ending(word):
             # Not "yes", "its" or "gas", but "TVs" and "CDs".
             if len(singular) > 2 or (len(singular) == 2 and _VOWELS.isdisjoint(singular)):
                 yield singular
+        # Axes and bases are also the plurals of axis and basis.
+        if word.endswith(("ses", "xes")):
+            yield f"{word[:-2]}is"
 
 
 def _is_singular_in_s(word: str) -> bool:

@@ -18,7 +18,9 @@ NOUNS: Final[dict[str, dict[str, str]]] = yaml.safe_load(
     (Path(__file__).parent / "nouns.yaml").read_text(encoding="utf-8")
 )
 number_words = st.lists(
-    st.sampled_from("zero one nine ten twelve twenty fifty hundred thousand million and 2 2.5 $3 a ones".split()),
+    st.sampled_from(
+        "zero one nine ten twelve twenty fifty hundred thousand million and 2 2.5 -$3 a ones u.s. 匹".split()
+    ),
     max_size=8,
 ).map(" ".join)
 plural_words = st.from_regex(r"[a-z]{1,4}(s|es|ies|ves|men|sses|zzes|ches|oes|us|is|y|e|f)", fullmatch=True)
@@ -92,6 +94,19 @@ words = st.text(st.sampled_from("abestwo 0123456789.,'’-_+:%$ THEanysé"), max
         ("-2 million", "-2000000"),
         ("twenty first", "20 first"),
         ("ones", "ones"),
+        ("3 hundred and five", "300 and 5"),
+        ("-$1.2 million", "-$1200000"),
+        ("-€5", "-€5"),
+        ("5-$10", "5 $10"),
+        ("the 1980's", "1980s"),
+        ("9:00 a.m.", "9:00 am"),
+        ("9:00a.m.", "9:00am"),
+        ("the U.S. Army", "us army"),
+        ("www.b.com", "www b com"),
+        ("St. Louis", "st louis"),
+        ("No.5", "no 5"),
+        ("three 匹", "3匹"),
+        ("〜5", "5"),
     ],
 )
 def test_normal_form(answer: str, normal: str) -> None:
@@ -109,6 +124,10 @@ def test_normal_form(answer: str, normal: str) -> None:
 @example("狗 -5")
 @example("狗s 5")
 @example("ŉ")
+@example("--$5")
+@example("a'\u0301")
+@example("狗 a -$5 one 匹")
+@example("u.s.a.b.com a.n")
 def test_normalising_twice_changes_nothing(answer: str) -> None:
     assert normalise(normalise(answer)) == normalise(answer)
 
@@ -176,6 +195,18 @@ def test_the_order_of_two_answers_does_not_matter(one: str, other: str) -> None:
         ("빨간 색", "빨간색", False),
         ("10²", "102", False),
         ("1½", "11/2", False),
+        ("-$5", "$5", False),
+        ("1980's", "1980s", True),
+        ("MP3's", "MP3", True),
+        ("U.S.A.", "USA", True),
+        ("U.S.A.", "U.S.", False),
+        ("1,000 匹", "1000匹", True),
+        ("1,000ft", "1000ft", True),
+        ("axes", "axis", True),
+        ("bases", "basis", True),
+        ("taxes", "taxis", False),
+        ("🏴\U000e0067\U000e0062\U000e0065\U000e007f", "🏴\U000e0067\U000e0062\U000e0073\U000e007f", False),
+        ("🏴\U000e0067\U000e0062\U000e0065\U000e007f", "🏴", False),
     ],
 )
 def test_same_answer(one: str, other: str, same: bool) -> None:

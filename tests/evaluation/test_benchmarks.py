@@ -157,9 +157,10 @@ def rename_metrics(results: dict[str, Any], rename: Callable[[str], str]) -> dic
     [
         (lambda name: name, lambda count: count["effective"]),
         (lambda name: name.removesuffix(",none"), lambda count: {"original": count["original"]}),
+        (lambda name: name, lambda count: count | {"original": str(count["original"])}),
         (lambda name: name.replace(",none", ",strict-match"), lambda count: count),
     ],
-    ids=["counts as integers", "no filters", "another filter"],
+    ids=["counts as integers", "no filters", "a count as text", "another filter"],
 )
 def test_other_spellings_of_lmms_eval_give_the_same_scores(
     rename: Callable[[str], str], counts: Callable[[Any], Any], write: Write
@@ -200,9 +201,24 @@ def test_a_k_without_a_number_is_left_out_and_an_older_rule_is_noted(write: Writ
     assert (set(table.rows[-1].heldout.by_k), table.rows[-1].heldout.n) == ({3}, None)
     assert "compared by version 1 of the rules, not by version 2" in " ".join(table.notes)
     assert table.heldout_cells()[1] == ["mine", "-", "0.056", "0.000"]
-    data["versions"] = {HELDOUT_TASK: 2}
-    file.write_text(json.dumps(data), encoding="utf-8")
-    assert not benchmark_table([file]).notes
+
+
+@pytest.mark.parametrize(
+    ("versions", "rules"),
+    [
+        ({HELDOUT_TASK: 2}, None),
+        ({HELDOUT_TASK: 2.0}, None),
+        ({HELDOUT_TASK: "Yaml"}, "an unknown version"),
+        ({HELDOUT_TASK: None}, "an unknown version"),
+        (["x"], "version 1"),
+    ],
+)
+def test_only_a_whole_number_is_a_version_of_the_rules(versions: Any, rules: str | None, write: Write) -> None:
+    counts = REAL_RESULTS["n-samples"] | {HELDOUT_TASK: {"original": 10, "effective": None}}
+    file = write(versions=versions, **{"n-samples": counts})
+    assert read_own_row(file).heldout.n is None
+    notes = [note for note in benchmark_table([file]).notes if "of the rules" in note]
+    assert [f"compared by {rules} of the rules" in note for note in notes] == ([True] if rules else [])
 
 
 def test_what_lmms_eval_writes_without_its_judge_is_no_score(write: Write) -> None:
@@ -234,6 +250,9 @@ def test_answers_that_the_judge_did_not_grade_are_counted(write: Write) -> None:
         "out/mine: the judge of MM-Vet did not grade 1 answers, which lmms-eval still counts",
         "out/mine: the judge of LLaVA-in-the-Wild did not grade 2 answers, which lmms-eval still counts",
     )
+    samples_file.write_text("null\n", encoding="utf-8")
+    with pytest.raises(EvaluationError, match="does not contain samples of llava_in_the_wild"):
+        benchmark_table([file])
 
 
 def _real_results_without(name: str) -> dict[str, Any]:
@@ -250,6 +269,10 @@ BAD_FILES: Final = {
     "no model": (json.dumps(_real_results_without("model_name")), "'model_name' is missing"),
     "an older version": (
         json.dumps(REAL_RESULTS | {"config": {key: 1 for key in REAL_RESULTS["config"] if key != "model_backend"}}),
+        "is from another version of lmms-eval",
+    ),
+    "no text for the model class": (
+        json.dumps(REAL_RESULTS | {"config": REAL_RESULTS["config"] | {"model_backend": ["x"]}}),
         "is from another version of lmms-eval",
     ),
     "an older metric": (

@@ -37,13 +37,14 @@ class HeldoutScores:
         n (`int`, *optional*): number of questions; None if the file does not say.
         accuracy (`float`): accuracy on all of them, 0 to 1.
         by_k (`dict[int, float]`): k -> accuracy, for each k that occurs.
-        rules (`str`): version of the rules that compared the answers.
+        rules (`str`, *optional*): version of the rules that compared the answers; None if the file has no number in
+            its place.
     """
 
     n: int | None
     accuracy: float
     by_k: dict[int, float]
-    rules: str
+    rules: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +141,14 @@ def _read_file(path: Path) -> _ResultsFile:
         )
     config = data["config"]
     # No version is recorded; supported versions are recognized by this field.
-    if "model_backend" not in config:
+    if not isinstance(config.get("model_backend"), str):
         raise EvaluationError(
             f"{path} is from another version of lmms-eval (no model_backend in its config); {_RERUN_HINT}"
         )
     counts = {task: _read_counts(value) for task, value in data["n-samples"].items()}
     # None and -1 both mean no limit.
     is_limited = config.get("limit") not in (None, -1) or bool(config.get("offset"))
-    if is_limited or any(asked < total for asked, total in counts.values()):
+    if is_limited or any(0 < asked < total for asked, total in counts.values()):
         raise EvaluationError(f"{path} covers only part of the questions (--limit or --offset); {_RERUN_HINT}")
     return _ResultsFile(
         path,
@@ -157,7 +158,7 @@ def _read_file(path: Path) -> _ResultsFile:
         # A group of tasks may have a text in the place of its metrics.
         {task: metrics for task, metrics in data["results"].items() if isinstance(metrics, dict)},
         {task: asked for task, (asked, _) in counts.items()},
-        data.get("versions") or {},
+        versions if isinstance(versions := data.get("versions"), dict) else {},
     )
 
 
@@ -166,10 +167,13 @@ def _read_counts(value: Any) -> tuple[int, int]:
 
     lmms-eval writes {"original": all questions, "effective": questions that were asked}, or one number.
     """
-    if isinstance(value, dict):
-        total = value.get("original") or 0
-        return value.get("effective", total) or 0, total
-    return (value, value) if isinstance(value, int) else (0, 0)
+    total = value.get("original") if isinstance(value, dict) else value
+    asked = value.get("effective", total) if isinstance(value, dict) else value
+    return _to_count(asked), _to_count(total)
+
+
+def _to_count(value: Any) -> int:
+    return max(value, 0) if type(value) is int else 0
 
 
 def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
@@ -210,8 +214,9 @@ def _collect_scores(model: str, files: Sequence[_ResultsFile]) -> HarnessScores:
         raise EvaluationError(f"{files[0].path} has none of the eight benchmarks; it has {', '.join(files[0].tasks)}")
     heldout = _read_heldout(latest) if latest else None
     if heldout and heldout.rules != ANSWER_RULES_VERSION:
+        rules = f"version {heldout.rules}" if heldout.rules else "an unknown version"
         notes.append(
-            f"{model}: its held-out answers were compared by version {heldout.rules} of the rules, not by version "
+            f"{model}: its held-out answers were compared by {rules} of the rules, not by version "
             f"{ANSWER_RULES_VERSION}; do not compare its accuracy with that of other rows"
         )
     return HarnessScores(model, scores, heldout, tuple(notes))
@@ -284,7 +289,7 @@ def _count_ungraded(file: _ResultsFile, benchmark: Benchmark) -> int:
         grades = [parse_json(line)[benchmark.metric] for line in lines]
         # Without a grade MM-Vet has an empty `eval_model`, and LLaVA-in-the-Wild the grade -1 for both answers.
         return sum(grade.get("eval_model") == "" or grade.get("scores") == [-1, -1] for grade in grades)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise EvaluationError(
             f"{samples_path} does not contain samples of {benchmark.task} ({error!r}); {_RERUN_HINT}"
         ) from error
@@ -308,5 +313,12 @@ def _read_heldout(file: _ResultsFile) -> HeldoutScores:
         # A k that no question has gets no number.
         {k: value for k, value in sorted(by_k.items()) if value is not None},
         # The version of the task is that of the rules.
-        str(file.versions.get(HELDOUT_TASK, FIRST_RULE_VERSION)),
+        _read_version(file.versions.get(HELDOUT_TASK, FIRST_RULE_VERSION)),
     )
+
+
+def _read_version(value: Any) -> str | None:
+    """Return a version that is a whole number (2, 2.0 or "2"), or None, as for `Yaml`, a task without a version."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if str(value).isdecimal() else None
