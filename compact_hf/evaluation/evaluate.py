@@ -10,7 +10,7 @@ same files as result. Running it with another model adds that model.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -229,14 +229,13 @@ def evaluate(
             "control": control,
             "match": None if settings.matching == choose_rule(chosen_task, None) else settings.matching,
             "max-new-tokens": max_new_tokens,
-            "base": base,
             "url": url,
         }
         write_report(
             evaluation,
             directory.out,
             task=chosen_task,
-            command=_format_command(directory, str(dataset), flags),
+            command=format_commands(directory.entries.values(), str(dataset), directory.out, flags),
             settings=_report_settings(chosen_task, question_set, settings),
         )
     return evaluation
@@ -306,11 +305,28 @@ def _report_progress(on_progress: Callable[[int, int], None], done: int, total: 
     on_progress(done + answered, total)
 
 
-def _format_command(directory: EvaluationDirectory, dataset: str, options: Mapping[str, Any]) -> str:
-    """Return the command that reproduces the whole directory, for its page."""
-    # All models of the directory, including those of earlier calls, because the page shows all of them.
-    words = ["compact", "evaluate", *(entry.model for entry in directory.entries.values()), dataset]
-    words += ["--out", str(directory.out)]
+def format_commands(entries: Iterable[ModelEntry], dataset: str, out: Path, options: Mapping[str, Any]) -> str:
+    """Return the commands that reproduce a directory: one for the models without a given base, and one per given base.
+
+    Args:
+        entries (`Iterable[ModelEntry]`): all models of the directory, including those of earlier calls.
+        dataset (`str`): the dataset as given on the command line.
+        out (`Path`): the directory.
+        options (`Mapping[str, Any]`): name of an option -> its value; those without a value are left out.
+    """
+    models_by_base: dict[str | None, list[str]] = {}
+    for entry in entries:
+        models_by_base.setdefault(entry.given_base, []).append(entry.model)
+    return "\n".join(
+        # No model on a server has a base, and a URL is refused without such a model.
+        _format_command(models, dataset, out, {**options, "base": base, "url": None} if base else options)
+        for base, models in models_by_base.items()
+    )
+
+
+def _format_command(models: Sequence[str], dataset: str, out: Path, options: Mapping[str, Any]) -> str:
+    # Once each: a model whose files have changed has two entries, and only the files of today can be evaluated.
+    words = ["compact", "evaluate", *dict.fromkeys(models), dataset, "--out", str(out)]
     for name, value in options.items():
         if not value:
             continue

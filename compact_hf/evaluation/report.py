@@ -34,7 +34,7 @@ def write_report(
         evaluation (`Evaluation`): the scores.
         out (`Path`): the evaluation directory, which holds the predictions of each model.
         task (`EvaluationTask`): the task that produced the scores.
-        command (`str`): the command that reproduces the evaluation.
+        command (`str`): the commands that reproduce the evaluation, one per line.
         settings (`Mapping[str, object]`): name -> value of everything else that the answers depend on, package versions
             included.
 
@@ -66,7 +66,7 @@ def build_report(
         evaluation (`Evaluation`): the scores.
         answers (`Sequence[Mapping[str, Prediction]]`): for each model, question id -> prediction.
         task (`EvaluationTask`): the task that produced the scores.
-        command (`str`): the command that reproduces the evaluation.
+        command (`str`): the commands that reproduce the evaluation, one per line.
         settings (`Mapping[str, object]`): name -> value of everything else that the answers depend on.
     """
     results = evaluation.results
@@ -90,7 +90,7 @@ def build_report(
         matching=f"{rule.text} (Rule {evaluation.matching}, version {rule.version}.)" if rule else "",
         notes=evaluation.notes,
         settings=tuple((name, f"{value}") for name, value in settings.items()),
-        command=Example("Run this command again to resume it; name another model to add that model.", command),
+        command=Example("Run this again to resume the evaluation; name another model to add that model.", command),
     )
 
 

@@ -292,6 +292,8 @@ def is_finished(directory: Path) -> bool:
 def read_entries(out: Path, settings: Mapping[str, Any] | None = None) -> Mapping[str, ModelEntry]:
     """Return the models of an evaluation by subdirectory name; empty if `out` does not contain an evaluation yet.
 
+    A model that could not be loaded or asked has an entry, but no files: it is left out, like a model that is new.
+
     With `settings`, they are compared with those of the evaluation, but for the version of the rule that marks answers:
     answers can be marked again.
 
@@ -303,7 +305,9 @@ def read_entries(out: Path, settings: Mapping[str, Any] | None = None) -> Mappin
     directory = evaluation_directory(out)
     directory.claim()
     manifest = read_manifest(directory) or {"models": {}}
-    entries = _parse_entries(manifest.pop("models"))
+    entries = {
+        slug: ModelEntry(**entry) for slug, entry in manifest.pop("models").items() if any((out / slug).glob("*"))
+    }
     # Without a model there are no answers yet that depend on the settings.
     if entries and settings is not None:
         # Version 0.1.0 did not record the images, and answers of another version of the rule can be marked again.
@@ -314,10 +318,6 @@ def read_entries(out: Path, settings: Mapping[str, Any] | None = None) -> Mappin
             raise ContentsMismatchError(str(out), {settings["dataset"]: " and ".join(changes)})
         directory.check(manifest, settings)
     return entries
-
-
-def _parse_entries(models: Mapping[str, Any]) -> dict[str, ModelEntry]:
-    return {slug: ModelEntry(**entry) for slug, entry in models.items()}
 
 
 def choose_slug(entries: Mapping[str, ModelEntry], entry: ModelEntry) -> str:

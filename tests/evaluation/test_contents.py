@@ -12,10 +12,10 @@ from huggingface_hub import constants
 
 from compact_hf.cli.main import main
 from compact_hf.errors import ContentsMismatchError, EvaluationError, TuningError, UsageError
-from compact_hf.evaluation.evaluate import EvaluationSettings, identity_settings, resolve_models
+from compact_hf.evaluation.evaluate import EvaluationSettings, format_commands, identity_settings, resolve_models
 from compact_hf.evaluation.inference import Student
 from compact_hf.evaluation.questions import DataOptions
-from compact_hf.evaluation.results_directory import EvaluationDirectory
+from compact_hf.evaluation.results_directory import EvaluationDirectory, read_entries
 from compact_hf.evaluation.side_by_side import SideBySide
 from compact_hf.evaluation.task import load_task, read_questions
 from compact_hf.runs.options import RunLimits
@@ -47,15 +47,21 @@ def write_rows(rows: Sequence[dict[str, str]]) -> None:
     Path("questions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def start(*models: str, base: str | None = None) -> tuple[list[str], list[str]]:
-    """Start or resume an evaluation up to where a model would be loaded; return the models' directories and notes."""
+def start(*models: str, base: str | None = None, answers: bool = True) -> tuple[list[str], list[str]]:
+    """Start or resume an evaluation up to where a model would be loaded; return the models' directories and notes.
+
+    Each model gets an empty file of answers, unless `answers` is False: it then cannot be loaded.
+    """
     notes: list[str] = []
     entries = resolve_models(models, batch_size=4, url=None, base=base)
     task = load_task("compact")
     question_set = read_questions(task, "questions.jsonl", DataOptions())
     settings = identity_settings(task, question_set, EvaluationSettings.of(task, None, 4, None, None, RunLimits()))
     with EvaluationDirectory.open(OUT, settings, on_note=notes.append) as directory:
-        return [directory.add_model(entry).name for entry in entries], notes
+        directories = [directory.add_model(entry) for entry in entries]
+    for model_directory in directories if answers else ():
+        (model_directory / "predictions.part.jsonl").touch()
+    return [model_directory.name for model_directory in directories], notes
 
 
 def forget(*keys: str) -> None:
@@ -168,3 +174,32 @@ def test_a_card_has_the_scores_of_an_adapter_on_its_own_base(
     else:
         with pytest.raises(TuningError, match=message):
             read_card_results(Path("lora"), OUT)
+
+
+def test_a_model_that_could_not_be_loaded_is_new_in_the_next_call() -> None:
+    Path("base").rename("elsewhere")
+    assert start("lora", answers=False) == (["lora"], [])
+    Path("elsewhere").rename("base")
+    # Its base is recorded now, so other files of the base make it another model.
+    assert start("lora") == (["lora"], [])
+    Path("base/model.safetensors").write_text("WEIGHTS")
+    assert start("lora", answers=False)[0] == ["lora-2"]
+    assert start("lora", base="base") == (
+        ["lora-on-base"],
+        ["the base of lora has other files than in an earlier call: it answers as lora-on-base"],
+    )
+    assert [entry.name for entry in read_entries(OUT).values()] == ["lora", "lora on base"]
+
+
+def test_the_commands_of_the_page_give_each_adapter_its_base() -> None:
+    start("lora")
+    shutil.copytree("base", "other")
+    for weights in ("WEIGHTS", "other weights"):
+        Path("other/model.safetensors").write_text(weights)
+        start("base", "lora", base="other")
+    assert list(read_entries(OUT)) == ["lora", "base", "lora-on-other", "lora-on-other-2"]
+    options = {"limit": 5, "url": "http://localhost"}
+    assert format_commands(read_entries(OUT).values(), "questions.jsonl", OUT, options).splitlines() == [
+        "compact evaluate lora base questions.jsonl --out out --limit 5 --url http://localhost",
+        "compact evaluate lora questions.jsonl --out out --limit 5 --base other",
+    ]

@@ -249,6 +249,9 @@ def test_an_adapter_whose_base_was_moved_is_evaluated_and_merged_with_the_base_t
         capsys.readouterr()
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert [model["model"] for model in results["models"]] == ["student on moved"]
+    # The call that failed has left nothing.
+    assert list(json.loads((tmp_path / "results" / "evaluation.json").read_text())["models"]) == ["student-on-moved"]
+    assert f" {moved}</code>" in (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "merged" / RECORD_FILE).read_text())["base"] == str(moved)
     assert main(["evaluate", str(base), "scenes:1", "--base", str(moved), "--out", str(tmp_path / "other")]) == 2
     assert "none of the models is an adapter; leave out --base" in capsys.readouterr().err
