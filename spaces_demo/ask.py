@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import gradio as gr
 from examples import draw_examples, find_right_answer
-from model import AFTER, BEFORE, Answers, SpaceModels
+from model import AFTER, ALONE, BEFORE, Answers, SpaceModels
 from page import render_template
 from validation import MAX_QUESTION_CHARS, ImageInput, check_question, input_error
 
@@ -91,7 +91,7 @@ def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
                 max_length=MAX_QUESTION_CHARS,
                 lines=2,
             )
-            button = gr.Button("Ask both", variant="primary")
+            button = gr.Button("Ask both" if models.names else "Ask", variant="primary")
 
     def ask(picture: bytes | None, question: str) -> Iterator[str]:
         if picture is None:
@@ -184,7 +184,10 @@ def _render(models: SpaceModels, picture: bytes, question: str, answers: Answers
         if models.is_shipped
         else ""
     )
-    cards = _make_cards(answers, known.answer if known else "") if answers else (AnswerCard(BEFORE), AnswerCard(AFTER))
+    if answers:
+        cards = _make_cards(answers, known.answer if known else "")
+    else:
+        cards = [AnswerCard(name) for name in ((BEFORE, AFTER) if models.names else (ALONE,))]
     return render_template("answers.html.jinja", question=question, known=known, cards=cards, reason=reason, note=note)
 
 

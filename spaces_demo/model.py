@@ -174,7 +174,13 @@ def _name_models(model: str, adapter: str) -> dict[str, str]:
         from compact_hf.models.llava.shipped import ALIGNED, TUNED
 
         return {ALIGNED: BEFORE, TUNED: AFTER}
-    return {_shorten_path(name): label for name, label in ((model, BEFORE), (adapter, AFTER)) if name and adapter}
+    if not adapter:
+        return {}
+    names = {_shorten_path(adapter): AFTER}
+    if model:
+        # The second name is that of an evaluation with `--base`.
+        names |= {_shorten_path(model): BEFORE, f"{_shorten_path(adapter)} on {_shorten_path(model)}": AFTER}
+    return names
 
 
 def _shorten_path(name: str) -> str:

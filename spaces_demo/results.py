@@ -15,7 +15,7 @@ from page import render_template
 from compact_hf.escaping import escape_line
 from compact_hf.evaluation.benchmarks.paper_scores import BENCHMARKS, TABLE
 from compact_hf.parsing import read_json
-from compact_hf.records import READABLE_RESULTS_SCHEMAS
+from compact_hf.records import FIRST_RULE_VERSION, READABLE_RESULTS_SCHEMAS
 
 if TYPE_CHECKING:
     from compact_hf.reports.figure import Plot
@@ -44,10 +44,11 @@ class Series:
     is_control: bool = False
 
     @property
-    def question_counts(self) -> dict[str, int]:
-        """The number of questions by k and by capability."""
+    def conditions(self) -> tuple[dict[str, int], str, str]:
+        """What scores in one chart share: the number of questions by k and by capability, the rule and its version."""
         groups = {**self.scores["by_k"], **self.scores["by_capability"]}
-        return {name: group["n"] for name, group in groups.items()}
+        counts = {name: group["n"] for name, group in groups.items()}
+        return counts, self.scores["matching"], self.scores.get("matching_version", FIRST_RULE_VERSION)
 
 
 def build_tab(results_path: str, names: Mapping[str, str], results_tab: gr.Tab) -> None:
@@ -70,16 +71,7 @@ def build_tab(results_path: str, names: Mapping[str, str], results_tab: gr.Tab) 
 
 
 def _render_page(path: Path, names: Mapping[str, str]) -> str:
-    series: list[Series] = []
-    try:
-        results = read_results(path)
-        series += [Series(names.get(entry["model"], entry["model"]), entry) for entry in results["models"]]
-        control_path = path.with_name(CONTROL_FILE)
-        if control_path.exists():
-            series += _iter_controls(read_results(control_path)["models"], series)
-    # The tab then has no control, or only the paper's table.
-    except (OSError, ValueError) as error:
-        logging.getLogger(__name__).error("RESULTS cannot be used: %s", escape_line(str(error)))
+    series = read_series(path, names)
     return render_template(
         "results.html.jinja",
         series=series,
@@ -90,20 +82,48 @@ def _render_page(path: Path, names: Mapping[str, str]) -> str:
     )
 
 
+def read_series(path: Path, names: Mapping[str, str]) -> list[Series]:
+    """Return the scores in a results.json and its control, without what cannot be used; the log says why.
+
+    Args:
+        path (`Path`): the results.json.
+        names (`Mapping[str, str]`): name of a model in it -> its name in the tab Ask.
+    """
+    log = logging.getLogger(__name__)
+    try:
+        series = [Series(names.get(entry["model"], entry["model"]), entry) for entry in read_results(path)["models"]]
+        if any(one.conditions != series[0].conditions for one in series):
+            raise ValueError(
+                f"the models in {path.name} answered other questions or were marked by other rules: evaluate all of "
+                "them with compact evaluate and the same --out"
+            )
+    except (OSError, ValueError) as error:
+        log.error("RESULTS cannot be used: %s", escape_line(str(error)))
+        return []
+    control_path = path.with_name(CONTROL_FILE)
+    if not control_path.exists():
+        return series
+    try:
+        return [*series, *_iter_controls(read_results(control_path)["models"], series)]
+    except (OSError, ValueError) as error:
+        log.error("the control of RESULTS cannot be used: %s", escape_line(str(error)))
+        return series
+
+
 def _iter_controls(entries: Sequence[Mapping[str, Any]], originals: Sequence[Series]) -> Iterator[Series]:
     """Yield the scores with swapped images.
 
     Raises:
-        ValueError: the scores are those of other models or questions.
+        ValueError: the scores are those of other models or questions, or were marked by another rule.
     """
-    original_by_model = {original.scores["model"]: original for original in list(originals)}
+    original_by_model = {original.scores["model"]: original for original in originals}
     for entry in entries:
         original = original_by_model.get(entry["model"])
         control = Series("swapped images", entry, is_control=True)
-        if original is None or control.question_counts != original.question_counts:
+        if original is None or control.conditions != original.conditions:
             raise ValueError(
-                f"{CONTROL_FILE} has other models or questions than the results.json beside it: write it with the same "
-                "compact evaluate and --control swapped-images"
+                f"{CONTROL_FILE} has other models, questions or rules than the results.json beside it: write it with "
+                "the same compact evaluate and --control swapped-images"
             )
         yield control if len(entries) == 1 else replace(control, name=f"{original.name}, swapped images")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gradio_client import Client, handle_file
@@ -18,8 +21,18 @@ from compact_hf.dataset.writer import write_dataset
 from compact_hf.models.llava.shipped import copy_aligned
 from compact_hf.scenes.source import SceneSource
 from compact_hf.testing.gemini import GeminiServer, error_response
+from tests import preforked
 from tests.dataset.samples import make_rows
-from tests.spaces_demo.conftest import SPACE, VISITORS_KEY, Gate, RunningSpace, page_texts, read_error, run_space
+from tests.spaces_demo.conftest import (
+    REPOSITORY,
+    SPACE,
+    VISITORS_KEY,
+    Gate,
+    RunningSpace,
+    page_texts,
+    read_error,
+    run_space,
+)
 
 SCENE, OWN = "A drawn scene", "My own image, with Gemini"
 
@@ -38,14 +51,14 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace
 
 @pytest.fixture(scope="module")
 def misled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace]:
-    """The Space with a dataset and an adapter that do not exist, and results with a control of other questions."""
+    """The Space with a dataset and models that do not exist, and results with a control of another model."""
     directory = tmp_path_factory.mktemp("misled")
-    shutil.copy(SPACE / "results.json", directory)
-    control = json.loads((SPACE / "swapped.json").read_text())
-    control["models"][0]["by_k"]["1"]["n"] += 1
-    (directory / "swapped.json").write_text(json.dumps(control))
+    results = (SPACE / "results.json").read_text()
+    (directory / "results.json").write_text(results.replace('"model": "tuned"', '"model": "nothing on nobody"'))
+    shutil.copy(SPACE / "swapped.json", directory)
     settings = {"DATASET_ID": str(directory / "nowhere"), "ADAPTER_ID": str(directory / "nothing")}
-    with run_space(directory / "running", RESULTS=str(directory), **settings) as space:
+    more_settings = {"MODEL_ID": str(directory / "nobody"), "RESULTS": str(directory)}
+    with run_space(directory / "running", **settings, **more_settings) as space:
         yield space
 
 
@@ -233,6 +246,7 @@ def test_a_whole_model_answers_alone_and_is_stopped_when_it_takes_too_long(
     furnished: RunningSpace, picture: Path
 ) -> None:
     page = furnished.client.predict(handle_file(picture), "What color is the cat?", api_name="/ask")
+    assert not re.search("before tuning|ask both", page_texts(furnished.client), re.IGNORECASE)
     (answer,) = read_answers(page)
     assert answer
     assert "<h3>The model</h3>" in page
@@ -261,12 +275,49 @@ def test_settings_that_cannot_be_used_are_told_without_paths_and_scenes_are_show
     assert "nothing" in misled.log()
 
 
-def test_results_of_other_models_keep_their_names_and_a_control_of_other_questions_is_left_out(
+def test_results_of_other_models_keep_their_names_and_those_on_a_given_base_are_the_adapters(
     misled: RunningSpace,
 ) -> None:
     page = misled.client.predict(api_name="/results")
-    assert re.findall("<dt>(.*?)</dt>", page) == ["Aligned", "Tuned", "Majority answer"]
-    assert "swapped.json has other models or questions" in misled.log()
+    assert re.findall("<dt>(.*?)</dt>", page) == ["Aligned", "After tuning", "Majority answer"]
+    assert "the control of RESULTS cannot be used: swapped.json has other models" in misled.log()
+
+
+READ_SERIES = """
+import json, sys
+from pathlib import Path
+from results import read_series
+print(json.dumps([[one.name for one in read_series(Path(path), {})] for path in sys.argv[1:]]))
+"""
+
+
+def test_results_of_other_questions_or_rules_are_not_in_one_chart(tmp_path: Path) -> None:
+    # Directory -> the file that is changed, the number of the model, the changed values, and what is shown.
+    aligned, tuned, swapped = "aligned", "tuned", "swapped images"
+    cases: dict[str, tuple[str, int, dict[str, Any], list[str]]] = {
+        "unchanged": ("swapped.json", 0, {}, [aligned, tuned, swapped]),
+        "control of version 1": ("swapped.json", 0, {"matching_version": "1"}, [aligned, tuned]),
+        "control of another rule": ("swapped.json", 0, {"matching": "relaxed"}, [aligned, tuned]),
+        "control of other questions": ("swapped.json", 0, {"by_k": {"1": {"n": 3}}}, [aligned, tuned]),
+        "second control of another model": ("swapped.json", 1, {"model": "other"}, [aligned, tuned]),
+        "model of another version": ("results.json", 1, {"matching_version": "1"}, []),
+        "model of other questions": ("results.json", 1, {"by_k": {"1": {"n": 3}}}, []),
+    }
+    for directory, (name, number, changes, _) in cases.items():
+        (tmp_path / directory).mkdir()
+        for file in ("results.json", "swapped.json"):
+            results = json.loads((SPACE / file).read_text())
+            if file == name:
+                results["models"][number:] = [results["models"][-1] | changes]
+            (tmp_path / directory / file).write_text(json.dumps(results))
+    done = preforked.run(
+        [sys.executable, "-c", READ_SERIES, *(str(tmp_path / directory / "results.json") for directory in cases)],
+        env={**os.environ, "PYTHONPATH": f"{SPACE}{os.pathsep}{REPOSITORY}"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert dict(zip(cases, json.loads(done.stdout), strict=True)) == {name: case[-1] for name, case in cases.items()}
+    assert done.stderr.count("swapped.json has other models, questions or rules than the results.json") == 4
+    assert done.stderr.count("the models in results.json answered other questions or were marked by other rules") == 2
 
 
 def test_a_client_sees_four_calls_and_no_more(space: RunningSpace) -> None:

@@ -183,6 +183,7 @@ _FORM = b'--A\r\nContent-Disposition: form-data; name="files"\r\n\r\nabc\r\n--A-
         ("call/ask", b"[]", "a JSON object"),
         ("call/explore", b'{"data": ["any", "any", NaN]}', "not valid JSON"),
         ("call/ask", b'{"data": [null, "\\ud800"]}', "not valid JSON"),
+        ("call/explore", b'{"data": ["any", "any", 1e400]}', "not valid JSON"),
         ("reset", b'{"event_id": NaN}', "not valid JSON"),
         ("cancel", b"[" * 30_000 + b"]" * 30_000, "not valid JSON"),
     ],
