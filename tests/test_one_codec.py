@@ -50,16 +50,17 @@ def encode_palette(**options: Any) -> bytes:
     return encode(image, "PNG", **options)
 
 
-def encode_deep_color() -> bytes:
-    """Return a PNG with 16 bits a channel, which Pillow cannot write."""
+def encode_png(lines: Pixels, depth: int, color_type: int, *, transparent: bytes = b"") -> bytes:
+    """Return a PNG of a kind that Pillow cannot write; `lines` has the packed bytes, `(height, bytes of a line)`."""
 
     def make_chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    lines = b"".join(b"\0" + line.tobytes() for line in (COLOR.astype(">u2") * 256 + 77).astype(">u2"))
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(make_chunk(kind, content) for kind, content in chunks)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, color_type, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines))
+    chunks = ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", content), (b"IEND", b""))
+    written = (make_chunk(kind, content) for kind, content in chunks if content or kind == b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
 
 
 def animate(format: str, **options: Any) -> bytes:
@@ -67,11 +68,17 @@ def animate(format: str, **options: Any) -> bytes:
     return encode(frames[0], format, save_all=True, append_images=frames[1:], duration=50, **options)
 
 
+DEEP_COLOR = (COLOR.astype("uint16") * 256 + 77).astype(">u2")
+GREY_OF_4_BITS = GREY // 16
 DEEP_GREY = Image.fromarray(GREY.astype("uint16") * 256 + 77)
 # The kind of file -> the file and the pixels that everyone has to see; JPEG is lossy.
 KINDS: dict[str, tuple[Callable[[], bytes], Pixels]] = {
     "rgb": (lambda: encode(Image.fromarray(COLOR), "PNG"), COLOR),
-    "rgb of 16 bits": (encode_deep_color, COLOR),
+    "rgb of 16 bits": (lambda: encode_png(DEEP_COLOR, 16, 2), COLOR),
+    "rgb of 16 bits with a transparent color": (
+        lambda: encode_png(DEEP_COLOR, 16, 2, transparent=struct.pack(">3H", *map(int, COLOR[5, 5]))),
+        COLOR,
+    ),
     "rgb with a transparent color": (
         lambda: encode(Image.fromarray(COLOR), "PNG", transparency=tuple(map(int, COLOR[5, 5]))),
         np.where((COLOR[5, 5] == COLOR).all(axis=2, keepdims=True), 255, COLOR),
@@ -86,6 +93,14 @@ KINDS: dict[str, tuple[Callable[[], bytes], Pixels]] = {
     "grey of 16 bits with a transparent value": (
         lambda: encode(DEEP_GREY, "PNG", transparency=int(GREY[5, 5]) * 256 + 77),
         to_rgb(np.where(GREY[5, 5] == GREY, 255, GREY)),
+    ),
+    "grey of 16 bits with a transparent value that none has": (
+        lambda: encode(DEEP_GREY, "PNG", transparency=int(GREY[5, 5]) * 256),
+        to_rgb(GREY),
+    ),
+    "grey of 4 bits with a transparent value": (
+        lambda: encode_png(GREY_OF_4_BITS[:, ::2] << 4 | GREY_OF_4_BITS[:, 1::2], 4, 0, transparent=b"\0\5"),
+        to_rgb(np.where(GREY_OF_4_BITS == 5, 255, GREY_OF_4_BITS * 17)),
     ),
     "grey with alpha": (lambda: encode(Image.fromarray(np.dstack([GREY, ALPHA])), "PNG"), to_rgb(ON_WHITE)),
     "palette": (encode_palette, to_rgb(255 - GREY)),

@@ -6,7 +6,8 @@ only see files whose metadata has been removed (containers.py). All exceptions t
 
     orientation               that of EXIF is applied; one that is only in XMP is ignored
     animation                 the first frame of a GIF or WebP; of an animated PNG the image that other readers show
-    transparency              on white: RGBA, LA, palettes with transparent entries, and a transparent colour
+    transparency              on white: RGBA, LA, palettes with transparent entries, and a transparent colour, which
+                              is ignored in RGB of 16 bits: Pillow reads only the upper eight
     1, L, P                   black and white, grey and palettes as the colours that they stand for
     16 bits a channel (PNG)   the upper eight bits. Pillow does so for colours, but it turns grey above 255 white
     CMYK and YCCK (JPEG)      Pillow's conversion, without a colour profile
@@ -62,6 +63,9 @@ _BOMB_ERRORS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarn
 # The entries of `info` that are needed to interpret the pixels. All others are dropped, because Pillow writes comments
 # that it has read into the files that it saves.
 _PIXEL_INFO_KEYS: Final = ("icc_profile", "transparency")
+
+# Bits per pixel of a PNG -> what Pillow multiplies its grey values by.
+_GREY_SCALES: Final = {2: 85, 4: 17}
 
 # EXIF orientation -> the operation that turns the image upright; 1 is upright already (EXIF 2.3, tag 0x0112).
 _TRANSPOSES: Final = {
@@ -165,6 +169,9 @@ def decode(file: StrippedImage, *, target_edge: int | None = None) -> Image.Imag
         raise ImageError(ImageReason.TOO_LARGE, str(error)) from error
     image.info = {name: image.info[name] for name in _PIXEL_INFO_KEYS if name in image.info}
     pixels = _to_eight_bit(image)
+    if file.format == "PNG" and isinstance(pixels.info.get("transparency"), int):
+        # Pillow has scaled the grey values of 2 and 4 bits, but not the transparent one.
+        pixels.info["transparency"] *= _GREY_SCALES.get(file.data[24], 1)
     return pixels.transpose(_TRANSPOSES[file.orientation]) if file.orientation in _TRANSPOSES else pixels
 
 
@@ -173,13 +180,20 @@ def _corrupt_error(file: StrippedImage, error: BaseException) -> ImageError:
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8-bit grey, because Pillow's own conversion clips the values to white."""
+    """Scale 16-bit grey to 8-bit grey, because Pillow's own conversion clips the values to white.
+
+    A transparent value becomes an alpha channel, because others may have the same upper eight bits.
+    """
     if not image.mode.startswith("I"):
         return image
     gray = image.point(lambda value: value * (1 / 256) + 0).convert("L")
-    if "transparency" in gray.info:
-        gray.info["transparency"] >>= 8
-    return gray
+    transparent = gray.info.pop("transparency", None)
+    if transparent is None:
+        return gray
+    alpha = image.convert("I").point([255 * (value != transparent) for value in range(1 << 16)], "L")
+    pixels = Image.merge("LA", (gray, alpha))
+    pixels.info = gray.info
+    return pixels
 
 
 def decode_rgb(data: bytes) -> Image.Image:
@@ -265,9 +279,10 @@ def clean_image(data: bytes) -> bytes:
     """Return the same image without EXIF, XMP, IPTC, comments, thumbnails and data after its end.
 
     The compressed pixels are copied unchanged if possible. The image is decoded and encoded again only if it has to be
-    rotated (EXIF orientation), is animated (the first frame is kept), is 16-bit grey (it becomes 8-bit grey), is a GIF
-    or has no proper end. The format stays the same, except that GIFs, and animations larger than a still WebP can be,
-    become PNGs. The function is deterministic, and cleaning an image twice gives the same bytes as cleaning it once.
+    rotated (EXIF orientation), is animated (the first frame is kept), is 16-bit grey (it becomes 8-bit grey, with alpha
+    if a value is transparent) or grey of 2 or 4 bits with a transparent value, is a GIF, or has no proper end. The
+    format stays the same, except that GIFs, and animations larger than a still WebP can be, become PNGs. The function
+    is deterministic, and cleaning an image twice gives the same bytes as cleaning it once.
 
     Args:
         data (`bytes`): a JPEG, PNG, WebP or GIF file that `inspect_image` has accepted.

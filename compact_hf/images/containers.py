@@ -32,6 +32,8 @@ _JPEG_SEGMENTS: Final = {_APP0: b"JFIF\0", _APP2: b"ICC_PROFILE\0", _APP14: b"Ad
 _PNG_CHUNKS: Final = frozenset(
     {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT"}
 )
+# Bytes 24 and 25 of a PNG: bit depth and color type, 0 for grey and 2 for RGB.
+_GREY16, _RGB16, _GREY2, _GREY4 = b"\x10\x00", b"\x10\x02", b"\x02\x00", b"\x04\x00"
 _WEBP_CHUNKS: Final = frozenset({b"VP8X", b"ICCP", b"ALPH", b"VP8 ", b"VP8L"})
 _WEBP_ANIMATED, _WEBP_METADATA = 0x02, 0x08 | 0x04  # flags in the first byte of VP8X; metadata is EXIF and XMP
 _EXIF_PREFIX: Final = b"Exif\0\0"
@@ -111,19 +113,25 @@ def _is_needed_in_jpeg(marker: int, content: bytes) -> bool:
 
 
 def _strip_png(data: bytes) -> StrippedImage:
-    """Copy the needed chunks up to IEND."""
-    chunks, orientation, has_end = [_PNG_START], 1, False
+    """Copy the needed chunks up to IEND, and decide whether Pillow alone would show the same pixels as the codec."""
+    chunks, orientation, has_end, kind_of_pixels = [_PNG_START], 1, False, data[24:26]
+    # 16-bit grey turns white when a reader converts it to RGB with Pillow.
+    is_misread = kind_of_pixels == _GREY16
     for kind, content, chunk in _iter_png_chunks(data):
         if kind == b"eXIf":
             orientation = _read_orientation(content)
+        elif kind == b"tRNS" and kind_of_pixels == _RGB16:
+            # Pillow compares this 16-bit color with pixels of eight bits, which are all that it reads: for black, it
+            # would make dark pixels transparent.
+            continue
         elif kind in _PNG_CHUNKS:
             chunks.append(chunk)
+            # Pillow compares this grey value with pixels that it has scaled to eight bits.
+            is_misread |= kind == b"tRNS" and kind_of_pixels in (_GREY2, _GREY4)
         if kind == b"IEND":
             has_end = True
             break
-    # 16-bit grey (bit depth 16, colour type 0) turns white when a reader converts it to RGB with Pillow.
-    is_gray16 = data[24:26] == b"\x10\x00"
-    return StrippedImage("PNG", b"".join(chunks), orientation, is_complete=has_end and not is_gray16)
+    return StrippedImage("PNG", b"".join(chunks), orientation, is_complete=has_end and not is_misread)
 
 
 def _iter_png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _MAX_NAMES: Final = 3
 
 
+class NonFiniteLogitsError(ValueError):
+    """Raised for logits that are not finite: by the model itself, whatever the request is."""
+
+
 def check_weights(network: Any) -> None:
     """Raise if a weight of a loaded model is not finite.
 
@@ -60,11 +64,11 @@ def check_logits(logits: Tensor) -> None:
         logits (`Tensor`): `(batch, vocabulary)`, before tokens are excluded by setting their logits to -inf.
 
     Raises:
-        ValueError: if a row has a value that is NaN or infinite, or only values of -inf.
+        NonFiniteLogitsError: if a row has a value that is NaN or infinite, or only values of -inf.
     """
     # The maximum of a row is NaN if one of its values is.
     if not logits.amax(dim=-1).isfinite().all():
-        raise ValueError(
+        raise NonFiniteLogitsError(
             "its logits are not finite numbers, as after training that diverged, or if float16 is too small for its "
             "activations: train it again with a lower learning_rate, or save it in bfloat16 or float32"
         )
@@ -78,7 +82,7 @@ def require_finite_logits(input_ids: Tensor, logits: Tensor) -> Tensor:  # noqa:
         logits (`Tensor`): logits of the next token, `(batch, vocabulary)`.
 
     Raises:
-        ValueError: as for `check_logits`.
+        NonFiniteLogitsError: as for `check_logits`.
     """
     check_logits(logits)
     return logits
@@ -94,14 +98,26 @@ def find_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # FSDP's tensors: only the shard of this process, because the whole would have to be gathered.
-    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    tensor = _get_local_values(tensor)
     if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
         return True
     # torch cannot compare values of 8 bits. For all others, `aminmax` is 10 to 40 times faster than `isfinite`.
     lowest, highest = (tensor.float() if tensor.element_size() == 1 else tensor.detach()).aminmax()
     # A NaN anywhere makes both of them NaN.
     return bool(lowest.isfinite() and highest.isfinite())
+
+
+def _get_local_values(tensor: Any) -> Any:
+    """Return the tensor, or this process's shard of it: the whole would have to be gathered."""
+    if hasattr(tensor, "to_local"):  # FSDP
+        return tensor.to_local()
+    if not hasattr(tensor, "ds_tensor"):
+        return tensor
+    # ZeRO-3 leaves an empty tensor in the model. The shards have equal sizes; the rest of the last one is not set.
+    from torch.distributed import get_rank
+
+    shard = tensor.ds_tensor
+    return shard[: max(tensor.ds_numel - get_rank(tensor.ds_process_group) * shard.numel(), 0)]
 
 
 def _iter_file(path: Path) -> Iterator[tuple[str, Tensor]]:

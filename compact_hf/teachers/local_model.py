@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from compact_hf.errors import TeacherError, UsageError
 from compact_hf.models import loading
 from compact_hf.models.chat_template import check_image_question
-from compact_hf.models.finite import require_finite_logits
+from compact_hf.models.finite import NonFiniteLogitsError, require_finite_logits
 from compact_hf.models.loading import LOAD_ERRORS, without_progress_bars
 from compact_hf.teachers.base import Failure, FailureKind, Reply, Request
 from compact_hf.teachers.http import one_line
@@ -244,7 +244,7 @@ class LocalModel:
                 batch fail.
 
         Raises:
-            TeacherError: the weights cannot be loaded.
+            TeacherError: the weights cannot be loaded, or logits are not finite.
         """
         import torch
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -252,6 +252,9 @@ class LocalModel:
         self._network = self._network or load_network(self._location)
         try:
             return self._generate(batch, should_stop)
+        except NonFiniteLogitsError as error:
+            # The fault of the model, so that no other request would be answered either.
+            raise TeacherError(f"{self.name} cannot answer: {error}") from error
         except (RuntimeError, ValueError) as error:
             # Raised by a processor that rejects an image, and by a device without memory. Keep only the message: the
             # traceback references the tensors that filled the memory.

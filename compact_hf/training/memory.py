@@ -6,7 +6,8 @@ autograd saves are summed up.
 
     weights       all parameters, in the dtype they are loaded in; LoRA and trained copies in the dtype PEFT gives them
     gradients     all trained parameters; twice with DDP, which keeps buckets of its own
-    optimizer     two states per trained parameter (AdamW), in its dtype, or of one byte each with an 8-bit optimizer
+    optimizer     two states per trained parameter for AdamW, in its dtype, or of one byte each with an 8-bit optimizer;
+                  of optimizers without a rule (model_size.py) none
     activations   projector + number of layers x saved tensors of a layer, for the language model and, if it is trained,
                   the vision tower; with gradient checkpointing, number of layers x input of a layer + one whole layer
 

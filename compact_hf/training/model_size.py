@@ -13,7 +13,10 @@ from compact_hf.models.loading import build_network
 from compact_hf.models.registry import get_family
 from compact_hf.training.trained_parts import freeze_other_parts
 
-_OPTIMIZER_STATES: Final = 2  # AdamW's moving averages of gradients and of their squares
+# Part of an optimizer's name -> number of states that are as large as the parameter, by the first part that matches:
+# for AdamW the moving averages of gradients and of their squares. Others have smaller ones (Adafactor's are factored,
+# those of GaLore and APOLLO have a low rank) or none (SGD), and are not counted: the estimate is a lower bound.
+_OPTIMIZER_STATES: Final = {"galore": 0, "apollo": 0, "ademamix": 3, "adam": 2, "lion": 1, "rmsprop": 1, "adagrad": 1}
 # Half a byte per weight, and its share of bitsandbytes' scales: one byte per 64 weights with double quantization.
 _BYTES_PER_4BIT_WEIGHT: Final = 0.5 + 1 / 64
 
@@ -74,14 +77,17 @@ class Quantization:
 
 
 def count_optimizer_bytes(trained: Iterable[Any], args: Any) -> float:
-    """Return the bytes of the optimizer's states of all trained parameters.
+    """Return the bytes of the optimizer's states of all trained parameters, or fewer for an optimizer without a rule.
 
     Args:
         trained (`Iterable[torch.nn.Parameter]`): the trained parameters.
         args (`Arguments`): arguments of the training script.
     """
-    # 8-bit optimizers store each state in one byte, others in the dtype of the parameter.
-    is_8bit, quantization = "8bit" in args.training.optim, Quantization.from_args(args)
-    return _OPTIMIZER_STATES * sum(
-        parameter.numel() if is_8bit else quantization.count_bytes("", parameter) for parameter in trained
+    name, quantization = args.training.optim, Quantization.from_args(args)
+    states = next((count for part, count in _OPTIMIZER_STATES.items() if part in name), 0)
+    # Optimizers of 8 and 4 bits store each state in one byte or half a byte, others in the dtype of the parameter.
+    bytes_per_value = 1.0 if "8bit" in name else 0.5 if "4bit" in name else None
+    return states * sum(
+        quantization.count_bytes("", parameter) if bytes_per_value is None else parameter.numel() * bytes_per_value
+        for parameter in trained
     )

@@ -21,6 +21,7 @@ from compact_hf.training.disk_space import (
     estimate_disk_space,
     translate_full_disk,
 )
+from compact_hf.training.model_size import count_optimizer_bytes
 from tests.disk import limited_file_size
 from tests.training.test_dry_run import llava_7b_config, parse_recipe
 
@@ -66,6 +67,31 @@ def test_checkpoints_that_exist_at_the_same_time_are_counted(
     args = parse_recipe("tiny-cpu", **{"save_total_limit": "0", "save_only_model": "false", **settings})
     disk = estimate_disk_space(tiny_config(), args, steps=400, steps_per_epoch=160)
     assert (disk.checkpoints, disk.total) == (checkpoints, total * disk.model)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "states"),
+    [
+        ("adamw_torch_fused", 2),
+        ("adamw_bnb_8bit", 0.5),
+        ("adamw_torch_4bit", 0.25),
+        ("ademamix", 3),
+        ("paged_lion_8bit", 0.25),
+        ("lion_32bit", 1),
+        ("sgd", 0),
+        ("adafactor", 0),
+        ("galore_adamw", 0),
+    ],
+)
+def test_only_states_that_an_optimizer_certainly_has_are_counted(optimizer: str, states: float) -> None:
+    """Times the 20 values of float32; an optimizer of 8 bits stores a quarter of that."""
+    import torch
+
+    parameters = [torch.empty(3, 4, device="meta"), torch.empty(8, device="meta")]
+    args: Any = SimpleNamespace(
+        training=SimpleNamespace(optim=optimizer, model_init_kwargs=None), model=SimpleNamespace(load_in_4bit=False)
+    )
+    assert count_optimizer_bytes(parameters, args) == states * 20 * 4
 
 
 def test_too_little_space_is_refused_with_what_is_needed_and_what_is_free(
