@@ -143,8 +143,9 @@ def test_a_killed_training_process_is_told_with_what_memory_it_took(
 
 
 def test_a_log_on_a_full_disk_ends_training_with_one_line_and_a_missing_card_is_written_by_the_next_call(
-    overrides: dict[str, str], tmp_path: Path
+    overrides: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(train, "Popen", lambda _, **options: subprocess.Popen(["seq", "100"], **options))
     run_settings = {**overrides, "output_dir": str(tmp_path / "out")}
     job = build_job("tiny-cpu", overrides=run_settings)
     init_output_dir(job.output_dir, job.settings)
