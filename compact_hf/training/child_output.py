@@ -81,6 +81,15 @@ class ChildOutput:
         return StoppedEarly(f"stopped {position}; run the same command again to resume")
 
 
+def is_own_error(line: str) -> bool:
+    """Return whether a line is one of our own errors, from which `ChildOutput.build_error` builds the same error.
+
+    Args:
+        line (`str`): one line of a training process's output.
+    """
+    return _OWN_ERROR.match(line) is not None
+
+
 def parse_progress(line: str) -> tuple[int, int] | None:
     """Return (steps done, total steps) if a line of output is the progress bar, else None.
 

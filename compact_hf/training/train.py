@@ -29,7 +29,7 @@ from compact_hf.hub.card import CARD, is_edited, read_card
 from compact_hf.models.registry import iter_families
 from compact_hf.storage import translate_disk_errors
 from compact_hf.training.checkpoints import init_output_dir, pin_base, pin_revision, read_finished_record
-from compact_hf.training.child_output import ChildOutput
+from compact_hf.training.child_output import ChildOutput, is_own_error
 from compact_hf.training.inputs import bind_inputs
 from compact_hf.training.model_card import write_card
 from compact_hf.training.recipes import read_recipe, recipe_path
@@ -188,7 +188,8 @@ def tune(
         train (`str`, *optional*): the parts of the model to train, with methods and learning rates, as `parse_train`
             reads them: `projector:full@2e-5,language_model:lora,tower:lora`. By default the recipe decides.
         log (`Path`, *optional*): file for the output of training; later calls append to it.
-        on_line (`Callable[[str], None]`, *optional*): called with each line of output, progress bars included.
+        on_line (`Callable[[str], None]`, *optional*): called with each line of output, progress bars included, except
+            the line of the error that is raised.
 
     Returns:
         `TrainingResult`: the directory of the model, steps, loss and time.
@@ -272,19 +273,22 @@ def _run_child(
         StoppedEarly: on Ctrl-C, after the child has ended.
     """
     output = ChildOutput()
+
+    def read_line(line: str) -> None:
+        output.add_line(line)
+        # One of our own errors is raised when the child has ended, and would be shown twice.
+        if on_line and not is_own_error(line):
+            on_line(line)
+
     with _open_log(log) as log_file, _start_child(command) as child:
         try:
             for line in _iter_lines(child, log_file):
-                output.add_line(line)
-                if on_line:
-                    on_line(line)
+                read_line(line)
         except KeyboardInterrupt:
             # Keep reading until the training processes have saved a checkpoint and ended.
             with _request_stop(child):
                 for line in _iter_lines(child, log_file):
-                    output.add_line(line)
-                    if on_line:
-                        on_line(line)
+                    read_line(line)
             raise output.build_stop_error(output_dir) from None
         status = child.wait()
     # Popen reports a signal as its negative number; shells and the launcher report 128 + its number.

@@ -122,9 +122,15 @@ def test_a_batch_system_that_ends_the_command_leaves_a_checkpoint_too(
 def test_a_failed_run_tells_the_line_that_says_why(
     overrides: dict[str, str], tmp_path: Path, other: dict[str, str], told: str
 ) -> None:
+    lines: list[str] = []
+    settings = {**overrides, "output_dir": str(tmp_path / "out"), **other}
     with pytest.raises(CompactError, match=told) as excinfo:
-        tune("tiny-cpu", overrides={**overrides, "output_dir": str(tmp_path / "out"), **other}, log=tmp_path / "log")
-    assert "\n" not in str(excinfo.value)
+        tune("tiny-cpu", overrides=settings, on_line=lines.append, log=tmp_path / "log")
+    message = str(excinfo.value)
+    assert "\n" not in message
+    # Once, by the exception.
+    assert message in (tmp_path / "log").read_text(encoding="utf-8")
+    assert not [line for line in lines if message in line]
 
 
 def test_a_killed_training_process_is_told_with_what_memory_it_took(
