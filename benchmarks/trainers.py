@@ -184,5 +184,6 @@ def build_trainer(setup: TrainingSetup, directory: Path) -> Any:
         family=family,
         learning_rates={"projector": LEARNING_RATE / 10},
         seconds=0.0,
+        checkpoint_bytes=0,  # nothing is saved
         **arguments,
     )
