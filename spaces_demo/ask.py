@@ -93,10 +93,10 @@ def build_tab(models: SpaceModels, page: gr.Blocks) -> None:
             )
             button = gr.Button("Ask both" if models.names else "Ask", variant="primary")
 
-    def ask(picture: bytes | None, question: str) -> Iterator[str]:
-        if picture is None:
+    def ask(image: bytes | None, question: str) -> Iterator[str]:
+        if image is None:
             raise input_error("There is no image: upload one or choose an example.")
-        yield from _iter_answers(models, picture, check_question(question))
+        yield from _iter_answers(models, image, check_question(question))
 
     def ask_example(number: int) -> Iterator[tuple[Any, Any, str]]:
         example = examples[number]
@@ -163,21 +163,21 @@ def css() -> str:
     return "\n".join(rules)
 
 
-def _iter_answers(models: SpaceModels, picture: bytes, question: str) -> Iterator[str]:
+def _iter_answers(models: SpaceModels, image: bytes, question: str) -> Iterator[str]:
     """Yield the answers as HTML after every new token."""
-    yield _render(models, picture, question, None, "Writing …" if models.is_ready else _LOADING)
+    yield _render(models, image, question, None, "Writing …" if models.is_ready else _LOADING)
     try:
-        for answers in models.stream(picture, question):
+        for answers in models.stream(image, question):
             is_finished = all(answer.finish_reason for answer in answers.by_model.values())
             note = f"Answered in {answers.seconds:.1f} s." if is_finished else "Writing …"
-            yield _render(models, picture, question, answers, note)
+            yield _render(models, image, question, answers, note)
     except CompactError as error:
         raise input_error(str(error)) from None
 
 
-def _render(models: SpaceModels, picture: bytes, question: str, answers: Answers | None, note: str) -> str:
+def _render(models: SpaceModels, image: bytes, question: str, answers: Answers | None, note: str) -> str:
     """Return the question with the answers so far, marked if the right answer is known."""
-    known = find_right_answer(picture, question)
+    known = find_right_answer(image, question)
     reason = (
         "Before tuning, the student was trained only to describe images, never on questions. So it answers every "
         "question with a description."

@@ -91,7 +91,7 @@ def build_tab(gemini_url: str | None, page: gr.Blocks, tabs: gr.Tabs, sheet: gr.
             steps_html = gr.HTML(_render_steps(), elem_classes="ours-html", elem_id="compose-steps")
 
     async def compose(
-        wanted: list[str], way: str, number: float | None, mistake: bool, picture: bytes | None, key: str
+        wanted: list[str], way: str, number: float | None, mistake: bool, image: bytes | None, key: str
     ) -> AsyncIterator[str]:
         if not 1 <= len(wanted) <= MAX_CAPABILITIES:
             raise input_error(f"{len(wanted)} capabilities are selected: select 1 to {MAX_CAPABILITIES}.")
@@ -101,13 +101,13 @@ def build_tab(gemini_url: str | None, page: gr.Blocks, tabs: gr.Tabs, sheet: gr.
             ref = f"scene:{seed}"
             data = SceneSource(seed, seed + 1).read(ref)
             pages = _iter_pages(lambda: _scenes_teacher(seed), data, ref, combination, plants_mistake=mistake)
-        elif picture is None or not key:
+        elif image is None or not key:
             raise input_error(
                 "An image and a Gemini API key are both needed. To try it without them, use a drawn scene."
             )
         else:
             pages = _iter_pages(
-                lambda: _gemini_teacher(key, gemini_url), picture, "picture", combination, plants_mistake=False
+                lambda: _gemini_teacher(key, gemini_url), image, "image", combination, plants_mistake=False
             )
         # Each page replaces the previous one, with one more step.
         async for html in pages:
@@ -313,7 +313,7 @@ def _find_random_scene(wanted: Sequence[str]) -> int:
 
 def _render_scene(seed: int) -> str:
     preview = thumbnail(SceneSource(seed, seed + 1).read(f"scene:{seed}"))
-    return render_template("scene.html.jinja", picture=preview, seed=seed)
+    return render_template("scene.html.jinja", image=preview, seed=seed)
 
 
 def _render_steps(
