@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Names of options that are passed on as keywords: to `evaluate`, and in part to `plan_evaluation` and `RunLimits`.
 _DATASET_OPTIONS: Final = ("config", "split", "columns", "limit")
 _LIMIT_OPTIONS: Final = ("concurrency", "rpm", "tpm", "max_requests", "max_cost", "price_in", "price_out")
-_EVALUATE_OPTIONS: Final = (
+_PLAN_OPTIONS: Final = (
     *_DATASET_OPTIONS,
     "task",
     "matching",
@@ -25,8 +25,8 @@ _EVALUATE_OPTIONS: Final = (
     "max_new_tokens",
     "base",
     "url",
-    *_LIMIT_OPTIONS,
 )
+_EVALUATE_OPTIONS: Final = (*_PLAN_OPTIONS, *_LIMIT_OPTIONS)
 
 
 def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -173,19 +173,7 @@ def _print_plan(args: argparse.Namespace, options: dict[str, Any]) -> int:
         args.models,
         args.dataset,
         args.out,
-        **{
-            name: options[name]
-            for name in (
-                *_DATASET_OPTIONS,
-                "task",
-                "matching",
-                "control",
-                "batch_size",
-                "max_new_tokens",
-                "base",
-                "url",
-            )
-        },
+        **{name: options[name] for name in _PLAN_OPTIONS},
         limits=RunLimits(**{name: options[name] for name in _LIMIT_OPTIONS}),
     )
     if args.json:
