@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from compact_hf.errors import UsageError
-from compact_hf.evaluation.inference import Student, base_identity, model_identity
+from compact_hf.evaluation.inference import Student
+from compact_hf.evaluation.model_files import base_identity, model_identity
 from compact_hf.evaluation.predict import (
     DEFAULT_BATCH_SIZE,
     VERSION_KEY,

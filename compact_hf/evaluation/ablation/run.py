@@ -38,7 +38,7 @@ from compact_hf.evaluation.ablation.variant import (
     run_unit,
 )
 from compact_hf.evaluation.evaluate import evaluate
-from compact_hf.evaluation.inference import model_identity
+from compact_hf.evaluation.model_files import model_identity
 from compact_hf.evaluation.plan import plan_evaluation
 from compact_hf.evaluation.predict import DEFAULT_BATCH_SIZE, read_predictions
 from compact_hf.evaluation.results_directory import read_entries
