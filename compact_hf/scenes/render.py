@@ -1,4 +1,4 @@
-"""Renders a scene as a Pillow image of `SIZE` x `SIZE` pixels, or as the bytes of a PNG file.
+"""Renders a scene as a Pillow image of `SIZE` x `SIZE` pixels, or as the bytes of a PNG file, and gives exact boxes.
 
 An image is a backdrop with about a dozen sprites pasted onto it, from back to front. Each sprite is drawn once and
 cached, because drawing takes ten times as long as pasting.
@@ -7,6 +7,7 @@ cached, because drawing takes ten times as long as pasting.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ from compact_hf.scenes.art.objects import draw_object, get_text_style
 from compact_hf.scenes.art.pen import Color, Drawing
 from compact_hf.scenes.art.people import draw_person, person_badge_point
 from compact_hf.scenes.kinds import KINDS
-from compact_hf.scenes.scene import Scene, SceneObject
+from compact_hf.scenes.scene import SIZE, Scene, SceneObject
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +35,8 @@ def render(scene: Scene) -> Image:
         if obj.verb == "pulling":
             _draw_rope(image, obj, scene.objects[obj.target])
     for obj in scene.objects:
-        _draw_scene_object(image, obj)
+        for sprite, x, y in _iter_sprites(obj):
+            sprite.paste(image, x, y)
     return image
 
 
@@ -46,27 +48,46 @@ def render_png(scene: Scene) -> bytes:
     return out.getvalue()
 
 
-def _draw_scene_object(image: Image, obj: SceneObject) -> None:
-    """Paste a thing onto the image, then the word on an object, or the badge of a person or animal."""
+def get_box(obj: SceneObject) -> tuple[int, int, int, int]:
+    """Return the box of a thing in the image: `(left, top, right, bottom)` in pixels, each 0 to `SIZE`.
+
+    The box is amodal: it also covers what other things hide. The badge of a person or animal belongs to it, the rope of
+    one that pulls does not. Boxes that reach over the edge of the image are clipped.
+
+    Args:
+        obj (`SceneObject`): one of the things of a scene.
+    """
+    edges = [
+        (x + sprite.left, y + sprite.top, x + sprite.left + sprite.image.width, y + sprite.top + sprite.image.height)
+        for sprite, x, y in _iter_sprites(obj)
+    ]
+    lefts, tops, rights, bottoms = zip(*edges, strict=True)
+    return max(0, min(lefts)), max(0, min(tops)), min(SIZE, max(rights)), min(SIZE, max(bottoms))
+
+
+def _iter_sprites(obj: SceneObject) -> Iterator[tuple[Drawing, int, int]]:
+    """Yield the sprites of a thing, each with x and y of its foot in the image.
+
+    The first is the thing itself, the second the word on an object, or the badge of a person or animal.
+    """
     scale, pose = SCALE[obj.depth], obj.action or obj.verb
     if obj.kind_info.category == "object":
-        _object(obj.kind, obj.color, obj.shape, scale).paste(image, obj.x, obj.y)
+        yield _object(obj.kind, obj.color, obj.shape, scale), obj.x, obj.y
         if obj.word:
             style = get_text_style(obj.kind, obj.color, obj.shape)
             # Sprites are measured upwards from the foot, the image downwards from its upper edge.
             height = round(style.center[1] * scale)
-            _word(obj.word, style.size, style.fill, style.halo, scale).paste(image, obj.x, obj.y - height)
+            yield _word(obj.word, style.size, style.fill, style.halo, scale), obj.x, obj.y - height
         return
     actor = _actor(obj.kind, obj.color, pose, scale)
-    (actor if obj.facing > 0 else actor.mirror()).paste(image, obj.x, obj.y)
+    yield actor if obj.facing > 0 else actor.mirror(), obj.x, obj.y
     if obj.shape:
         x, y = (
             person_badge_point(obj.kind, pose)
             if obj.kind_info.category == "person"
             else animal_badge_point(obj.kind, pose)
         )
-        position = obj.x + round(x * scale) * obj.facing, obj.y - round(y * scale)
-        _badge(obj.shape, obj.word, scale).paste(image, *position)
+        yield _badge(obj.shape, obj.word, scale), obj.x + round(x * scale) * obj.facing, obj.y - round(y * scale)
 
 
 def _draw_rope(image: Image, obj: SceneObject, target: SceneObject) -> None:
