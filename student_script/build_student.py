@@ -7,12 +7,14 @@ The config, such as student.yaml, sets the stages of training, which follow thos
 
     build/untrained/        the tiny LLaVA with random weights
     build/seeing/           after pre-training of the vision tower, which replaces CLIP; its loss is in seeing.jsonl
-    build/aligned/          after alignment on descriptions of scenes; its loss is in alignment.jsonl
+    build/language/         after pre-training of the language model on text, which replaces Vicuna; language.jsonl
+    build/aligned/          after alignment on descriptions of images; its loss is in alignment.jsonl
     build/run/, release/    the dataset, questions about other scenes
     build/tuned/            a LoRA adapter on `aligned`, tuned on the dataset by `trl sft`; its output is in tuning.log
     build/judged/           answers and scores of base and adapter on questions about reserved scenes
     build/swapped/          answers and scores of the adapter when each question gets the image of another question
-    build/student.json      all results; --ship copies them to docs/figures and the checkpoints into the package
+    build/student.json      all results; --ship copies them to docs/figures and spaces_demo, and the checkpoints into
+                            the package
 """
 
 from __future__ import annotations
@@ -26,13 +28,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from captions import conversation, glance
-from pretrain import FIRST_SEED, AlignmentSchedule, Step, TrainingSchedule, align, pretrain_tower
+from captions import conversation
+from pretrain import (
+    FIRST_SEED,
+    ConversationSchedule,
+    Step,
+    TrainingSchedule,
+    align,
+    pretrain_language,
+    pretrain_tower,
+)
 from pydantic import BaseModel, ConfigDict
 
 from compact_hf import CompactError, assemble, evaluate, generate
@@ -40,20 +51,28 @@ from compact_hf.answers import SHORT_ANSWER_INSTRUCTION
 from compact_hf.capabilities import CAPABILITIES
 from compact_hf.cli.console import ProgressBar, log, print_data
 from compact_hf.config import read_config
-from compact_hf.errors import UsageError
+from compact_hf.errors import TuningError, UsageError
+from compact_hf.evaluation.predict import read_predictions
+from compact_hf.evaluation.scoring import SHORT_ANSWER_RULES, score_answers
 from compact_hf.hub.card import CARD
 from compact_hf.models.llava.shipped import ALIGNED, CHECKPOINTS_DIRECTORY, TUNED, set_adapter_base
 from compact_hf.models.llava.tiny import STUDENT_SIZE, build_tiny
-from compact_hf.scenes.questions import make_question
+from compact_hf.scenes.questions import make_question, read_question
 from compact_hf.scenes.scene import build_scene
 from compact_hf.storage import is_empty_directory, write_atomically
 from compact_hf.training.train import tune
 from compact_hf.wording import format_count
 
 _ROOT: Final = Path(__file__).parents[1]
-_RESULTS_FILE: Final = _ROOT / "docs" / "figures" / "student.json"
+# File in the output directory -> where it is shipped: in the docs, and in the Space.
+_RESULT_FILES: Final = {
+    "student.json": "docs/figures/student.json",
+    "judged/results.json": "spaces_demo/results.json",
+    "swapped/results.json": "spaces_demo/swapped.json",
+}
 # A copy of the config in the output directory, which marks the directory as that of a student.
 _MARKER_FILE: Final = "student.yaml"
+_STAGES: Final = ("seeing", "language", "alignment")
 _LIBRARIES: Final = ("torch", "transformers", "peft", "trl")
 # Checkpoint -> the files that are shipped; optimizer states and logs are not.
 _CHECKPOINT_FILES: Final = {
@@ -73,10 +92,10 @@ class TowerConfig(BaseModel):
     learning_rate: float
 
 
-class AlignmentConfig(TowerConfig):
-    """Settings of the second stage, alignment; see `AlignmentSchedule`."""
+class ConversationConfig(TowerConfig):
+    """Settings of the other two stages, on conversations; see `ConversationSchedule`."""
 
-    glances: int
+    tokens: int
 
 
 class Config(BaseModel):
@@ -86,7 +105,8 @@ class Config(BaseModel):
         seed (`int`): random seed of weights, descriptions and questions.
         vocabulary_scenes (`int`): number of scenes whose descriptions and questions the tokenizer is trained on.
         seeing (`TowerConfig`): pre-training of the tower.
-        alignment (`AlignmentConfig`): alignment on descriptions.
+        language (`ConversationConfig`): pre-training of the language model on text alone.
+        alignment (`ConversationConfig`): alignment on descriptions of images.
         source (`str`): the scenes of the tuning dataset, as `compact generate` takes them.
         k (`list[int]`): values of k in the tuning dataset.
         recipe (`str`): file name of the tuning recipe, in the directory of the config.
@@ -98,7 +118,8 @@ class Config(BaseModel):
     seed: int
     vocabulary_scenes: int
     seeing: TowerConfig
-    alignment: AlignmentConfig
+    language: ConversationConfig
+    alignment: ConversationConfig
     source: str
     k: list[int]
     recipe: str
@@ -132,10 +153,14 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
         schedule = TrainingSchedule(**config.seeing.model_dump(), seed=config.seed)
         with _log_steps(out, "seeing", schedule.steps) as log_step:
             pretrain_tower(untrained, out / "seeing", schedule, on_step=log_step)
-    if not aligned.exists():
-        alignment_schedule = AlignmentSchedule(**config.alignment.model_dump(), seed=config.seed)
-        with _log_steps(out, "alignment", alignment_schedule.steps) as log_step:
-            align(out / "seeing", aligned, alignment_schedule, on_step=log_step)
+    for stage, pretrain, base, result_directory in (
+        ("language", pretrain_language, out / "seeing", out / "language"),
+        ("alignment", align, out / "language", aligned),
+    ):
+        if not result_directory.exists():
+            conversation_schedule = ConversationSchedule(**getattr(config, stage).model_dump(), seed=config.seed)
+            with _log_steps(out, stage, conversation_schedule.steps) as log_step:
+                pretrain(base, result_directory, conversation_schedule, on_step=log_step)
     if not release.exists():
         _make_release(config, out / "run", release)
     # No check of `tuned` here: `tune` and `evaluate` resume from their own files in `out`.
@@ -150,7 +175,7 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
         "recipe": yaml.safe_load(recipe.read_text(encoding="utf-8")),
         "size": {field: getattr(STUDENT_SIZE, field) for field in STUDENT_SIZE.__slots__},
         "versions": {name: version(name) for name in _LIBRARIES},
-        **{stage: _summarize_log(out / f"{stage}.jsonl") for stage in ("seeing", "alignment")},
+        **{stage: _summarize_log(out / f"{stage}.jsonl") for stage in _STAGES},
         "tuning": {"steps": result.steps, "seconds": round(result.seconds), "loss": result.loss},
         "scores": _evaluate_student(config, out),
     }
@@ -170,7 +195,7 @@ def iter_texts(scenes: int, seed: int) -> Iterator[str]:
     # Seeds just below those of alignment.
     for number in range(FIRST_SEED - scenes, FIRST_SEED):
         scene, rng = build_scene(number), random.Random(f"{seed} {number}")
-        yield from itertools.chain.from_iterable([*glance(scene, rng), *conversation(scene, rng)])
+        yield from itertools.chain.from_iterable(conversation(scene, rng))
         # No question about a scene needs more than five capabilities.
         for k in range(1, 6):
             question = make_question(scene, tuple(rng.sample(list(CAPABILITIES), k)), rng)
@@ -179,7 +204,7 @@ def iter_texts(scenes: int, seed: int) -> Iterator[str]:
 
 
 def ship(out: Path) -> int:
-    """Copy the checkpoints into the package and the results to docs, and return the size of the checkpoints in bytes.
+    """Copy the checkpoints into the package and the results to docs and Space; return the checkpoints' size in bytes.
 
     Args:
         out (`Path`): output directory of `build`.
@@ -192,10 +217,26 @@ def ship(out: Path) -> int:
                 path.unlink()
         for file in (*weights, *_PROCESSOR_FILES):
             shutil.copyfile(out / name / file, CHECKPOINTS_DIRECTORY / name / file)
+    _halve_weights(CHECKPOINTS_DIRECTORY / ALIGNED / "model.safetensors")
     # Remove the local path of the base; `copy_student` sets the path of the copy.
     set_adapter_base(CHECKPOINTS_DIRECTORY / TUNED, ALIGNED)
-    shutil.copyfile(out / "student.json", _RESULTS_FILE)
+    for file, copy in _RESULT_FILES.items():
+        shutil.copyfile(out / file, _ROOT / copy)
     return sum(path.stat().st_size for path in CHECKPOINTS_DIRECTORY.rglob("*") if path.is_file())
+
+
+def _halve_weights(path: Path) -> None:
+    """Store weights in bfloat16, to which `align` rounded them; the model's config has them loaded as float32."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path)
+    halves = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+    if any(not torch.equal(half.float(), weights[name]) for name, half in halves.items()):
+        raise TuningError(
+            f"{path} has weights that are not rounded to bfloat16: make it again with {Path(__file__).name}"
+        )
+    save_file(halves, path, metadata={"format": "pt"})
 
 
 def _init_output_dir(config: Config, out: Path) -> None:
@@ -215,38 +256,37 @@ def _init_output_dir(config: Config, out: Path) -> None:
 @contextmanager
 def _log_steps(out: Path, stage: str, steps: int) -> Iterator[Callable[[Step], None]]:
     """Yield a function that writes a step to the stage's log and shows it in a progress bar."""
-    # CPU seconds of all threads, which do not depend on the load of the machine as wall-clock time does.
-    start = time.process_time()
+    start = time.monotonic()
     # Appended to, because a call that resumes adds to the log. Line-buffered: a killed process leaves complete lines.
     with (out / f"{stage}.jsonl").open("a", encoding="utf-8", buffering=1) as log, ProgressBar(stage) as bar:
 
         def log_step(step: Step) -> None:
-            cpu = round(time.process_time() - start, 1)
-            log.write(json.dumps({"step": step.number, "loss": round(step.loss, 4), "cpu": cpu}) + "\n")
+            seconds = round(time.monotonic() - start, 1)
+            log.write(json.dumps({"step": step.number, "loss": round(step.loss, 4), "seconds": seconds}) + "\n")
             bar.show(step.number, steps, f"loss {step.loss:.2f}")
 
         yield log_step
 
 
 def _summarize_log(log: Path) -> dict[str, Any]:
-    """Return steps, CPU time and mean losses from a stage's log.
+    """Return steps, wall-clock seconds and mean losses from a stage's log.
 
     A run that was killed repeats steps after it is resumed; the last entry of each step counts.
     """
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = {line["step"]: line["loss"] for line in lines}
-    # Each call counts CPU seconds from 0: an entry before a smaller one is the last of its call.
+    # Each call counts seconds from 0: an entry before a smaller one is the last of its call.
     call_seconds = [
-        entry["cpu"]
-        for entry, next_entry in itertools.pairwise([*lines, {"cpu": 0.0}])
-        if next_entry["cpu"] < entry["cpu"]
+        entry["seconds"]
+        for entry, next_entry in itertools.pairwise([*lines, {"seconds": 0.0}])
+        if next_entry["seconds"] < entry["seconds"]
     ]
     # Mean loss of each 20 steps.
     means = [
         (number, round(sum(steps[step] for step in range(number - 19, number + 1)) / 20, 4))
         for number in range(20, len(steps) + 1, 20)
     ]
-    return {"steps": len(steps), "cpu_seconds": round(sum(call_seconds)), "loss": means}
+    return {"steps": len(steps), "seconds": round(sum(call_seconds)), "loss": means}
 
 
 def _make_release(config: Config, run: Path, release: Path) -> None:
@@ -266,14 +306,35 @@ def _make_release(config: Config, run: Path, release: Path) -> None:
 
 
 def _evaluate_student(config: Config, out: Path) -> dict[str, Any]:
-    """Return the scores of base and adapter, and of the adapter with swapped images, a control."""
+    """Return the scores of base and adapter, of the adapter with swapped images, and by what a question asks for."""
     reserved = f"scenes:{config.reserved_scenes}"
     with ProgressBar("evaluation") as bar:
         evaluation = evaluate([out / ALIGNED, out / TUNED], reserved, out / "judged", on_progress=bar.show)
     with ProgressBar("evaluation, images swapped") as bar:
         swapped = evaluate(out / TUNED, reserved, out / "swapped", swap_pictures=True, on_progress=bar.show)
     scores = {results.model: results.to_json() for results in evaluation.results}
-    return {**scores, "swapped": swapped.results[0].to_json()}
+    return {**scores, "swapped": swapped.results[0].to_json(), "by_query": _score_by_query(out / "judged" / TUNED)}
+
+
+def _score_by_query(directory: Path) -> dict[str, Any]:
+    """Return the scores of the capabilities that questions ask for; each has its own most frequent answer.
+
+    In `by_capability` of an evaluation, a question counts for all capabilities that it needs.
+    """
+
+    def get_query(prediction: Any) -> str:
+        program = read_question(prediction.question)
+        if program is None:
+            raise ValueError(f"{prediction.question!r} is not a question about a scene")
+        return program.query
+
+    _, parts = score_answers(
+        read_predictions(directory),
+        SHORT_ANSWER_RULES["exact"],
+        get_stratum=get_query,
+        get_parts=lambda prediction: [("query", get_query(prediction))],
+    )
+    return {query: asdict(score) for query, score in parts["query"].items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -295,7 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CompactError as error:
         log(f"error: {error}")
         return error.exit_status
-    for name, results in metrics["scores"].items():
+    for name in (ALIGNED, TUNED, "swapped"):
+        results = metrics["scores"][name]
         by_k = {k: f"{score['accuracy']:.2f}" for k, score in results["by_k"].items()}
         print_data(f"{name}: accuracy {results['overall']['accuracy']:.2f}; by k {by_k}")
     return 0

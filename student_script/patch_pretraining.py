@@ -1,20 +1,24 @@
 """Defines the loss that pre-trains the vision tower, the tiny model's substitute for CLIP's pre-training.
 
 It classifies attributes per patch. A patch within an object predicts the attributes of the whole object: kind, color,
-shape, word, action, and what is done to it. Other patches predict that they are empty, and all patches predict the
-place. One image thus gives hundreds of training examples, at a tenth of the cost of a description. The classification
-heads are discarded after training.
+shape, word, action, and what is done to it. It also predicts whether it is the middle of the object, of which each
+object has one, and the edges of the object's box. Other patches predict that they are empty, and all patches predict
+the place. One image thus gives hundreds of training examples, at a tenth of the cost of a description. The heads are
+discarded after training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from compact_hf.scenes.kinds import ACTIONS, COLORS, KINDS, PLACES, SHAPES, VERBS, WORDS
+from compact_hf.scenes.render import get_box
 from compact_hf.scenes.scene import SIZE, Scene, SceneObject
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 # Some actions are those of persons and animals. Each occurs once, in a fixed order: the order of the classes.
@@ -26,97 +30,116 @@ _CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "word": ("", *WORDS),
     "act": ("", *_ALL_ACTIONS),
     "suffered": ("", *VERBS),
+    "depth": ("background", "foreground"),
+    "middle": ("", "middle"),
     "place": PLACES,
 }
 """Attribute -> its classes; the empty string means that the object has no such attribute, or there is no object."""
+_EDGES: Final = 4
 # PyTorch's label for targets that do not count in the loss.
 _IGNORE_INDEX: Final = -100
-_HALF_WIDTH: Final = 34
-"""Maximum half width of an object, in pixels of the image."""
-_HEIGHT: Final = {"foreground": 105, "background": 85}  # maximum heights of objects, in pixels of the image
+# An error of a tenth of the image's size in every edge weighs as much as one nat of a class.
+_BOX_WEIGHT: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PatchLabels:
+    """The targets of all patches of one image, row by row.
+
+    Attributes:
+        classes (`np.ndarray`): class of every patch for every attribute, `(attributes, patches)`; -100 excludes a patch
+            from the loss.
+        edges (`np.ndarray`): distances from the middle of a patch to the left, upper, right and lower edge of the box
+            of its object, as shares of the image's size, `(patches, 4)`; NaN if the patch is empty.
+    """
+
+    classes: np.ndarray
+    edges: np.ndarray
 
 
 def build_heads(width: int) -> Any:
-    """Return a linear layer from a patch's features `(..., width)` to the logits of all classes `(..., classes)`.
+    """Return a linear layer from a patch's features `(..., width)` to the logits of all classes and the four edges.
 
-    The classes of all attributes are concatenated.
+    The classes of all attributes are concatenated, followed by the edges.
 
     Args:
         width (`int`): hidden size of the tower.
     """
     import torch
 
-    return torch.nn.Linear(width, sum(map(len, _CLASSES.values())))
+    return torch.nn.Linear(width, sum(map(len, _CLASSES.values())) + _EDGES)
 
 
-def patch_labels(scene: Scene, side: int) -> dict[str, list[int]]:
-    """Return the class of every patch, row by row, for each attribute; -100 excludes a patch from the loss.
+def patch_labels(scene: Scene, side: int) -> PatchLabels:
+    """Return the targets of all patches of a scene's image.
 
     Args:
         scene (`Scene`): the scene in the image.
         side (`int`): number of patches per row and per column.
     """
-    labels: dict[str, list[int]] = {name: [] for name in _CLASSES}
-    # Index of an object -> what is done to it; of several actors the last one counts.
+    import numpy as np
+
+    # The middle of each patch, in pixels of the scene's image: (patches, 2).
+    rows, columns = np.divmod(np.arange(side * side), side)
+    middles = np.stack([columns, rows], axis=1) * (SIZE / side) + SIZE / side / 2
+    boxes = np.array([get_box(obj) for obj in scene.objects], dtype=float)
+    box_middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    # Chebyshev distance from the middle of the box, 1 at its edges: (objects, patches).
+    distances = (np.abs(middles - box_middles[:, None]) / (boxes[:, 2:] - boxes[:, :2])[:, None] * 2).max(axis=2)
+    owner = np.where(distances.min(axis=0) <= 1, distances.argmin(axis=0), -1)
+    # The last row of the tables is that of empty patches, whose owner is -1.
     passive_verbs = {actor.target: actor.verb for actor in scene.objects if actor.verb}
-    edge = SIZE / side
-    for patch in range(side * side):
-        # The center of the patch, in pixels of the scene's image.
-        index = _find_object(scene, (patch % side + 0.5) * edge, (patch // side + 0.5) * edge)
-        obj = scene.objects[index] if index is not None else None
-        attributes = _get_attributes(obj, passive_verbs.get(index, "") if index is not None else "")
-        for name, classes in _CLASSES.items():
-            # An empty patch has no color, shape and so on, so these are excluded from its loss.
-            value = scene.place if name == "place" else attributes.get(name)
-            labels[name].append(_IGNORE_INDEX if value is None else classes.index(value))
-    return labels
+    attributes = [_get_attributes(obj, passive_verbs.get(i, "")) for i, obj in enumerate(scene.objects)]
+    table = np.array([*map(_encode, attributes), _encode({"kind": "", "middle": ""})])
+    classes = table[owner].T
+    names = list(_CLASSES)
+    classes[names.index("place")] = PLACES.index(scene.place)
+    middle_patches = (box_middles // (SIZE / side)).clip(0, side - 1).astype(int) @ (1, side)
+    classes[names.index("middle"), middle_patches] = 1
+    edges = np.concatenate([middles - boxes[owner, :2], boxes[owner, 2:] - middles], axis=1) / SIZE
+    edges[owner < 0] = np.nan
+    return PatchLabels(classes, edges)
 
 
-def loss(logits: torch.Tensor, scenes: Sequence[Scene], side: int) -> torch.Tensor:
-    """Return the sum over attributes of the mean cross-entropy over patches.
+def loss(outputs: torch.Tensor, labels: Sequence[PatchLabels]) -> torch.Tensor:
+    """Return the sum over attributes of the mean cross-entropy over patches, and of the mean error of the edges.
 
     Args:
-        logits (`torch.Tensor`): shape `(scenes, side * side, classes)`.
-        scenes (`Sequence[Scene]`): the scenes of the batch.
-        side (`int`): number of patches per row and per column.
+        outputs (`torch.Tensor`): outputs of the heads, `(scenes, patches, classes + 4)`.
+        labels (`Sequence[PatchLabels]`): the targets of the scenes.
     """
+    import numpy as np
     import torch
 
-    labels = [patch_labels(scene, side) for scene in scenes]
-    # One tensor (scenes, patches, classes of the attribute) per attribute.
-    parts = torch.split(logits.float(), [len(classes) for classes in _CLASSES.values()], dim=-1)
+    # (attributes, scenes, patches) and (scenes, patches, 4).
+    classes = torch.from_numpy(np.stack([label.classes for label in labels], axis=1))
+    edges = torch.from_numpy(np.stack([label.edges for label in labels])).float()
+    *parts, edge_outputs = torch.split(outputs.float(), [*map(len, _CLASSES.values()), _EDGES], dim=-1)
     losses = [
-        torch.nn.functional.cross_entropy(
-            part.flatten(0, 1),
-            torch.tensor([scene_labels[name] for scene_labels in labels]).flatten(),
-            ignore_index=_IGNORE_INDEX,
-        )
-        for name, part in zip(_CLASSES, parts, strict=True)
+        torch.nn.functional.cross_entropy(part.flatten(0, 1), part_classes.flatten(), ignore_index=_IGNORE_INDEX)
+        for part, part_classes in zip(parts, classes, strict=True)
     ]
-    return torch.stack(losses).sum()
+    known = ~edges.isnan()
+    box_loss = torch.nn.functional.l1_loss(edge_outputs[known], edges[known])
+    return torch.stack([*losses, _BOX_WEIGHT * box_loss]).sum()
 
 
-def _get_attributes(obj: SceneObject | None, passive_verb: str) -> dict[str, str]:
-    """Return the attributes that a patch of an object predicts; an empty patch predicts only that there is none."""
-    if obj is None:
-        return {"kind": ""}
-    action = obj.action or obj.verb
+def _encode(attributes: dict[str, str]) -> list[int]:
+    """Return the class of every attribute, -100 for those that are not given."""
+    return [
+        classes.index(attributes[name]) if name in attributes else _IGNORE_INDEX for name, classes in _CLASSES.items()
+    ]
+
+
+def _get_attributes(obj: SceneObject, passive_verb: str) -> dict[str, str]:
+    """Return the attributes that a patch of an object predicts."""
     return {
         "kind": obj.kind,
         "color": obj.color,
         "shape": obj.shape,
         "word": obj.word,
-        "act": action,
+        "act": obj.action or obj.verb,
         "suffered": passive_verb,
+        "depth": obj.depth,
+        "middle": "",
     }
-
-
-def _find_object(scene: Scene, x: float, y: float) -> int | None:
-    """Return the index of the object at the center of a patch, the nearest one if there are several."""
-    candidates = [
-        (abs(obj.x - x), i)
-        for i, obj in enumerate(scene.objects)
-        # y is from the upper edge: an object is the box from its foot up to the maximum height.
-        if abs(obj.x - x) <= _HALF_WIDTH and obj.y - _HEIGHT[obj.depth] <= y <= obj.y
-    ]
-    return min(candidates)[1] if candidates else None

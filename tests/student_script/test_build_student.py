@@ -21,7 +21,8 @@ def write_small_config(tmp_path: Path) -> Path:
     config: dict[str, Any] = yaml.safe_load((SCRIPT / "student.yaml").read_text())
     config |= {"vocabulary_scenes": 60, "source": "scenes:30", "reserved_scenes": 2}
     config["seeing"] = {"steps": 8, "batch": 2, "learning_rate": 0.002}
-    config["alignment"] = {"steps": 8, "glances": 4, "batch": 2, "learning_rate": 0.002}
+    config["language"] = {"steps": 8, "batch": 2, "learning_rate": 0.002, "tokens": 300}
+    config["alignment"] = {"steps": 8, "batch": 2, "learning_rate": 0.002, "tokens": 320}
     recipe: dict[str, Any] = yaml.safe_load((SCRIPT / "student-lora.yaml").read_text())
     recipe |= {"max_steps": 3, "per_device_train_batch_size": 2, "logging_steps": 1, "save_steps": 3}
     (tmp_path / "student-lora.yaml").write_text(yaml.safe_dump(recipe))
@@ -39,7 +40,7 @@ def test_every_stage_runs_and_the_adapter_loads_over_the_aligned_base(tmp_path: 
 
     file, out = write_small_config(tmp_path), tmp_path / "build"
     figures = build(read_config(file, Config, example="one.yaml"), out, recipe=tmp_path / "student-lora.yaml")
-    for stage in ("seeing", "alignment"):
+    for stage in ("seeing", "language", "alignment"):
         log = [json.loads(line) for line in (out / f"{stage}.jsonl").read_text().splitlines()]
         assert [line["step"] for line in log] == list(range(1, 9))
         assert log[-1]["loss"] < log[0]["loss"]

@@ -2,53 +2,81 @@
 
 from __future__ import annotations
 
+import numpy as np
 import patch_pretraining
-from patch_pretraining import build_heads, loss, patch_labels
+import pytest
+from patch_pretraining import PatchLabels, build_heads, loss, patch_labels
 
+from compact_hf.scenes.render import get_box
 from compact_hf.scenes.scene import SIZE, build_scene
 
-GRID_SIZE = 10
+GRID_SIZE = 12
+EDGE = SIZE / GRID_SIZE
 
 
-def test_a_patch_is_asked_about_the_thing_it_shows() -> None:
-    for seed in range(20):
-        scene = build_scene(seed)
-        labels = patch_labels(scene, GRID_SIZE)
-        assert {len(answers) for answers in labels.values()} == {GRID_SIZE * GRID_SIZE}
-        for obj in scene.objects:
-            patch = (obj.y - 20) * GRID_SIZE // SIZE * GRID_SIZE + obj.x * GRID_SIZE // SIZE
-            nearest = min(scene.objects, key=lambda candidate: (candidate.depth != obj.depth, abs(candidate.x - obj.x)))
-            if nearest is obj and not obj.is_grouped:
-                label_names = {
-                    name: answers[labels[name][patch]] for name, answers in patch_pretraining._CLASSES.items()
-                }
-                assert label_names["kind"] in {
-                    candidate.kind for candidate in scene.objects if abs(candidate.x - obj.x) < 50
-                }
-                assert label_names["place"] == scene.place
+def name_classes(labels: PatchLabels, patch: int) -> dict[str, str]:
+    """Return the names of a patch's classes; attributes that do not count in the loss are left out."""
+    return {
+        name: values[number]
+        for (name, values), number in zip(patch_pretraining._CLASSES.items(), labels.classes[:, patch], strict=True)
+        if number >= 0
+    }
 
 
-def test_an_empty_patch_is_asked_for_the_place_and_whether_it_is_empty() -> None:
-    labels = patch_labels(build_scene(0), GRID_SIZE)
-    # The upper left corner is sky.
-    assert labels["kind"][0] == 0
-    assert labels["color"][0] == labels["word"][0] == -100
-    assert labels["place"][0] >= 0
+@pytest.mark.parametrize("seed", range(20))
+def test_a_patch_is_asked_about_the_thing_whose_box_it_is_in(seed: int) -> None:
+    scene = build_scene(seed)
+    labels = patch_labels(scene, GRID_SIZE)
+    owners = 0
+    for patch in range(GRID_SIZE * GRID_SIZE):
+        x, y = (patch % GRID_SIZE + 0.5) * EDGE, (patch // GRID_SIZE + 0.5) * EDGE
+        names = name_classes(labels, patch)
+        assert names["place"] == scene.place
+        boxes = {get_box(obj): obj for obj in scene.objects}
+        inside = [obj for (left, top, right, bottom), obj in boxes.items() if left <= x <= right and top <= y <= bottom]
+        if not inside:
+            assert set(names) == {"kind", "middle", "place"}
+            assert names["kind"] == ""
+            assert np.isnan(labels.edges[patch]).all()
+            continue
+        left, top, right, bottom = labels.edges[patch] * SIZE
+        obj = boxes[round(x - left), round(y - top), round(x + right), round(y + bottom)]
+        assert obj in inside
+        assert [names[name] for name in ("kind", "color", "shape", "word", "depth")] == [
+            obj.kind, obj.color, obj.shape, obj.word, obj.depth
+        ]  # fmt: skip
+        owners += 1
+    assert owners > 20
 
 
-def test_right_answers_cost_nothing_and_wrong_ones_do() -> None:
+def test_every_thing_has_one_middle() -> None:
+    scene = build_scene(3)
+    labels = patch_labels(scene, GRID_SIZE)
+    middles = {patch for patch in range(GRID_SIZE**2) if name_classes(labels, patch)["middle"]}
+    expected = set()
+    for obj in scene.objects:
+        left, top, right, bottom = get_box(obj)
+        expected.add(int((top + bottom) / 2 // EDGE) * GRID_SIZE + int((left + right) / 2 // EDGE))
+    assert middles == expected
+
+
+def test_right_outputs_cost_nothing_and_wrong_ones_do() -> None:
     import torch
 
-    scenes = [build_scene(seed) for seed in range(2)]
-    sizes = [len(answers) for answers in patch_pretraining._CLASSES.values()]
-    assert build_heads(8).out_features == sum(sizes)
-    logits = torch.zeros(2, GRID_SIZE * GRID_SIZE, sum(sizes))
-    uniform_loss = loss(logits, scenes, GRID_SIZE)
-    for row, scene in enumerate(scenes):
-        labels, start = patch_labels(scene, GRID_SIZE), 0
-        for name, size in zip(patch_pretraining._CLASSES, sizes, strict=True):
-            for patch, answer in enumerate(labels[name]):
-                if answer >= 0:
-                    logits[row, patch, start + answer] = 50.0
+    labels = [patch_labels(build_scene(seed), GRID_SIZE) for seed in range(2)]
+    sizes = [len(classes) for classes in patch_pretraining._CLASSES.values()]
+    assert build_heads(8).out_features == sum(sizes) + 4
+    outputs = torch.zeros(2, GRID_SIZE * GRID_SIZE, sum(sizes) + 4)
+    uniform_loss = loss(outputs, labels)
+    for row, label in enumerate(labels):
+        start = 0
+        for classes, size in zip(label.classes, sizes, strict=True):
+            for patch, number in enumerate(classes):
+                if number >= 0:
+                    outputs[row, patch, start + number] = 50.0
             start += size
-    assert loss(logits, scenes, GRID_SIZE) < 1e-3 < uniform_loss
+        outputs[row, :, start:] = torch.from_numpy(np.nan_to_num(label.edges))
+    assert loss(outputs, labels) < 1e-3 < uniform_loss
+    # A tenth of the image's size in every edge of every box.
+    outputs[..., -4:] += 0.1
+    assert loss(outputs, labels).item() == pytest.approx(1.0, abs=1e-3)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pretrain
 import pytest
-from captions import conversation
-from pretrain import FIRST_SEED, AlignmentSchedule, Step, align
+from captions import conversation, describe_scene, text_conversation
+from pretrain import FIRST_SEED, ConversationSchedule, Step, align, pretrain_language
 
 from compact_hf.errors import TuningError
 from compact_hf.models.llava.tiny import ModelSize, build_tiny
 from compact_hf.scenes.render import render
-from compact_hf.scenes.scene import EVALUATION_SEEDS, build_scene
+from compact_hf.scenes.scene import EVALUATION_SEEDS, Scene, build_scene
 
 SMALLEST = ModelSize(
     image_size=24,
@@ -26,6 +27,8 @@ SMALLEST = ModelSize(
     text_layers=1,
     vocab_size=600,
 )
+# Tokens of a row: a few exchanges.
+SMALLEST_ROW = 180
 
 
 @pytest.fixture(scope="module")
@@ -36,28 +39,69 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny(tmp_path_factory.mktemp("student") / "untrained", texts, seed=0, size=SMALLEST)
 
 
-def test_rows_are_those_of_the_processor(untrained: Path) -> None:
+def test_rows_are_those_of_the_processor_up_to_the_last_exchange_that_fits(untrained: Path) -> None:
     import torch
     from transformers import AutoProcessor
 
     processor: Any = AutoProcessor.from_pretrained(untrained)
     scenes = [build_scene(seed) for seed in range(6)]
     conversations = [conversation(scene, random.Random(scene.seed)) for scene in scenes]
-    tokens, loss_mask = pretrain._tokenize(processor, conversations, image_tokens=SMALLEST.image_tokens)
-    messages = [pretrain._messages(exchanges) for exchanges in conversations]
-    for scene, turns in zip(scenes, messages, strict=True):
-        turns[0]["content"][0] = {"type": "image", "image": render(scene)}
-    expected = processor.apply_chat_template(
-        messages,
+    tokens, loss_mask = pretrain._tokenize(
+        processor, conversations, image_tokens=SMALLEST.image_tokens, length=SMALLEST_ROW
+    )
+    assert tokens.shape == loss_mask.shape == (6, SMALLEST_ROW)
+    for scene, exchanges, row, row_mask in zip(scenes, conversations, tokens, loss_mask, strict=True):
+        # Each exchange adds one end token, so their number tells how many exchanges the row has.
+        count = int((row == processor.tokenizer.eos_token_id).sum())
+        assert 0 < count < len(exchanges)
+        whole, longer = (encode(processor, scene, exchanges[:number]) for number in (count, count + 1))
+        length = whole["input_ids"].shape[1]
+        assert length <= SMALLEST_ROW < longer["input_ids"].shape[1]
+        assert torch.equal(row[:length], whole["input_ids"][0])
+        assert (row[length:] == processor.tokenizer.pad_token_id).all()
+        assert torch.equal(row_mask[:length], torch.as_tensor(whole["assistant_masks"])[0].bool())
+        assert not row_mask[length:].any()
+
+
+def test_what_does_not_fit_is_left_out_and_a_row_without_anything_is_refused(untrained: Path) -> None:
+    import torch
+    from transformers import AutoProcessor
+
+    processor: Any = AutoProcessor.from_pretrained(untrained)
+    long, short = ("Describe the picture.", "a red kite; " * 200), ("Count the kites.", "3")
+    options = {"image_tokens": SMALLEST.image_tokens, "length": SMALLEST_ROW}
+    first, second = (pretrain._tokenize(processor, [row], **options) for row in ([long, short], [short]))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    with pytest.raises(TuningError, match="no exchange about an image fits into a row of 180 tokens: raise `tokens`"):
+        pretrain._tokenize(processor, [[long]], **options)
+
+
+def test_rows_without_an_image_have_no_image_token(untrained: Path) -> None:
+    from transformers import AutoProcessor
+
+    processor: Any = AutoProcessor.from_pretrained(untrained)
+    exchanges = text_conversation(build_scene(5), random.Random(5))
+    tokens, loss_mask = pretrain._tokenize(processor, [exchanges], image_tokens=0, length=400)
+    text = processor.tokenizer.decode(tokens[0])
+    assert "<image>" not in text
+    assert f"USER: {describe_scene(build_scene(5))}\n" in text
+    described = processor.tokenizer.decode(tokens[0][loss_mask[0]])
+    assert described.startswith(f" {exchanges[0][1]}</s> {exchanges[1][1]}</s>")
+
+
+def encode(processor: Any, scene: Scene, exchanges: Sequence[tuple[str, str]]) -> Any:
+    """Return what the processor makes of a conversation about a scene."""
+    messages = pretrain._messages(exchanges, with_image=True)
+    messages[0]["content"][0] = {"type": "image", "image": render(scene)}
+    return processor.apply_chat_template(
+        [messages],
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
         return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": "right", "add_special_tokens": False},
+        processor_kwargs={"add_special_tokens": False},
     )
-    assert torch.equal(tokens, expected["input_ids"])
-    assert torch.equal(loss_mask, torch.as_tensor(expected["assistant_masks"]).bool())
-    assert loss_mask.any(dim=1).all()
 
 
 @pytest.mark.slow
@@ -65,7 +109,7 @@ def test_the_loss_falls_and_the_folder_loads(untrained: Path, tmp_path: Path) ->
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     steps: list[Step] = []
-    schedule = AlignmentSchedule(steps=30, glances=15, batch=4, learning_rate=0.01)
+    schedule = ConversationSchedule(steps=30, batch=4, learning_rate=0.01, tokens=SMALLEST_ROW)
     out = align(untrained, tmp_path / "aligned", schedule, on_step=steps.append)
     assert [step.number for step in steps] == list(range(1, 31))
     assert sum(step.loss for step in steps[-5:]) < 0.7 * sum(step.loss for step in steps[:5])
@@ -74,8 +118,22 @@ def test_the_loss_falls_and_the_folder_loads(untrained: Path, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["aligned"]
 
 
+@pytest.mark.slow
+def test_the_language_model_learns_from_text_alone(untrained: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    steps: list[Step] = []
+    schedule = ConversationSchedule(steps=30, batch=4, learning_rate=0.01, tokens=400)
+    out = pretrain_language(untrained, tmp_path / "language", schedule, on_step=steps.append)
+    assert sum(step.loss for step in steps[-5:]) < 0.7 * sum(step.loss for step in steps[:5])
+    before, after = (load_file(path / "model.safetensors") for path in (untrained, out))
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    assert changed == {name for name in before if "language_model" in name}
+
+
 def test_a_run_that_diverges_is_told_and_saves_nothing(untrained: Path, tmp_path: Path) -> None:
-    schedule = AlignmentSchedule(steps=10, glances=5, batch=2, learning_rate=1e30)
+    schedule = ConversationSchedule(steps=10, batch=2, learning_rate=1e30, tokens=SMALLEST_ROW)
     with pytest.raises(
         TuningError, match=r"aligned diverged: the loss is \S+ at step 2, the norm .* lower the learning"
     ):
@@ -87,7 +145,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
     untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain, "_SAVE_EVERY", 4)
-    schedule = AlignmentSchedule(steps=10, glances=5, batch=2, learning_rate=0.01)
+    schedule = ConversationSchedule(steps=10, batch=2, learning_rate=0.01, tokens=SMALLEST_ROW)
     whole = align(untrained, tmp_path / "whole", schedule)
 
     def kill(step: Step) -> None:
@@ -105,8 +163,8 @@ def test_a_killed_run_ends_as_one_that_was_not(
 def test_the_learning_rate_rises_stays_and_falls_to_nought() -> None:
     shares = [pretrain._learning_rate_share(number, 1000) for number in range(1, 1001)]
     assert shares[:50] == sorted(shares[:50])
-    assert set(shares[49:749]) == {1.0}
-    assert shares[750:] == sorted(shares[750:], reverse=True)
+    assert set(shares[49:599]) == {1.0}
+    assert shares[600:] == sorted(shares[600:], reverse=True)
     assert 0 < shares[-1] < 0.01
 
 

@@ -58,19 +58,18 @@ class ModelSize:
 TINY_SIZE: Final = ModelSize()
 """1.5 million parameters: a training step takes a few milliseconds. For tests and benchmarks."""
 STUDENT_SIZE: Final = ModelSize(
-    image_size=120,
-    patch_size=12,
-    hidden_size=128,
+    image_size=168,
+    patch_size=14,
+    hidden_size=192,
     vision_heads=4,
-    text_heads=2,
+    text_heads=3,
     vision_layers=4,
-    text_layers=4,
+    text_layers=5,
     vocab_size=1024,
 )
-"""1.8 million parameters, which learn to see drawn scenes in an hour of training.
+"""4.3 million parameters, which learn to see drawn scenes in two hours of training.
 
-In the background of a scene, columns of objects are 24 pixels apart, two patches of 12 pixels, so that corresponding
-patches show the same part of each object.
+At half of the size at which scenes are drawn, words can still be read; each object covers about nine patches.
 """
 
 
@@ -120,7 +119,10 @@ def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
     template_text = _render_empty_turn()
     sentences = (template_text.partition("USER:")[0], SHORT_ANSWER_INSTRUCTION)
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # As in Llama, each digit is a token, so that numbers which never occurred in the texts can be read and written.
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(sentences),
