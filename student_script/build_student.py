@@ -64,7 +64,7 @@ from compact_hf.training.train import tune
 from compact_hf.wording import format_count
 
 _ROOT: Final = Path(__file__).parents[1]
-# File in the output directory -> where it is shipped: in the docs, and in the Space.
+# File in the output directory -> its copy in the docs or in the Space.
 _RESULT_FILES: Final = {
     "student.json": "docs/figures/student.json",
     "judged/results.json": "spaces_demo/results.json",

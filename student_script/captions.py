@@ -240,7 +240,7 @@ def _to_percent(place: Sequence[float]) -> list[int]:
 
 
 def _passive_verbs(scene: Scene, obj: SceneObject) -> list[str]:
-    """Return what is done to an object; several actors may do the same thing to it, which is told once."""
+    """Return what is done to an object; several actors may do the same thing to it, which is named once."""
     verbs = (VERBS[actor.verb] for actor in scene.objects if actor.verb and scene.objects[actor.target] is obj)
     return list(dict.fromkeys(verbs))
 

@@ -228,7 +228,7 @@ def _train(
     optimizers = _build_optimizers(module, schedule.learning_rate)
     # Steps are numbered from 1. Resumed: the first one is the step after the checkpoint.
     numbers = range(_resume(_checkpoint_path(out), module, optimizers) + 1, schedule.steps + 1)
-    # A sequence of numbers as the data set: each item is collated to a whole batch.
+    # A sequence of numbers as the dataset: each item is collated to a whole batch.
     batches = DataLoader(numbers, batch_size=1, num_workers=1, collate_fn=_BatchOfNumber(draw_batch))  # type: ignore[arg-type]
     for number, batch in zip(numbers, batches, strict=True):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
