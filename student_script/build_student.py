@@ -35,16 +35,9 @@ from typing import Any, Final
 
 import yaml
 from captions import conversation
-from pretrain import (
-    FIRST_SEED,
-    ConversationSchedule,
-    Step,
-    TrainingSchedule,
-    align,
-    pretrain_language,
-    pretrain_tower,
-)
+from pretrain import FIRST_SEED, ConversationSchedule, align, pretrain_language, pretrain_tower
 from pydantic import BaseModel, ConfigDict
+from training_loop import Step, TrainingSchedule
 
 from compact_hf import CompactError, assemble, evaluate, generate
 from compact_hf.answers import SHORT_ANSWER_INSTRUCTION

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,11 +62,10 @@ def test_a_rope_is_outside_the_box() -> None:
     assert get_box(scene.objects[1])[0] > 200
 
 
-@pytest.mark.parametrize("facing", [1, -1])
-def test_a_mirrored_thing_has_a_mirrored_box(facing: int) -> None:
+def test_a_mirrored_thing_has_a_mirrored_box() -> None:
     obj = SceneObject("woman", "pink", 168, 322, "foreground", facing=1, shape="square", action="reading")
-    left, top, right, bottom = get_box(replace(obj, facing=facing))  # type: ignore[arg-type]
-    mirrored_left, mirrored_top, mirrored_right, mirrored_bottom = get_box(replace(obj, facing=-facing))  # type: ignore[arg-type]
+    left, top, right, bottom = get_box(obj)
+    mirrored_left, mirrored_top, mirrored_right, mirrored_bottom = get_box(replace(obj, facing=-1))
     assert (top, bottom) == (mirrored_top, mirrored_bottom)
     # Badges are rounded to whole pixels.
     assert abs(left - (2 * 168 - mirrored_right)) <= 1

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pretrain
 import pytest
+import rows
+import training_loop
 from captions import conversation, describe_scene, text_conversation
-from pretrain import FIRST_SEED, ConversationSchedule, Step, align, pretrain_language
+from pretrain import FIRST_SEED, ConversationSchedule, align, pretrain_language
+from training_loop import Step
 
 from compact_hf.errors import TuningError
 from compact_hf.models.llava.tiny import ModelSize, build_tiny
@@ -46,9 +48,7 @@ def test_rows_are_those_of_the_processor_up_to_the_last_exchange_that_fits(untra
     processor: Any = AutoProcessor.from_pretrained(untrained)
     scenes = [build_scene(seed) for seed in range(6)]
     conversations = [conversation(scene, random.Random(scene.seed)) for scene in scenes]
-    tokens, loss_mask = pretrain._tokenize(
-        processor, conversations, image_tokens=SMALLEST.image_tokens, length=SMALLEST_ROW
-    )
+    tokens, loss_mask = rows.tokenize(processor, conversations, image_tokens=SMALLEST.image_tokens, length=SMALLEST_ROW)
     assert tokens.shape == loss_mask.shape == (6, SMALLEST_ROW)
     for scene, exchanges, row, row_mask in zip(scenes, conversations, tokens, loss_mask, strict=True):
         # Each exchange adds one end token, so their number tells how many exchanges the row has.
@@ -70,11 +70,11 @@ def test_what_does_not_fit_is_left_out_and_a_row_without_anything_is_refused(unt
     processor: Any = AutoProcessor.from_pretrained(untrained)
     long, short = ("Describe the picture.", "a red kite; " * 200), ("Count the kites.", "3")
     options = {"image_tokens": SMALLEST.image_tokens, "length": SMALLEST_ROW}
-    first, second = (pretrain._tokenize(processor, [row], **options) for row in ([long, short], [short]))
+    first, second = (rows.tokenize(processor, [row], **options) for row in ([long, short], [short]))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
     with pytest.raises(TuningError, match="no exchange about an image fits into a row of 180 tokens: raise `tokens`"):
-        pretrain._tokenize(processor, [[long]], **options)
+        rows.tokenize(processor, [[long]], **options)
 
 
 def test_rows_without_an_image_have_no_image_token(untrained: Path) -> None:
@@ -82,7 +82,7 @@ def test_rows_without_an_image_have_no_image_token(untrained: Path) -> None:
 
     processor: Any = AutoProcessor.from_pretrained(untrained)
     exchanges = text_conversation(build_scene(5), random.Random(5))
-    tokens, loss_mask = pretrain._tokenize(processor, [exchanges], image_tokens=0, length=400)
+    tokens, loss_mask = rows.tokenize(processor, [exchanges], image_tokens=0, length=400)
     text = processor.tokenizer.decode(tokens[0])
     assert "<image>" not in text
     assert f"USER: {describe_scene(build_scene(5))}\n" in text
@@ -92,7 +92,7 @@ def test_rows_without_an_image_have_no_image_token(untrained: Path) -> None:
 
 def encode(processor: Any, scene: Scene, exchanges: Sequence[tuple[str, str]]) -> Any:
     """Return what the processor makes of a conversation about a scene."""
-    messages = pretrain._messages(exchanges, with_image=True)
+    messages = rows.to_messages(exchanges, with_image=True)
     messages[0]["content"][0] = {"type": "image", "image": render(scene)}
     return processor.apply_chat_template(
         [messages],
@@ -144,7 +144,7 @@ def test_a_run_that_diverges_is_told_and_saves_nothing(untrained: Path, tmp_path
 def test_a_killed_run_ends_as_one_that_was_not(
     untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain, "_SAVE_EVERY", 4)
+    monkeypatch.setattr(training_loop, "_SAVE_EVERY", 4)
     schedule = ConversationSchedule(steps=10, batch=2, learning_rate=0.01, tokens=SMALLEST_ROW)
     whole = align(untrained, tmp_path / "whole", schedule)
 
@@ -161,7 +161,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nought() -> None:
-    shares = [pretrain._learning_rate_share(number, 1000) for number in range(1, 1001)]
+    shares = [training_loop._learning_rate_share(number, 1000) for number in range(1, 1001)]
     assert shares[:50] == sorted(shares[:50])
     assert set(shares[49:599]) == {1.0}
     assert shares[600:] == sorted(shares[600:], reverse=True)
