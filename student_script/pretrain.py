@@ -1,9 +1,10 @@
 """Pre-trains the vision tower of a tiny LLaVA, and aligns the model on descriptions of drawn scenes.
 
 LLaVA's first stage trains only the projector between two pre-trained models. Here nothing is pre-trained: first the
-tower learns to recognize objects (patch_pretraining.py), then the whole model learns to describe scenes, from which the
-language model learns its language. Every batch has scenes with seeds of its own, so no image is seen twice. The batch
-of a step depends only on the step's number, so an interrupted run continues exactly as if it had not been stopped.
+tower learns to recognize objects (patch_pretraining.py), and the language model its language, from scenes described in
+words; then the whole model learns to describe images. Every batch has scenes with seeds of its own, so no image is seen
+twice. The batch of a step depends only on the step's number, so an interrupted run continues exactly as if it had not
+been stopped.
 """
 
 from __future__ import annotations

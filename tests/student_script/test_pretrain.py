@@ -109,9 +109,9 @@ def test_the_loss_falls_and_the_folder_loads(untrained: Path, tmp_path: Path) ->
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     steps: list[Step] = []
-    schedule = ConversationSchedule(steps=30, batch=4, learning_rate=0.01, tokens=SMALLEST_ROW)
+    schedule = ConversationSchedule(steps=100, batch=4, learning_rate=0.01, tokens=SMALLEST_ROW)
     out = align(untrained, tmp_path / "aligned", schedule, on_step=steps.append)
-    assert [step.number for step in steps] == list(range(1, 31))
+    assert [step.number for step in steps] == list(range(1, 101))
     assert sum(step.loss for step in steps[-5:]) < 0.7 * sum(step.loss for step in steps[:5])
     assert AutoModelForImageTextToText.from_pretrained(out).config.image_seq_length == SMALLEST.image_tokens
     assert AutoProcessor.from_pretrained(out).chat_template
@@ -124,7 +124,7 @@ def test_the_language_model_learns_from_text_alone(untrained: Path, tmp_path: Pa
     from safetensors.torch import load_file
 
     steps: list[Step] = []
-    schedule = ConversationSchedule(steps=30, batch=4, learning_rate=0.01, tokens=400)
+    schedule = ConversationSchedule(steps=100, batch=4, learning_rate=0.01, tokens=400)
     out = pretrain_language(untrained, tmp_path / "language", schedule, on_step=steps.append)
     assert sum(step.loss for step in steps[-5:]) < 0.7 * sum(step.loss for step in steps[:5])
     before, after = (load_file(path / "model.safetensors") for path in (untrained, out))
