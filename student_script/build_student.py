@@ -171,6 +171,7 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
         **{stage: _summarize_log(out / f"{stage}.jsonl") for stage in _STAGES},
         "tuning": {"steps": result.steps, "seconds": round(result.seconds), "loss": result.loss},
         "scores": _evaluate_student(config, out),
+        "by_query": _score_by_query(out / "judged" / TUNED),
     }
     write_atomically(out / "student.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
@@ -299,14 +300,14 @@ def _make_release(config: Config, run: Path, release: Path) -> None:
 
 
 def _evaluate_student(config: Config, out: Path) -> dict[str, Any]:
-    """Return the scores of base and adapter, of the adapter with swapped images, and by what a question asks for."""
+    """Return the scores of base and adapter, and of the adapter with swapped images, a control."""
     reserved = f"scenes:{config.reserved_scenes}"
     with ProgressBar("evaluation") as bar:
         evaluation = evaluate([out / ALIGNED, out / TUNED], reserved, out / "judged", on_progress=bar.show)
     with ProgressBar("evaluation, images swapped") as bar:
         swapped = evaluate(out / TUNED, reserved, out / "swapped", swap_pictures=True, on_progress=bar.show)
     scores = {results.model: results.to_json() for results in evaluation.results}
-    return {**scores, "swapped": swapped.results[0].to_json(), "by_query": _score_by_query(out / "judged" / TUNED)}
+    return {**scores, "swapped": swapped.results[0].to_json()}
 
 
 def _score_by_query(directory: Path) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def test_every_stage_runs_and_the_adapter_loads_over_the_aligned_base(tmp_path: 
         assert [line["step"] for line in log] == list(range(1, 9))
         assert log[-1]["loss"] < log[0]["loss"]
     assert figures["tuning"]["steps"] == 3
+    assert sum(score["n"] for score in figures["by_query"].values()) == figures["scores"]["tuned"]["overall"]["n"]
     assert set(figures["scores"]) == {"aligned", "tuned", "swapped"}
     assert figures == build(read_config(file, Config, example="one.yaml"), out, recipe=tmp_path / "student-lora.yaml")
     base = AutoModelForImageTextToText.from_pretrained(out / "aligned")
