@@ -35,7 +35,7 @@ from typing import Any, Final
 
 import yaml
 from captions import conversation
-from pretrain import FIRST_SEED, ConversationSchedule, align, pretrain_language, pretrain_tower
+from pretrain import FIRST_SEEDS, ConversationSchedule, align, pretrain_language, pretrain_tower
 from pydantic import BaseModel, ConfigDict
 from training_loop import Step, TrainingSchedule
 
@@ -51,8 +51,9 @@ from compact_hf.hub.card import CARD
 from compact_hf.models.llava.shipped import ALIGNED, CHECKPOINTS_DIRECTORY, TUNED, set_adapter_base
 from compact_hf.models.llava.tiny import STUDENT_SIZE, build_tiny
 from compact_hf.scenes.questions import make_question, read_question
-from compact_hf.scenes.scene import build_scene
-from compact_hf.storage import is_empty_directory, write_atomically
+from compact_hf.scenes.scene import EVALUATION_SEEDS, build_scene
+from compact_hf.scenes.source import parse_scenes
+from compact_hf.storage import is_empty_directory, replace_directory, write_atomically
 from compact_hf.training.train import tune
 from compact_hf.wording import format_count
 
@@ -131,8 +132,10 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
         `dict[str, Any]`: all results, which are also written to `out/student.json`.
 
     Raises:
+        UsageError: if two stages would use the same scenes, or `out` holds something else.
         CompactError: if a stage failed or was stopped; the same call resumes.
     """
+    check_seeds(config)
     _init_output_dir(config, out)
     untrained, aligned, release, tuned = (out / name for name in ("untrained", ALIGNED, "release", TUNED))
     if not untrained.exists():
@@ -177,6 +180,26 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
     return metrics
 
 
+def check_seeds(config: Config) -> None:
+    """Raise UsageError if two stages would use the same scenes, or one of them those of evaluation."""
+    source = parse_scenes(config.source)
+    seeds = {
+        "source": range(source.start, source.stop),
+        "vocabulary_scenes": _vocabulary_seeds(config.vocabulary_scenes),
+        "reserved_scenes": EVALUATION_SEEDS[: config.reserved_scenes],
+    }
+    for stage, first_seed in FIRST_SEEDS.items():
+        settings: TowerConfig = getattr(config, stage)
+        seeds[stage] = range(first_seed, first_seed + settings.steps * settings.batch)
+    ordered = sorted(seeds.items(), key=lambda item: item[1].start)
+    for (name, used), (next_name, next_used) in itertools.pairwise(ordered):
+        if used.stop > next_used.start:
+            raise UsageError(
+                f"{name} has scenes with the seeds {used.start} to {used.stop - 1}, and {next_name} begins at "
+                f"{next_used.start}: make {name} smaller"
+            )
+
+
 def iter_texts(scenes: int, seed: int) -> Iterator[str]:
     """Yield the texts that the tokenizer is trained on: descriptions of scenes, and questions of all k with answers.
 
@@ -186,8 +209,7 @@ def iter_texts(scenes: int, seed: int) -> Iterator[str]:
     """
     # Evaluation appends it to each question, so its words need tokens.
     yield SHORT_ANSWER_INSTRUCTION
-    # Seeds just below those of alignment.
-    for number in range(FIRST_SEED - scenes, FIRST_SEED):
+    for number in _vocabulary_seeds(scenes):
         scene, rng = build_scene(number), random.Random(f"{seed} {number}")
         yield from itertools.chain.from_iterable(conversation(scene, rng))
         # No question about a scene needs more than five capabilities.
@@ -197,23 +219,30 @@ def iter_texts(scenes: int, seed: int) -> Iterator[str]:
                 yield from (question.question, question.answer)
 
 
+def _vocabulary_seeds(scenes: int) -> range:
+    """Return the seeds of the scenes for the tokenizer, just below those of alignment."""
+    return range(FIRST_SEEDS["alignment"] - scenes, FIRST_SEEDS["alignment"])
+
+
 def ship(out: Path) -> int:
     """Copy the checkpoints into the package and the results to docs and Space; return the checkpoints' size in bytes.
 
     Args:
         out (`Path`): output directory of `build`.
     """
-    for name, weights in _CHECKPOINT_FILES.items():
-        # Removed first, so that no file of an earlier student remains; the card is written by hand.
-        (CHECKPOINTS_DIRECTORY / name).mkdir(parents=True, exist_ok=True)
-        for path in (CHECKPOINTS_DIRECTORY / name).iterdir():
-            if path.name != CARD:
-                path.unlink()
-        for file in (*weights, *_PROCESSOR_FILES):
-            shutil.copyfile(out / name / file, CHECKPOINTS_DIRECTORY / name / file)
-    _halve_weights(CHECKPOINTS_DIRECTORY / ALIGNED / "model.safetensors")
-    # Remove the local path of the base; `copy_student` sets the path of the copy.
-    set_adapter_base(CHECKPOINTS_DIRECTORY / TUNED, ALIGNED)
+    # The checkpoints of an earlier student are replaced when the new ones are complete.
+    with replace_directory(
+        CHECKPOINTS_DIRECTORY, is_replaceable=lambda directory: True, error_type=TuningError
+    ) as directory:
+        for name, weights in _CHECKPOINT_FILES.items():
+            (directory / name).mkdir()
+            for file in (*weights, *_PROCESSOR_FILES):
+                shutil.copyfile(out / name / file, directory / name / file)
+        _halve_weights(directory / ALIGNED / "model.safetensors")
+        # Remove the local path of the base; `copy_student` sets the path of the copy.
+        set_adapter_base(directory / TUNED, ALIGNED)
+        # The card is written by hand.
+        shutil.copyfile(CHECKPOINTS_DIRECTORY / ALIGNED / CARD, directory / ALIGNED / CARD)
     for file, copy in _RESULT_FILES.items():
         shutil.copyfile(out / file, _ROOT / copy)
     return sum(path.stat().st_size for path in CHECKPOINTS_DIRECTORY.rglob("*") if path.is_file())
@@ -250,9 +279,12 @@ def _init_output_dir(config: Config, out: Path) -> None:
 @contextmanager
 def _log_steps(out: Path, stage: str, steps: int) -> Iterator[Callable[[Step], None]]:
     """Yield a function that writes a step to the stage's log and shows it in a progress bar."""
-    start = time.monotonic()
-    # Appended to, because a call that resumes adds to the log. Line-buffered: a killed process leaves complete lines.
-    with (out / f"{stage}.jsonl").open("a", encoding="utf-8", buffering=1) as log, ProgressBar(stage) as bar:
+    path = out / f"{stage}.jsonl"
+    # A call that resumes adds to the log, and to the seconds of the calls before it.
+    entries = _read_log(path) if path.exists() else []
+    start = time.monotonic() - (entries[-1]["seconds"] if entries else 0)
+    # Line-buffered: a killed process leaves complete lines.
+    with path.open("a", encoding="utf-8", buffering=1) as log, ProgressBar(stage) as bar:
 
         def log_step(step: Step) -> None:
             seconds = round(time.monotonic() - start, 1)
@@ -262,25 +294,23 @@ def _log_steps(out: Path, stage: str, steps: int) -> Iterator[Callable[[Step], N
         yield log_step
 
 
-def _summarize_log(log: Path) -> dict[str, Any]:
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _summarize_log(path: Path) -> dict[str, Any]:
     """Return steps, wall-clock seconds and mean losses from a stage's log.
 
     A run that was killed repeats steps after it is resumed; the last entry of each step counts.
     """
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    steps = {line["step"]: line["loss"] for line in lines}
-    # Each call counts seconds from 0: an entry before a smaller one is the last of its call.
-    call_seconds = [
-        entry["seconds"]
-        for entry, next_entry in itertools.pairwise([*lines, {"seconds": 0.0}])
-        if next_entry["seconds"] < entry["seconds"]
-    ]
+    entries = _read_log(path)
+    steps = {entry["step"]: entry["loss"] for entry in entries}
     # Mean loss of each 20 steps.
     means = [
         (number, round(sum(steps[step] for step in range(number - 19, number + 1)) / 20, 4))
         for number in range(20, len(steps) + 1, 20)
     ]
-    return {"steps": len(steps), "seconds": round(sum(call_seconds)), "loss": means}
+    return {"steps": len(steps), "seconds": round(entries[-1]["seconds"]), "loss": means}
 
 
 def _make_release(config: Config, run: Path, release: Path) -> None:

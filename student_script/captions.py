@@ -45,7 +45,9 @@ _WHOLE_COUNT_SHARE: Final = 0.12
 """Share of the requests to count that are about all things."""
 _REDRAWN_ONES: Final = 0.7
 """Share of the requests to count one thing that are replaced by others."""
-_TOOLS: Final = ("detect", "read", "count", "crop", "caption")
+_TEXT_TOOLS: Final = ("detect", "read", "count", "caption")
+"""Tools whose calls need no place, so that they can be called about a scene that is described in words."""
+_TOOLS: Final = (*_TEXT_TOOLS, "crop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Part:
     Attributes:
         scene (`Scene`): the scene.
         plural (`str`): the phrase in the plural, with its article: "the red kites".
-        phrase (`str`): the same in the singular if it refers to one thing.
+        phrase (`str`): a phrase for the same things, in the singular if it refers to one.
         noun (`str`): its noun, in the plural.
         objects (`list[SceneObject]`): the things, background first, each plane from left to right; may be empty.
     """
@@ -75,20 +77,21 @@ def conversation(scene: Scene, rng: random.Random) -> list[Exchange]:
         rng (`random.Random`): chooses the requests.
     """
     whole = [(SCENE_REQUEST, describe_scene(scene))] if rng.random() < 0.5 else []
-    return [*whole, *(_draw_exchange(scene, rng, _FORMS) for _ in range(_PART_COUNT))]
+    return [*whole, *(_draw_exchange(scene, rng, _FORMS, _TOOLS) for _ in range(_PART_COUNT))]
 
 
 def text_conversation(scene: Scene, rng: random.Random) -> list[Exchange]:
     """Return a conversation about a scene that is described in the first request instead of shown.
 
-    Points and boxes do not occur, because the description has none.
+    Points and boxes do not occur, because the description has none. Some requests name a part by what the description
+    leaves out, such as the members of a group in a row.
 
     Args:
         scene (`Scene`): the scene.
         rng (`random.Random`): chooses the requests.
     """
     forms = {form: weight for form, weight in _FORMS.items() if form not in ("point", "box")}
-    (request, description), *others = (_draw_exchange(scene, rng, forms) for _ in range(_PART_COUNT))
+    (request, description), *others = (_draw_exchange(scene, rng, forms, _TEXT_TOOLS) for _ in range(_PART_COUNT))
     return [(f"{describe_scene(scene)}\n{request}", description), *others]
 
 
@@ -156,7 +159,8 @@ def tell_about_part(part: Part) -> Exchange:
         sentences.append(f"The {obj.kind} is {obj.action}.")
     if obj.verb:
         sentences.append(f"The {obj.kind} is {obj.verb} the {part.scene.objects[obj.target].kind}.")
-    sentences.extend(f"The {obj.kind} is being {verb}." for verb in _passive_verbs(part.scene, obj))
+    if verb := passive_verb(part.scene, obj):
+        sentences.append(f"The {obj.kind} is being {verb}.")
     return request, " ".join(sentences)
 
 
@@ -189,11 +193,16 @@ def call_for_part(part: Part, tool: str) -> Exchange:
     return f"Call the tool {tool} for {part.phrase}.", json.dumps({"name": tool, "arguments": arguments})
 
 
+def passive_verb(scene: Scene, obj: SceneObject) -> str:
+    """Return what is done to an object, such as "pushed", or an empty string; no object has two actors."""
+    return next((VERBS[actor.verb] for actor in scene.objects if actor.verb and scene.objects[actor.target] is obj), "")
+
+
 # Form of an exchange about a part -> how often it is used, relative to the others.
 _FORMS: Final = {"describe": 6, "count": 4, "point": 4, "box": 2, "tell": 3, "call": 1}
 
 
-def _draw_exchange(scene: Scene, rng: random.Random, forms: Mapping[str, int]) -> Exchange:
+def _draw_exchange(scene: Scene, rng: random.Random, forms: Mapping[str, int], tools: Sequence[str]) -> Exchange:
     """Return an exchange of a random form, by the weights in `forms`, about a random part of a scene."""
     (form,) = rng.choices(list(forms), list(forms.values()))
     part = draw_part(scene, rng)
@@ -214,7 +223,7 @@ def _draw_exchange(scene: Scene, rng: random.Random, forms: Mapping[str, int]) -
         case "tell":
             return tell_about_part(part)
         case _:
-            return call_for_part(part, rng.choice(_TOOLS))
+            return call_for_part(part, rng.choice(tools))
 
 
 def _describe_place(scene: Scene) -> str:
@@ -239,14 +248,8 @@ def _to_percent(place: Sequence[float]) -> list[int]:
     return [round(100 * value / SIZE) for value in place]
 
 
-def _passive_verbs(scene: Scene, obj: SceneObject) -> list[str]:
-    """Return what is done to an object; several actors may do the same thing to it, which is named once."""
-    verbs = (VERBS[actor.verb] for actor in scene.objects if actor.verb and scene.objects[actor.target] is obj)
-    return list(dict.fromkeys(verbs))
-
-
 def _phrase(scene: Scene, obj: SceneObject) -> str:
     """Return the phrase about one object, with its words in the fixed order."""
     misplaced = "misplaced" if scene.place in obj.kind_info.odd_places else ""
     words = (get_half(obj) or "middle", obj.depth, obj.color, obj.kind, obj.shape, obj.word)
-    return " ".join(filter(None, (*words, obj.action or obj.verb, *_passive_verbs(scene, obj), misplaced)))
+    return " ".join(filter(None, (*words, obj.action or obj.verb, passive_verb(scene, obj), misplaced)))

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from captions import passive_verb
+
 from compact_hf.scenes.kinds import ACTIONS, COLORS, KINDS, PLACES, SHAPES, VERBS, WORDS
 from compact_hf.scenes.render import get_box
 from compact_hf.scenes.scene import SIZE, Scene, SceneObject
@@ -29,7 +31,7 @@ _CLASSES: Final[dict[str, tuple[str, ...]]] = {
     "shape": ("", *SHAPES),
     "word": ("", *WORDS),
     "act": ("", *_ALL_ACTIONS),
-    "suffered": ("", *VERBS),
+    "passive": ("", *VERBS.values()),
     "depth": ("background", "foreground"),
     "middle": ("", "middle"),
     "place": PLACES,
@@ -87,14 +89,16 @@ def patch_labels(scene: Scene, side: int) -> PatchLabels:
     # Chebyshev distance from the middle of the box, 1 at its edges: (objects, patches).
     distances = (np.abs(middles - box_middles[:, None]) / (boxes[:, 2:] - boxes[:, :2])[:, None] * 2).max(axis=2)
     owner = np.where(distances.min(axis=0) <= 1, distances.argmin(axis=0), -1)
+    # The middle belongs to its object even if a narrow box contains the center of no patch. If two objects have their
+    # middles in a patch, it belongs to the one in front, which is later in the scene.
+    middle_patches = (box_middles // (SIZE / side)).clip(0, side - 1).astype(int) @ (1, side)
+    owner[middle_patches] = np.arange(len(boxes))
     # The last row of the tables is that of empty patches, whose owner is -1.
-    passive_verbs = {actor.target: actor.verb for actor in scene.objects if actor.verb}
-    attributes = [_get_attributes(obj, passive_verbs.get(i, "")) for i, obj in enumerate(scene.objects)]
+    attributes = [_get_attributes(scene, obj) for obj in scene.objects]
     table = np.array([*map(_encode, attributes), _encode({"kind": "", "middle": ""})])
     classes = table[owner].T
     names = list(_CLASSES)
     classes[names.index("place")] = PLACES.index(scene.place)
-    middle_patches = (box_middles // (SIZE / side)).clip(0, side - 1).astype(int) @ (1, side)
     classes[names.index("middle"), middle_patches] = 1
     edges = np.concatenate([middles - boxes[owner, :2], boxes[owner, 2:] - middles], axis=1) / SIZE
     edges[owner < 0] = np.nan
@@ -131,7 +135,7 @@ def _encode(attributes: dict[str, str]) -> list[int]:
     ]
 
 
-def _get_attributes(obj: SceneObject, passive_verb: str) -> dict[str, str]:
+def _get_attributes(scene: Scene, obj: SceneObject) -> dict[str, str]:
     """Return the attributes that a patch of an object predicts."""
     return {
         "kind": obj.kind,
@@ -139,7 +143,7 @@ def _get_attributes(obj: SceneObject, passive_verb: str) -> dict[str, str]:
         "shape": obj.shape,
         "word": obj.word,
         "act": obj.action or obj.verb,
-        "suffered": passive_verb,
+        "passive": passive_verb(scene, obj),
         "depth": obj.depth,
         "middle": "",
     }

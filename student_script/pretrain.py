@@ -22,18 +22,15 @@ from patch_pretraining import loss as patch_loss
 from rows import make_pixels, tokenize
 from training_loop import Step, TrainingSchedule, checkpoint_path, compile_modules, train
 
+from compact_hf.errors import TuningError
 from compact_hf.models.loading import without_progress_bars
 from compact_hf.scenes.scene import build_scene
 
 if TYPE_CHECKING:
     import torch
 
-FIRST_SEED: Final = 2_000_000
-"""First seed of the scenes for alignment. Datasets use smaller seeds; larger ones are reserved for evaluation."""
-FIRST_TOWER_SEED: Final = 3_000_000
-"""First seed of the scenes for pre-training the tower."""
-FIRST_LANGUAGE_SEED: Final = 4_000_000
-"""First seed of the scenes for pre-training the language model."""
+FIRST_SEEDS: Final = {"alignment": 2_000_000, "seeing": 3_000_000, "language": 4_000_000}
+"""Stage -> the first seed of its scenes. Tuning datasets use smaller seeds, evaluation much larger ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +116,7 @@ def align(
     """Train a model to describe scenes, and save it with its processor; its weights are rounded to those of bfloat16.
 
     Args:
-        base (`Path`): directory of a model, such as the output of `pretrain_tower`.
+        base (`Path`): directory of a model, such as the output of `pretrain_language`.
         out (`Path`): output directory. During training, the file `out`.part holds a checkpoint, from which the same
             call resumes.
         schedule (`ConversationSchedule`): training settings.
@@ -163,13 +160,17 @@ def _save(model: Any, processor: Any, out: Path) -> Path:
     return out
 
 
+def _step_seeds(stage: str, schedule: TrainingSchedule, number: int) -> range:
+    """Return the seeds of the scenes of a step; no other step has them."""
+    first_seed = FIRST_SEEDS[stage] + (number - 1) * schedule.batch
+    return range(first_seed, first_seed + schedule.batch)
+
+
 def _draw_tower_batch(
     processor: Any, schedule: TrainingSchedule, side: int, number: int
 ) -> tuple[torch.Tensor, list[PatchLabels]]:
     """Return the pixels and the labels of the images of a step."""
-    # Each step has a range of seeds of its own.
-    first_seed = FIRST_TOWER_SEED + (number - 1) * schedule.batch
-    scenes = [build_scene(seed) for seed in range(first_seed, first_seed + schedule.batch)]
+    scenes = [build_scene(seed) for seed in _step_seeds("seeing", schedule, number)]
     return make_pixels(processor, scenes), [patch_labels(scene, side) for scene in scenes]
 
 
@@ -177,10 +178,9 @@ def _draw_language_batch(
     processor: Any, schedule: ConversationSchedule, number: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return token ids and loss mask of a step, which depend only on its number and the seed."""
-    first_seed = FIRST_LANGUAGE_SEED + (number - 1) * schedule.batch
     conversations = [
         text_conversation(build_scene(seed), random.Random(f"{schedule.seed} {seed}"))
-        for seed in range(first_seed, first_seed + schedule.batch)
+        for seed in _step_seeds("language", schedule, number)
     ]
     return tokenize(processor, conversations, image_tokens=0, length=schedule.tokens)
 
@@ -189,8 +189,7 @@ def _draw_alignment_batch(
     processor: Any, schedule: ConversationSchedule, image_tokens: int, number: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return pixels, token ids and loss mask of a step, which depend only on its number and the seed."""
-    first_seed = FIRST_SEED + (number - 1) * schedule.batch
-    scenes = [build_scene(seed) for seed in range(first_seed, first_seed + schedule.batch)]
+    scenes = [build_scene(seed) for seed in _step_seeds("alignment", schedule, number)]
     # A generator per scene, so that its texts do not depend on the other scenes of the batch.
     conversations = [conversation(scene, random.Random(f"{schedule.seed} {scene.seed}")) for scene in scenes]
     rows = tokenize(processor, conversations, image_tokens=image_tokens, length=schedule.tokens)
@@ -206,9 +205,15 @@ def _alignment_loss(model: Any, batch: tuple[torch.Tensor, torch.Tensor, torch.T
 
 
 def _text_loss(model: Any, tokens: torch.Tensor, loss_mask: torch.Tensor, compute: Callable[[], Any]) -> torch.Tensor:
-    """Return the mean loss over the masked tokens; `compute` returns the hidden states of all."""
+    """Return the mean loss over the masked tokens; `compute` returns the hidden states.
+
+    Raises:
+        TuningError: no token is masked, because every exchange is too long.
+    """
     import torch
 
+    if not loss_mask.any():
+        raise TuningError(f"no exchange fits into a row of {loss_mask.shape[1]} tokens: raise `tokens`")
     # Logits are computed only for description tokens, a third of a row. Padding is on the right, where causal attention
     # cannot reach it, so no attention mask is needed.
     with torch.autocast("cpu", torch.bfloat16):

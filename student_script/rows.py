@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from captions import Exchange
 
-from compact_hf.errors import TuningError
 from compact_hf.scenes.scene import Scene
 
 if TYPE_CHECKING:
@@ -40,27 +39,12 @@ def tokenize(
     """Return token ids and loss mask, `(rows, length)` each, padded on the right.
 
     A row is what the processor makes of the exchanges that fit, with `return_assistant_tokens_mask`, but the processor
-    takes ten times as long.
+    takes ten times as long. Of a row about an image, a first exchange that is too long is left out. A row in which
+    nothing fits is padding.
     """
     import torch
 
-    # Rendered once: rows differ only in the texts between these literals of the template.
-    marker = "\ue000"
-    messages = to_messages([(marker, marker)] * 2, with_image=image_tokens > 0)
-    rendered = processor.apply_chat_template(messages, tokenize=False)
-    before_first, before_description, between, _, end = rendered.split(marker)
-    texts: list[str] = []
-    # The characters of each row's descriptions, with the space before and the end token after them.
-    spans: list[list[tuple[int, int]]] = []
-    for exchanges in conversations:
-        text, row_spans = "", []
-        for request, description in exchanges:
-            text += (between.removeprefix(end) if text else before_first) + request + before_description.rstrip()
-            start = len(text)
-            text += f" {description}{end}"
-            row_spans.append((start, len(text)))
-        texts.append(text)
-        spans.append(row_spans)
+    texts, spans = _render(processor, conversations, with_image=image_tokens > 0)
     encoded = processor.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     tokens = torch.full((len(texts), length), processor.tokenizer.pad_token_id)
     loss_mask = torch.zeros((len(texts), length), dtype=torch.bool)
@@ -79,15 +63,39 @@ def tokenize(
                 break
             tokens[row, :last_token] = torch.tensor(ids[:last_token])
             loss_mask[row, first_token:last_token] = True
-        if not loss_mask[row].any():
-            # The description of a scene with very many things is too long: the row begins with the next exchange.
-            rest = conversations[row][1:]
-            if not rest:
-                raise TuningError(f"no exchange about an image fits into a row of {length} tokens: raise `tokens`")
+        rest = conversations[row][1:]
+        # The description of a scene with very many things is too long: the row begins with the next exchange. Without
+        # an image this is impossible, because the first exchange has the only description of the scene.
+        if image_tokens and rest and not loss_mask[row].any():
             tokens[row : row + 1], loss_mask[row : row + 1] = tokenize(
                 processor, [rest], image_tokens=image_tokens, length=length
             )
     return tokens, loss_mask
+
+
+def _render(
+    processor: Any, conversations: Sequence[Sequence[Exchange]], *, with_image: bool
+) -> tuple[list[str], list[list[tuple[int, int]]]]:
+    """Return the text of each row by the chat template, and the ranges of the characters that count in the loss.
+
+    These are the descriptions, with the space before and the end token after them.
+    """
+    # Rendered once: rows differ only in the texts between these literals of the template.
+    marker = "\ue000"
+    rendered = processor.apply_chat_template(to_messages([(marker, marker)] * 2, with_image=with_image), tokenize=False)
+    before_first, before_description, between, _, end_token = rendered.split(marker)
+    texts: list[str] = []
+    spans: list[list[tuple[int, int]]] = []
+    for exchanges in conversations:
+        text, row_spans = "", []
+        for request, description in exchanges:
+            text += (between.removeprefix(end_token) if text else before_first) + request + before_description.rstrip()
+            start = len(text)
+            text += f" {description}{end_token}"
+            row_spans.append((start, len(text)))
+        texts.append(text)
+        spans.append(row_spans)
+    return texts, spans
 
 
 def to_messages(exchanges: Sequence[Exchange], *, with_image: bool) -> list[dict[str, Any]]:

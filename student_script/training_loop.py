@@ -23,8 +23,7 @@ _SAVE_EVERY: Final = 100
 _WARMUP_STEPS: Final = 50
 """Number of steps in which the learning rate rises."""
 _DECAY_SHARE: Final = 0.4
-"""Share of the steps, at the end, in which the learning rate falls. Up to there nothing depends on the number of steps,
-so that it can still be changed."""
+"""Share of the steps, at the end, in which the learning rate falls."""
 _MAX_GRAD_NORM: Final = 1.0
 _MIN_COMPILED_STEPS: Final = 500
 """Compiling a model takes a minute and saves a third of each step, so shorter runs are not compiled."""
@@ -75,7 +74,10 @@ def train(
     compute_loss: Callable[[Any], torch.Tensor],
     on_step: Callable[[Step], None],
 ) -> None:
-    """Run the remaining steps; `draw_batch` returns the batch of a step by its number, in another process."""
+    """Run the remaining steps; `draw_batch` returns the batch of a step by its number, in another process.
+
+    A run that was killed repeats the steps since its last checkpoint, so `on_step` may get the same step twice.
+    """
     import torch
     from torch.utils.data import DataLoader
 
@@ -100,6 +102,8 @@ def train(
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        # Before the checkpoint: a run that is killed between the two repeats the step, and no step goes unreported.
+        on_step(Step(number, loss.item()))
         if number % _SAVE_EVERY == 0:
             _save_checkpoint(
                 checkpoint_path(out),
@@ -109,7 +113,6 @@ def train(
                     "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 },
             )
-        on_step(Step(number, loss.item()))
 
 
 def _build_optimizers(module: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 import yaml
 
 from compact_hf.config import read_config
-from compact_hf.errors import UsageError
-from student_script.build_student import Config, build, main
+from compact_hf.errors import TuningError, UsageError
+from compact_hf.models.llava.shipped import copy_student
+from student_script import build_student
+from student_script.build_student import Config, build, check_seeds, main, ship
 
 SCRIPT = Path(__file__).parents[2] / "student_script"
 
@@ -62,6 +65,56 @@ def test_another_config_is_not_mixed_in(tmp_path: Path) -> None:
     (tmp_path / "student.yaml").write_text("seed: 7\n")
     with pytest.raises(UsageError, match="another config"):
         build(config, tmp_path, recipe=SCRIPT / "student-lora.yaml")
+
+
+def test_no_two_stages_have_the_same_scenes() -> None:
+    config = read_config(SCRIPT / "student.yaml", Config, example="one.yaml")
+    check_seeds(config)
+    for change, error in (
+        ({"source": "scenes:2000000"}, "source has scenes with the seeds 0 to 1999999, and vocabulary_scenes begins"),
+        ({"source": "scenes:4001000-4001001"}, "language has scenes .* and source begins at 4001000: make language"),
+        ({"seeing": config.seeing.model_copy(update={"steps": 62_501})}, "seeing .* to 4000015, and language begins"),
+        ({"source": "scenes:1000000000-1000000001"}, "reserved for evaluation"),
+    ):
+        with pytest.raises(UsageError, match=error):
+            check_seeds(config.model_copy(update=change))
+
+
+def test_what_is_shipped_has_half_the_size_and_replaces_what_was_there_only_if_it_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shipped, out = tmp_path / "checkpoints", tmp_path / "build"
+    aligned, _ = copy_student(out)
+    shutil.copytree(build_student.CHECKPOINTS_DIRECTORY, shipped)
+    (shipped / "tuned" / "earlier.json").touch()
+    monkeypatch.setattr(build_student, "CHECKPOINTS_DIRECTORY", shipped)
+    monkeypatch.setattr(build_student, "_ROOT", tmp_path)
+    for file, copy in build_student._RESULT_FILES.items():
+        for path in (out / file, tmp_path / copy):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        (out / file).write_text(file)
+    weights = {name: weight.float() for name, weight in load_file(aligned / "model.safetensors").items()}
+    not_rounded = {name: weight + 1e-3 * torch.rand_like(weight) for name, weight in weights.items()}
+    before = {path: path.read_bytes() for path in shipped.rglob("*") if path.is_file()}
+    save_file(not_rounded, aligned / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TuningError, match="not rounded to bfloat16"):
+        ship(out)
+    assert {path: path.read_bytes() for path in shipped.rglob("*") if path.is_file()} == before
+
+    rounded = {name: weight.bfloat16().float() for name, weight in not_rounded.items()}
+    save_file(rounded, aligned / "model.safetensors", metadata={"format": "pt"})
+    assert ship(out) == sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file())
+    assert not (shipped / "tuned" / "earlier.json").exists()
+    assert (shipped / "aligned" / "README.md").read_bytes() == before[shipped / "aligned" / "README.md"]
+    assert json.loads((shipped / "tuned" / "adapter_config.json").read_text())["base_model_name_or_path"] == "aligned"
+    halves = load_file(shipped / "aligned" / "model.safetensors")
+    assert {half.dtype for half in halves.values()} == {torch.bfloat16}
+    assert all(torch.equal(half.float(), rounded[name]) for name, half in halves.items())
+    assert (tmp_path / "spaces_demo" / "swapped.json").read_text() == "swapped/results.json"
+    assert str(tmp_path) not in (shipped / "tuned" / "adapter_config.json").read_text()
 
 
 @pytest.mark.parametrize(

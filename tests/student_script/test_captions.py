@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -18,9 +19,10 @@ from captions import (
     draw_part,
     point_at_part,
     tell_about_part,
+    text_conversation,
 )
 
-from compact_hf.scenes.phrases import read_phrase
+from compact_hf.scenes.phrases import PLURALS, read_phrase
 from compact_hf.scenes.program import select_objects
 from compact_hf.scenes.render import get_box
 from compact_hf.scenes.scene import SIZE, build_scene
@@ -82,7 +84,9 @@ def test_a_count_is_a_number_from_0_to_12_and_the_request_does_not_tell_it() -> 
             if request == "Count all things.":
                 assert description == str(len(scene.objects))
                 continue
-            noun, constraints = read_phrase(request.removeprefix("Count the ").removesuffix(".")) or ("", ())
+            phrase = request.removeprefix("Count the ").removesuffix(".")
+            noun, constraints = read_phrase(phrase) or ("", ())
+            assert PLURALS[noun] in phrase
             assert description == str(len(select_objects(scene, noun, constraints)))
     assert set(answers) == {str(number) for number in range(13)}
     assert answers["1"] < 0.4 * answers.total()
@@ -103,6 +107,15 @@ def test_calls_are_json_with_the_words_of_the_request(tool: str) -> None:
         else:
             assert call["arguments"] == {"query": part.phrase.removeprefix("the ")}
     assert (with_box > 0) == (tool == "crop")
+
+
+def test_no_place_is_asked_for_if_the_scene_is_only_described() -> None:
+    calls = 0
+    for seed in range(300):
+        for request, description in text_conversation(build_scene(seed), random.Random(seed)):
+            calls += request.startswith("Call ")
+            assert not re.search(r"\[\d+, \d+", description)
+    assert calls > 50
 
 
 def test_sentences_tell_about_one_thing_or_how_many_there_are() -> None:

@@ -11,13 +11,13 @@ import pytest
 import rows
 import training_loop
 from captions import conversation, describe_scene, text_conversation
-from pretrain import FIRST_SEED, ConversationSchedule, align, pretrain_language
-from training_loop import Step
+from pretrain import ConversationSchedule, align, pretrain_language, pretrain_tower
+from training_loop import Step, TrainingSchedule
 
 from compact_hf.errors import TuningError
 from compact_hf.models.llava.tiny import ModelSize, build_tiny
 from compact_hf.scenes.render import render
-from compact_hf.scenes.scene import EVALUATION_SEEDS, Scene, build_scene
+from compact_hf.scenes.scene import Scene, build_scene
 
 SMALLEST = ModelSize(
     image_size=24,
@@ -61,9 +61,10 @@ def test_rows_are_those_of_the_processor_up_to_the_last_exchange_that_fits(untra
         assert (row[length:] == processor.tokenizer.pad_token_id).all()
         assert torch.equal(row_mask[:length], torch.as_tensor(whole["assistant_masks"])[0].bool())
         assert not row_mask[length:].any()
+        torch.testing.assert_close(rows.make_pixels(processor, [scene]), whole["pixel_values"])
 
 
-def test_what_does_not_fit_is_left_out_and_a_row_without_anything_is_refused(untrained: Path) -> None:
+def test_what_does_not_fit_is_left_out(untrained: Path) -> None:
     import torch
     from transformers import AutoProcessor
 
@@ -73,8 +74,17 @@ def test_what_does_not_fit_is_left_out_and_a_row_without_anything_is_refused(unt
     first, second = (rows.tokenize(processor, [row], **options) for row in ([long, short], [short]))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
-    with pytest.raises(TuningError, match="no exchange about an image fits into a row of 180 tokens: raise `tokens`"):
-        rows.tokenize(processor, [[long]], **options)
+    padding, loss_mask = rows.tokenize(processor, [[long]], **options)
+    assert (padding == processor.tokenizer.pad_token_id).all()
+    assert not loss_mask.any()
+    # The first exchange has the only description of the scene: without it the others could not be answered.
+    assert not rows.tokenize(processor, [[long, short]], image_tokens=0, length=SMALLEST_ROW)[1].any()
+
+
+def test_a_run_in_whose_rows_nothing_fits_is_refused_in_one_line(untrained: Path, tmp_path: Path) -> None:
+    schedule = ConversationSchedule(steps=1, batch=2, learning_rate=0.01, tokens=8)
+    with pytest.raises(TuningError, match=r"^no exchange fits into a row of 8 tokens: raise `tokens`$"):
+        align(untrained, tmp_path / "aligned", schedule)
 
 
 def test_rows_without_an_image_have_no_image_token(untrained: Path) -> None:
@@ -120,16 +130,42 @@ def test_the_loss_falls_and_the_folder_loads(untrained: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_the_language_model_learns_from_text_alone(untrained: Path, tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
     steps: list[Step] = []
     schedule = ConversationSchedule(steps=100, batch=4, learning_rate=0.01, tokens=400)
     out = pretrain_language(untrained, tmp_path / "language", schedule, on_step=steps.append)
     assert sum(step.loss for step in steps[-5:]) < 0.7 * sum(step.loss for step in steps[:5])
-    before, after = (load_file(path / "model.safetensors") for path in (untrained, out))
-    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
-    assert changed == {name for name in before if "language_model" in name}
+    assert changed_weights(untrained, out) == {"language_model"}
+
+
+@pytest.mark.slow
+def test_the_tower_learns_from_patches_and_a_killed_run_ends_as_one_that_was_not(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_loop, "_SAVE_EVERY", 40)
+    steps: list[Step] = []
+    schedule = TrainingSchedule(steps=60, batch=4, learning_rate=0.01)
+    whole = pretrain_tower(untrained, tmp_path / "whole", schedule, on_step=steps.append)
+    assert sum(step.loss for step in steps[-5:]) < 0.9 * sum(step.loss for step in steps[:5])
+    assert changed_weights(untrained, whole) == {"vision_tower"}
+
+    def kill(step: Step) -> None:
+        if step.number == 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain_tower(untrained, tmp_path / "again", schedule, on_step=kill)
+    again = pretrain_tower(untrained, tmp_path / "again", schedule)
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def changed_weights(before: Path, after: Path) -> set[str]:
+    """Return the parts of the model with weights that differ."""
+    import torch
+    from safetensors.torch import load_file
+
+    weights, new_weights = (load_file(path / "model.safetensors") for path in (before, after))
+    changed = [name for name, weight in weights.items() if not torch.equal(weight, new_weights[name])]
+    return {part for part in ("language_model", "vision_tower", "projector") if any(part in name for name in changed)}
 
 
 def test_a_run_that_diverges_is_told_and_saves_nothing(untrained: Path, tmp_path: Path) -> None:
@@ -148,15 +184,19 @@ def test_a_killed_run_ends_as_one_that_was_not(
     schedule = ConversationSchedule(steps=10, batch=2, learning_rate=0.01, tokens=SMALLEST_ROW)
     whole = align(untrained, tmp_path / "whole", schedule)
 
+    steps: list[Step] = []
+
     def kill(step: Step) -> None:
-        if step.number == 6:
+        steps.append(step)
+        if (len(steps), step.number) in ((6, 6), (10, 8)):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        align(untrained, tmp_path / "again", schedule, on_step=kill)
-    steps: list[Step] = []
+    # Between two checkpoints, then between a step and its checkpoint.
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            align(untrained, tmp_path / "again", schedule, on_step=kill)
     again = align(untrained, tmp_path / "again", schedule, on_step=steps.append)
-    assert [step.number for step in steps] == [5, 6, 7, 8, 9, 10]
+    assert [step.number for step in steps] == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8, 5, 6, 7, 8, 9, 10]
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
@@ -166,7 +206,3 @@ def test_the_learning_rate_rises_stays_and_falls_to_nought() -> None:
     assert set(shares[49:599]) == {1.0}
     assert shares[600:] == sorted(shares[600:], reverse=True)
     assert 0 < shares[-1] < 0.01
-
-
-def test_no_reserved_scene_is_described() -> None:
-    assert EVALUATION_SEEDS.start > FIRST_SEED + 10_000 * 64
