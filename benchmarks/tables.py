@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "tuning.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("speed.md", "student.md", "tuning.md")))
 
 
 def render_page(text: str) -> str:
     """Return a page with the tables of the current results in place of those that it has."""
+    student = read_result("student")
     tables = {
         "costs": format_costs(read_result("costs")),
+        "first_student": format_student(read_result("first_student")["scores"]),
+        "queries": format_queries(student["by_query"]),
         "speed": format_speed(),
+        "stages": format_stages(student),
+        "student": format_student(student["scores"]),
         "training": format_training(read_result("training")),
     }
     return re.sub(
@@ -38,19 +44,74 @@ def read_result(name: str) -> Any:
 
 def format_speed() -> str:
     """Return all measurements of speed and memory but those of training, as a Markdown table."""
-    rows = [f"| {' | '.join(row)} |" for row in _collect_rows()]
-    return "\n".join(["| measurement | result | target |", "|---|---|---|", *rows])
+    return _format_table(("measurement", "result", "target"), _collect_rows())
 
 
 def format_costs(result: dict[str, Any]) -> str:
     """Return the costs of generating a dataset as large as the paper's as a Markdown table."""
-    lines = [f"| {result['conversations']:,} conversations | requests | price | hours |", "|---|---|---|---|"]
+    rows = []
     for setup in result["ways"]:
         backend = setup["teacher"].partition(":")[0]
         label = f"`--preset {setup['preset']}{' --strict' if setup['strict'] else ''}`, {backend}"
         hours = "within a day" if setup["seconds"] is None else f"{setup['seconds'] / 3600:.0f}"
-        lines.append(f"| {label} | {setup['requests']:,} | ${setup['cost']:,.0f} | {hours} |")
-    return "\n".join(lines)
+        rows.append((label, f"{setup['requests']:,}", f"${setup['cost']:,.0f}", hours))
+    return _format_table((f"{result['conversations']:,} conversations", "requests", "price", "hours"), rows)
+
+
+def format_student(scores: dict[str, Any]) -> str:
+    """Return the scores of a student by k as a Markdown table, beside those of its base and of the control."""
+    rows = []
+    for k, tuned in scores["tuned"]["by_k"].items():
+        others = (f"{scores[name]['by_k'][k]['accuracy']:.3f}" for name in ("swapped", "aligned"))
+        rows.append((k, *_format_score(tuned), *others))
+    return _format_table(("k", *_SCORE_COLUMNS, "tuned, with swapped images", "aligned base"), rows)
+
+
+def format_queries(by_query: dict[str, Any]) -> str:
+    """Return the scores of the tuned student by the capability that a question asks for, as a Markdown table."""
+    rows = []
+    for query, score in by_query["all"].items():
+        parts = (by_query[name].get(query) for name in ("tuned", "untuned"))
+        cells = (f"{part['accuracy']:.3f} of {part['n']}" if part else "" for part in parts)
+        rows.append((query.replace("_", " "), *_format_score(score), *cells))
+    return _format_table(("asked for", *_SCORE_COLUMNS, "k = 1 to 3", "k = 4 and 5"), rows)
+
+
+def format_stages(student: dict[str, Any]) -> str:
+    """Return the stages of the student's training as a Markdown table."""
+    config, batch = student["config"], student["recipe"]["per_device_train_batch_size"]
+    stages = {
+        "seeing": (config["seeing"]["batch"], "the vision tower: what each patch shows, and the box of its object"),
+        "language": (config["language"]["batch"], "the language model: scenes described in text"),
+        "alignment": (
+            config["alignment"]["batch"],
+            "the whole model: descriptions, counts, points, boxes, sentences and calls about images",
+        ),
+        "tuning": (batch, "a LoRA on language model and projector: questions with k = 1, 2, 3"),
+    }
+    rows = []
+    for name, (rows_per_step, purpose) in stages.items():
+        stage = student[name]
+        (_, first), *_, (_, last) = stage["loss"]
+        minutes, loss = f"{stage['seconds'] / 60:.0f}", f"{first:.2f} to {last:.2f}"
+        rows.append((name, purpose, f"{stage['steps']:,}", str(rows_per_step), minutes, loss))
+    return _format_table(("stage", "what is learnt", "steps", "rows per step", "minutes", "loss, first to last"), rows)
+
+
+_SCORE_COLUMNS = ("questions", "always the most frequent answer", "tuned (95% interval)")
+
+
+def _format_score(score: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the cells of `_SCORE_COLUMNS`."""
+    interval = f"{score['low']:.3f} to {score['high']:.3f}"
+    return str(score["n"]), f"{score['majority']['accuracy']:.3f}", f"{score['accuracy']:.3f} ({interval})"
+
+
+def _format_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    separator = "|---" * len(columns) + "|"
+    header, *lines = (f"| {' | '.join(cells)} |" for cells in (columns, *rows))
+    return "\n".join([header, separator, *lines])
 
 
 def _collect_rows() -> list[tuple[str, str, str]]:
@@ -195,18 +256,16 @@ TRAINING_COLUMNS = {
 def format_training(result: dict[str, Any]) -> str:
     """Return the table about tuning as Markdown, with the gains of format and trainer, and the machine."""
     rows = [
-        f"| {result['size']} | {' | '.join(TRAINING_COLUMNS.values())} |",
-        "|---" * (len(TRAINING_COLUMNS) + 1) + "|",
+        (name, *(["failed"] if "failed" in metrics else (_format_cell(metrics, key) for key in TRAINING_COLUMNS)))
+        for name, metrics in result["lines"].items()
     ]
-    for name, metrics in result["lines"].items():
-        cells = ["failed"] if "failed" in metrics else [_format_cell(metrics, key) for key in TRAINING_COLUMNS]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
+    table = _format_table((result["size"], *TRAINING_COLUMNS.values()), rows)
     gains_text = ", ".join(f"gain of the {name}: {factor:.2f} times" for name, factor in result["gains"].items())
     machine = result["machine"]
     min_load, max_load = machine["load"]
     threads = f", {machine['threads']} of them used for training" if machine["threads"] else ""
     machine_text = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores{threads}, torch {machine['torch']}"
-    return "\n".join([*rows, "", f"{gains_text}; on {machine_text}, load {min_load:.1f} to {max_load:.1f}"])
+    return "\n".join([table, "", f"{gains_text}; on {machine_text}, load {min_load:.1f} to {max_load:.1f}"])
 
 
 def evaluation_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:

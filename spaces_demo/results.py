@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from compact_hf.reports.score_charts import ScoreRow
 
 SHIPPED_RESULTS: Final = Path(__file__).with_name("results.json")
-"""Results of the shipped student: `compact evaluate students/aligned students/tuned scenes:60 --out judged`."""
+"""Results of the shipped student: `compact evaluate students/aligned students/tuned scenes:300 --out judged`."""
 
 CONTROL_FILE: Final = "swapped.json"
 """The control beside a results.json, if there is one; the shipped one is the results.json of `compact evaluate
-students/tuned scenes:60 --control swapped-images --out swapped`."""
+students/tuned scenes:300 --control swapped-images --out swapped`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,7 @@ def build(config: Config, out: Path, *, recipe: Path) -> dict[str, Any]:
         **{stage: _summarize_log(out / f"{stage}.jsonl") for stage in _STAGES},
         "tuning": {"steps": result.steps, "seconds": round(result.seconds), "loss": result.loss},
         "scores": _evaluate_student(config, out),
-        "by_query": _score_by_query(out / "judged" / TUNED),
+        "by_query": _score_by_query(out / "judged" / TUNED, config.k),
     }
     write_atomically(out / "student.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
@@ -251,7 +251,7 @@ def ship(out: Path) -> int:
 def _halve_weights(path: Path) -> None:
     """Store weights in bfloat16, to which `align` rounded them; the model's config has them loaded as float32."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     weights = load_file(path)
     halves = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
@@ -259,7 +259,7 @@ def _halve_weights(path: Path) -> None:
         raise TuningError(
             f"{path} has weights that are not rounded to bfloat16: make it again with {Path(__file__).name}"
         )
-    save_file(halves, path, metadata={"format": "pt"})
+    path.write_bytes(save(halves, metadata={"format": "pt"}))
 
 
 def _init_output_dir(config: Config, out: Path) -> None:
@@ -340,10 +340,17 @@ def _evaluate_student(config: Config, out: Path) -> dict[str, Any]:
     return {**scores, "swapped": swapped.results[0].to_json()}
 
 
-def _score_by_query(directory: Path) -> dict[str, Any]:
+def _score_by_query(directory: Path, ks: Sequence[int]) -> dict[str, Any]:
     """Return the scores of the capabilities that questions ask for; each has its own most frequent answer.
 
     In `by_capability` of an evaluation, a question counts for all capabilities that it needs.
+
+    Args:
+        directory (`Path`): predictions of an evaluation.
+        ks (`Sequence[int]`): the values of k that the model was tuned on.
+
+    Returns:
+        `dict[str, Any]`: `all`, `tuned` (questions with k in `ks`) and `untuned` (the others) -> capability -> score.
     """
 
     def get_query(prediction: Any) -> str:
@@ -352,13 +359,14 @@ def _score_by_query(directory: Path) -> dict[str, Any]:
             raise ValueError(f"{prediction.question!r} is not a question about a scene")
         return program.query
 
+    def get_parts(prediction: Any) -> list[tuple[str, str]]:
+        query = get_query(prediction)
+        return [("all", query), ("tuned" if prediction.k in ks else "untuned", query)]
+
     _, parts = score_answers(
-        read_predictions(directory),
-        SHORT_ANSWER_RULES["exact"],
-        get_stratum=get_query,
-        get_parts=lambda prediction: [("query", get_query(prediction))],
+        read_predictions(directory), SHORT_ANSWER_RULES["exact"], get_stratum=get_query, get_parts=get_parts
     )
-    return {query: asdict(score) for query, score in parts["query"].items()}
+    return {name: {query: asdict(score) for query, score in part.items()} for name, part in parts.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

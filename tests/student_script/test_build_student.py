@@ -48,7 +48,10 @@ def test_every_stage_runs_and_the_adapter_loads_over_the_aligned_base(tmp_path: 
         assert [line["step"] for line in log] == list(range(1, 9))
         assert log[-1]["loss"] < log[0]["loss"]
     assert figures["tuning"]["steps"] == 3
-    assert sum(score["n"] for score in figures["by_query"].values()) == figures["scores"]["tuned"]["overall"]["n"]
+    counts = {name: sum(score["n"] for score in part.values()) for name, part in figures["by_query"].items()}
+    by_k = figures["scores"]["tuned"]["by_k"]
+    assert counts["tuned"] == sum(by_k[k]["n"] for k in "123")
+    assert counts["all"] == counts["tuned"] + counts["untuned"] == figures["scores"]["tuned"]["overall"]["n"]
     assert set(figures["scores"]) == {"aligned", "tuned", "swapped"}
     assert figures == build(read_config(file, Config, example="one.yaml"), out, recipe=tmp_path / "student-lora.yaml")
     base = AutoModelForImageTextToText.from_pretrained(out / "aligned")

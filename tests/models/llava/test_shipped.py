@@ -14,9 +14,9 @@ from tests.hub.clients import COMPACT, contents, revision_files, run
 FIGURES = Path(__file__).parents[3] / "docs" / "figures" / "student.json"
 
 
-def test_both_checkpoints_are_eight_megabytes_together_and_name_no_folder_of_their_makers() -> None:
+def test_both_checkpoints_leave_the_wheel_under_12_megabytes_and_name_no_folder_of_their_makers() -> None:
     files = [path for path in CHECKPOINTS_DIRECTORY.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 8e6
+    assert sum(path.stat().st_size for path in files) < 10.5e6
     assert not [path for path in files if path.suffix == ".json" and b"/tmp" in path.read_bytes()]
 
 
@@ -49,9 +49,9 @@ def test_both_are_published_with_their_cards(tmp_path: Path) -> None:
     assert b"license: apache-2.0\n" in adapter["README.md"]
 
 
-def test_up_to_k_4_it_is_above_the_majority_and_above_not_looking() -> None:
+def test_at_every_k_it_is_above_the_majority_and_above_not_looking() -> None:
     scores = json.loads(FIGURES.read_text())["scores"]
     tuned, swapped = (scores[name]["by_k"] for name in ("tuned", "swapped"))
     assert set(tuned) == {"1", "2", "3", "4", "5"}
-    assert all(tuned[k]["low"] > tuned[k]["majority"]["accuracy"] for k in ("1", "2", "3", "4"))
-    assert all(tuned[k]["low"] > swapped[k]["high"] for k in ("1", "2", "3", "4"))
+    assert all(score["low"] > score["majority"]["accuracy"] for score in tuned.values())
+    assert all(score["low"] > swapped[k]["high"] for k, score in tuned.items())
