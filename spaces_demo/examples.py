@@ -19,12 +19,12 @@ from compact_hf.scenes.questions import UNANSWERABLE, SceneQuestion, analyze_que
 from compact_hf.scenes.render import render_png
 from compact_hf.scenes.scene import EVALUATION_SEEDS, Scene, build_scene
 
-# (offset in `EVALUATION_SEEDS`, question), chosen by eye for clear images. The shipped student answers three of the six
+# (offset in `EVALUATION_SEEDS`, question), chosen by eye for clear images. The shipped student answers four of the six
 # right after tuning, about as many as of all questions of the tab Results.
 _QUESTIONS: Final = (
-    (12, "What kind of thing is the object next to the rabbit?"),
-    (53, "What color is the fridge?"),
     (7, "What is the girl who is in the foreground busy doing?"),
+    (53, "What color is the fridge?"),
+    (12, "What kind of thing is the object next to the rabbit?"),
     (40, "What is the shape of the badge of the person who is dressed in red and is drinking?"),
     (43, "Which species is the animal?"),
     (50, "What word is on the object that is purple and is being photographed by a person?"),

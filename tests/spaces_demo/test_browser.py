@@ -46,7 +46,7 @@ def use_ask(page: Any) -> None:
     panel.get_by_text("when this Space started").wait_for()
     answers = page.get_by_role("region", name="Answers")
     assert answers.locator(".mark").all_inner_texts() == ["✗ wrong", "✓ right"]
-    assert answers.get_by_text("every question with a description").is_visible()
+    assert answers.get_by_text("every question with a description or with coordinates").is_visible()
     examples = panel.locator("#examples")
     assert page.evaluate("[...document.querySelectorAll('#examples label')].every(e => e.scrollWidth <= e.clientWidth)")
     assert examples.bounding_box()["y"] < answers.bounding_box()["y"]
