@@ -179,8 +179,8 @@ def _render(models: SpaceModels, image: bytes, question: str, answers: Answers |
     """Return the question with the answers so far, marked if the right answer is known."""
     known = find_right_answer(image, question)
     reason = (
-        "Before tuning, the student was trained only to describe images and to mark things in them, never on questions. "
-        "So it answers every question with a description or with coordinates."
+        "Before tuning, the student was trained only to describe images and to mark things in them, never on "
+        "questions. So it answers every question with a description or with coordinates."
         if models.is_shipped
         else ""
     )
