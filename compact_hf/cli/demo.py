@@ -19,7 +19,7 @@ def add_demo(demo: argparse.ArgumentParser) -> None:
         help="output directory; an existing demo is resumed (default: demo-out)",
     )
     demo.add_argument("--scenes", type=int, default=400, metavar="N", help="number of scenes to draw (default: 400)")
-    demo.add_argument("--steps", type=int, metavar="N", help="number of training steps (default: the recipe's)")
+    demo.add_argument("--steps", type=int, default=250, metavar="N", help="number of training steps (default: 250)")
 
 
 def _demo(args: argparse.Namespace) -> int:
